@@ -1,0 +1,109 @@
+// Context: the device, the threads, the allocator and the workspace that a series of calls share.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string_view>
+
+#include "hybridattn/export.h"
+#include "hybridattn/status.h"
+
+namespace hybridattn {
+
+enum class DeviceType : std::uint8_t { kCpu, kCuda };
+
+/// Instruction sets that the CPU kernels are compiled for, slowest first.
+enum class Isa : std::uint8_t {
+  kBaseline,    ///< What the compiler's target guarantees: SSE2 on x86-64.
+  kAvx2,        ///< AVX2, FMA, F16C.
+  kAvx512,      ///< AVX-512 F, BW, CD, DQ, VL.
+  kAvx512Bf16,  ///< The same with VNNI, VBMI2 and bf16 dot products (Zen 4, Sapphire Rapids).
+};
+inline constexpr int kIsaCount = 4;
+
+/// "baseline", "avx2", "avx512", "avx512_bf16": the names that HYBRIDATTN_ISA takes.
+HYBRIDATTN_API std::string_view isa_name(Isa isa) noexcept;
+HYBRIDATTN_API Result<Isa> parse_isa(std::string_view name);
+/// Whether this processor, and this build, can run the kernels of `isa`.
+HYBRIDATTN_API bool isa_supported(Isa isa) noexcept;
+/// The fastest supported instruction set.
+HYBRIDATTN_API Isa best_isa() noexcept;
+
+/// Runs parallel loops. A caller who has a thread pool wraps it in this; otherwise the context makes
+/// a pool of its own.
+class HYBRIDATTN_API Executor {
+ public:
+  using Task = void (*)(void* argument, std::int64_t index, int worker);
+
+  virtual ~Executor() = default;
+  /// Upper bound of the workers that take part in one loop, at least 1.
+  virtual int concurrency() const noexcept = 0;
+  /// Calls task(argument, i, worker) exactly once for each i in [0, count) and returns when all are
+  /// done. `worker` is in [0, concurrency()) and no two tasks run with the same one at a time.
+  virtual void run(std::int64_t count, Task task, void* argument) = 0;
+};
+
+/// Where all memory of a context comes from.
+class HYBRIDATTN_API Allocator {
+ public:
+  virtual ~Allocator() = default;
+  /// `bytes` of memory aligned to 64 bytes, or nullptr when there is none.
+  virtual void* allocate(std::size_t bytes) noexcept = 0;
+  virtual void deallocate(void* pointer, std::size_t bytes) noexcept = 0;
+};
+
+struct ContextOptions {
+  DeviceType device = DeviceType::kCpu;
+  int device_index = 0;
+  /// Threads of the context's own pool; 0 = one for each core of the affinity mask. Ignored when
+  /// `executor` is given.
+  int threads = 0;
+  /// Borrowed; must outlive the context. nullptr = own pool.
+  Executor* executor = nullptr;
+  /// Borrowed; must outlive the context. nullptr = aligned operator new.
+  Allocator* allocator = nullptr;
+  /// Force an instruction set. Unset = HYBRIDATTN_ISA from the environment, else the best.
+  std::optional<Isa> isa;
+  /// Receives single lines of diagnostics. The library never prints.
+  std::function<void(std::string_view)> log;
+};
+
+/// One per thread of control: a context serves one thread at a time, and different contexts share
+/// nothing. Every op and backend takes one.
+class HYBRIDATTN_API Context {
+ public:
+  /// Errors: invalid_argument for a bad option or an unknown HYBRIDATTN_ISA; unsupported for an
+  /// instruction set or a device that is not there.
+  static Result<std::unique_ptr<Context>> create(const ContextOptions& options = {});
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  DeviceType device() const noexcept;
+  Isa isa() const noexcept;
+  Executor& executor() const noexcept;
+  Allocator& allocator() const noexcept;
+
+  /// The instruction set that the last op's kernel was compiled for, as the kernel itself reported
+  /// it ("AVX2", "AVX3_ZEN4", ...); empty before the first op.
+  std::string_view last_kernel_target() const noexcept;
+
+  /// Makes the workspace at least this large now, so that no later call allocates: `shared` bytes in
+  /// one block and `per_worker` bytes for each worker. Plans call it with what their runs need.
+  /// Errors: resource_exhausted when the allocator gives nothing; the old workspace stays.
+  Status reserve_workspace(std::size_t shared, std::size_t per_worker);
+  /// Bytes of workspace held now.
+  std::size_t workspace_bytes() const noexcept;
+
+  class Impl;
+  Impl& impl() noexcept { return *impl_; }
+
+ private:
+  explicit Context(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace hybridattn

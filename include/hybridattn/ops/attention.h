@@ -1,0 +1,64 @@
+// Softmax attention over paged or dense keys and values, for prefill, decode and mixed batches.
+#pragma once
+
+#include <cstdint>
+
+#include "hybridattn/context.h"
+#include "hybridattn/tensor.h"
+
+namespace hybridattn {
+
+/// Rows of a batch as attention sees them. Arrays are the caller's and live until the op returns.
+struct AttentionRows {
+  std::int32_t count = 0;
+  const std::int32_t* q_start = nullptr;    ///< [count] first token in the stream of queries
+  const std::int32_t* q_length = nullptr;   ///< [count] number of queries; 0 is legal
+  const std::int32_t* kv_length = nullptr;  ///< [count] keys of the row, the new ones counted in
+  /// Paged: [count] index of the row's first page in `pages`. Dense: index of its first key.
+  const std::int64_t* kv_start = nullptr;
+  /// Paged: page ids of all rows; row r uses ceil(kv_length / page_size) from kv_start[r] on.
+  /// Dense: nullptr.
+  const std::int32_t* pages = nullptr;
+  std::int64_t num_pages_listed = 0;  ///< elements of `pages`
+};
+
+struct AttentionOptions {
+  float scale = 0.0f;      ///< on q.k, required: usually D^-1/2
+  bool causal = true;      ///< aligned to the bottom right; false = every query sees every key
+  float logit_cap = 0.0f;  ///< cap * tanh(s / cap); 0 = off
+  /// Window in keys, the current one counted; -1 = off. Key j is seen by the query at position i iff
+  /// i - window < j <= i; needs causal.
+  std::int32_t window = -1;
+};
+
+/// HQ query heads, a multiple of the HK key heads; query head h reads key head h / (HQ/HK).
+struct AttentionArgs {
+  AttentionRows rows;
+  ConstTensorView q;      ///< [T, HQ, D] f32, bf16 or f16
+  ConstTensorView k;      ///< paged [pages, page_size, HK, D], or dense [tokens, HK, D]
+  ConstTensorView v;      ///< paged [pages, page_size, HK, DV], or dense [tokens, HK, DV]
+  TensorView out;         ///< [T, HQ, DV]
+  ConstTensorView sinks;  ///< optional [HQ] f32: one more logit in the denominator only
+  TensorView lse;         ///< optional [T, HQ] f32: natural log of the denominator
+  AttentionOptions options;
+};
+
+/// softmax(mask(cap(scale q k^T))) v in float32. A query that sees nothing gets output 0 and
+/// lse = -inf. A result does not depend on the other rows or on how a row's queries are cut.
+/// Errors: invalid_argument, out_of_range (a page outside the cache, too few pages), unsupported.
+HYBRIDATTN_API Status attention(Context& context, const AttentionArgs& args);
+
+struct MergeStatesArgs {
+  ConstTensorView out_a;  ///< [T, H, D] f32, bf16 or f16
+  ConstTensorView lse_a;  ///< [T, H] f32, natural log
+  ConstTensorView out_b;  ///< [T, H, D]
+  ConstTensorView lse_b;  ///< [T, H] f32
+  TensorView out;         ///< [T, H, D]; may be out_a or out_b
+  TensorView lse;         ///< optional [T, H] f32; may be lse_a or lse_b
+};
+
+/// Joins two attention results over disjoint keys: weights exp(lse - max), a side with -inf drops out
+/// exactly, both -inf give 0 and -inf. Errors: invalid_argument, unsupported.
+HYBRIDATTN_API Status merge_states(Context& context, const MergeStatesArgs& args);
+
+}  // namespace hybridattn

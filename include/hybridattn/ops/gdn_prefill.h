@@ -1,0 +1,21 @@
+// The gated delta rule for rows of any length, in chunks.
+#pragma once
+
+#include "hybridattn/context.h"
+#include "hybridattn/ops/gdn_args.h"
+
+namespace hybridattn {
+
+/// Tokens of one chunk. Chunks start at the row's first new token.
+inline constexpr int kGdnChunk = 64;
+
+/// The recurrence of `gdn_step`, token after token, computed 64 tokens at a time: with G the running
+/// sum of g inside the chunk and D[i,j] = exp(G_i - G_j) for j <= i (only non-positive exponents),
+///   (I + strict_lower(diag(beta) K K^T * D)) U = diag(beta) (V - diag(exp G) K S^T)
+///   O = scale (diag(exp G) Q S^T + lower(Q K^T * D) U)
+///   S <- exp(G_last) S + sum_j exp(G_last - G_j) u_j k_j^T.
+/// The running sum is in double, the solve in float32. Source: the WY form of Gated DeltaNet.
+/// Errors: invalid_argument, out_of_range, unsupported; nothing is written on an error.
+HYBRIDATTN_API Status gdn_prefill(Context& context, const GdnArgs& args);
+
+}  // namespace hybridattn

@@ -1,0 +1,22 @@
+// The one descriptor of a ragged batch: it feeds convolution, gates and recurrence alike.
+#pragma once
+
+#include <cstdint>
+
+namespace hybridattn {
+
+/// Rows of a batch over a flat stream of tokens. All arrays are the caller's, int32, of `count`
+/// elements, and live until the op returns. Tokens that no row names are neither read nor written.
+struct RaggedRows {
+  std::int32_t count = 0;
+  /// Index of the row's first token in the stream.
+  const std::int32_t* start = nullptr;
+  /// Number of tokens; 0 is legal and changes nothing.
+  const std::int32_t* length = nullptr;
+  /// State slot, or kPadIndex: the row reads no state, writes none, and its outputs are zeros.
+  const std::int32_t* slot = nullptr;
+  /// Tokens already in the state. 0 = the state is zero by definition, whatever the slot holds.
+  const std::int32_t* computed = nullptr;
+};
+
+}  // namespace hybridattn

@@ -1,0 +1,34 @@
+// Rotary position embedding on the first dims of each head.
+#pragma once
+
+#include "hybridattn/context.h"
+#include "hybridattn/tensor.h"
+
+namespace hybridattn {
+
+/// R = number of rotated dims, even, at most D; dims R..D pass through.
+struct RotaryArgs {
+  ConstTensorView x;    ///< [T, H, D] f32, bf16 or f16
+  ConstTensorView cos;  ///< [T, R/2] f32
+  ConstTensorView sin;  ///< [T, R/2] f32
+  TensorView out;       ///< [T, H, D]; may be x itself
+};
+
+/// out[i] = x[i] cos_i - x[i + R/2] sin_i; out[i + R/2] = x[i + R/2] cos_i + x[i] sin_i (NEOX halves).
+/// Errors: invalid_argument, unsupported.
+HYBRIDATTN_API Status rotary(Context& context, const RotaryArgs& args);
+
+struct RotaryTableArgs {
+  const std::int64_t* positions = nullptr;  ///< [T], each >= 0
+  double theta = 10000.0;                   ///< base of the frequencies
+  int rotary_dim = 0;                       ///< R
+  TensorView cos;                           ///< [T, R/2] f32
+  TensorView sin;                           ///< [T, R/2] f32
+};
+
+/// cos and sin of position * theta^(-2i/R). Frequencies and angles are in double whatever the
+/// model's dtype: rounding them to bf16 shifts tokens a few hundred positions on.
+/// Errors: invalid_argument, unsupported.
+HYBRIDATTN_API Status rotary_table(Context& context, const RotaryTableArgs& args);
+
+}  // namespace hybridattn

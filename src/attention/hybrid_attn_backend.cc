@@ -1,0 +1,73 @@
+#include "hybridattn/hybrid_attn_backend.h"
+
+#include "hybridattn/status_macros.h"
+
+namespace hybridattn {
+namespace {
+
+struct HybridPlan final : Plan {
+  HybridPlan(const ForwardBatch& batch, std::unique_ptr<Plan> full_plan,
+             std::unique_ptr<Plan> gdn_plan)
+      : Plan(batch), full(std::move(full_plan)), gdn(std::move(gdn_plan)) {}
+
+  std::unique_ptr<Plan> full;
+  std::unique_ptr<Plan> gdn;
+};
+
+Result<const HybridPlan*> own_plan(const Plan& plan) {
+  const auto* own = dynamic_cast<const HybridPlan*>(&plan);
+  if (own != nullptr) return own;
+  return error(StatusCode::kFailedPrecondition, "HybridAttnBackend: the plan is another backend's");
+}
+
+}  // namespace
+
+HybridAttnBackend::HybridAttnBackend(std::unique_ptr<AttentionBackend> full,
+                                     std::unique_ptr<AttentionBackend> gdn,
+                                     std::set<std::int32_t> ids)
+    : full_(std::move(full)), gdn_(std::move(gdn)), full_ids_(std::move(ids)) {}
+
+Result<std::unique_ptr<HybridAttnBackend>> HybridAttnBackend::create(
+    std::unique_ptr<AttentionBackend> full_attn_backend,
+    std::unique_ptr<AttentionBackend> gdn_backend, std::set<std::int32_t> full_attn_layer_ids) {
+  if (full_attn_backend == nullptr) {
+    return invalid_argument("HybridAttnBackend: full_attn_backend is null");
+  }
+  if (gdn_backend == nullptr) return invalid_argument("HybridAttnBackend: gdn_backend is null");
+  if (!full_attn_layer_ids.empty() && *full_attn_layer_ids.begin() < 0) {
+    return invalid_argument("HybridAttnBackend: full_attn_layer_ids holds ",
+                            *full_attn_layer_ids.begin(), ", must be at least 0");
+  }
+  return std::unique_ptr<HybridAttnBackend>(
+      new HybridAttnBackend(std::move(full_attn_backend), std::move(gdn_backend),
+                            std::move(full_attn_layer_ids)));
+}
+
+Result<std::unique_ptr<Plan>> HybridAttnBackend::plan(const ForwardBatch& batch) {
+  HYBRIDATTN_ASSIGN(std::unique_ptr<Plan> full, full_->plan(batch));
+  HYBRIDATTN_ASSIGN(std::unique_ptr<Plan> gdn, gdn_->plan(batch));
+  return std::unique_ptr<Plan>(
+      std::make_unique<HybridPlan>(batch, std::move(full), std::move(gdn)));
+}
+
+Status HybridAttnBackend::run_attention(const Plan& base, const RadixAttention& layer,
+                                        const AttentionRunArgs& args) {
+  HYBRIDATTN_ASSIGN(const HybridPlan* plan, own_plan(base));
+  if (full_ids_.count(layer.layer_id) == 0) {
+    return invalid_argument("HybridAttnBackend: full attention was called for layer ",
+                            layer.layer_id, ", which is not in full_attn_layer_ids");
+  }
+  return full_->run_attention(*plan->full, layer, args);
+}
+
+Status HybridAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& layer,
+                                  const GdnRunArgs& args) {
+  HYBRIDATTN_ASSIGN(const HybridPlan* plan, own_plan(base));
+  if (full_ids_.count(layer.layer_id) != 0) {
+    return invalid_argument("HybridAttnBackend: forward_gdn was called for layer ", layer.layer_id,
+                            ", which is in full_attn_layer_ids");
+  }
+  return gdn_->run_gdn(*plan->gdn, layer, args);
+}
+
+}  // namespace hybridattn

@@ -1,0 +1,248 @@
+#include "hybridattn/paged_attn_backend.h"
+
+#include <unordered_map>
+
+#include "hybridattn/ops.h"
+#include "hybridattn/status_macros.h"
+#include "src/attention/token_runs.h"
+#include "src/core/context_impl.h"
+#include "src/ops/attention_params.h"
+
+namespace hybridattn {
+namespace {
+
+struct PagedPlan final : Plan {
+  explicit PagedPlan(const ForwardBatch& batch) : Plan(batch) {}
+
+  AttentionRows rows() const {
+    AttentionRows rows;
+    rows.count = static_cast<std::int32_t>(q_start.size());
+    rows.q_start = q_start.data();
+    rows.q_length = q_length.data();
+    rows.kv_length = kv_length.data();
+    rows.kv_start = kv_start.data();
+    rows.pages = pages.data();
+    rows.num_pages_listed = static_cast<std::int64_t>(pages.size());
+    return rows;
+  }
+
+  std::vector<std::int32_t> q_start, q_length, kv_length, pages;
+  std::vector<std::int64_t> kv_start;
+  std::vector<std::int64_t> token_slots;
+  backend::TokenRuns runs;
+};
+
+struct CacheShape {
+  std::int64_t num_pages;
+  std::int64_t page_size;
+};
+
+Status check_layers(const PagedKvView& cache) {
+  if (cache.k.empty() || cache.k.size() != cache.v.size()) {
+    return invalid_argument("PagedAttnBackend: the cache has ", cache.k.size(), " layers of k and ",
+                            cache.v.size(), " of v, must have the same number, at least 1");
+  }
+  for (std::size_t i = 0; i < cache.k.size(); ++i) {
+    for (const TensorView* view : {&cache.k[i], &cache.v[i]}) {
+      if (view->rank != 4 || view->dim(0) != cache.k[0].dim(0) ||
+          view->dim(1) != cache.k[0].dim(1) || view->dim(1) < 1) {
+        return invalid_argument("PagedAttnBackend: layer ", i, " of the cache has rank ", view->rank,
+                                ", pages ", view->dim(0), ", page_size ", view->dim(1),
+                                ", must be rank 4 with ", cache.k[0].dim(0), " pages of ",
+                                cache.k[0].dim(1), " as layer 0, at least 1");
+      }
+    }
+  }
+  return {};
+}
+
+/// A row's pages exist and are enough; what it writes no other row writes.
+Status check_row_pages(const BatchRow& row, std::int32_t index, const CacheShape& cache,
+                       std::unordered_map<std::int32_t, std::int32_t>& writers) {
+  const std::int64_t length = row.computed + row.new_tokens;
+  const std::int64_t needed = (length + cache.page_size - 1) / cache.page_size;
+  if (static_cast<std::int64_t>(row.pages.size()) < needed) {
+    return error(StatusCode::kOutOfRange, "PagedAttnBackend: row ", index, " has ", row.pages.size(),
+                 " pages of ", cache.page_size, " tokens, must have ", needed, " for ", length,
+                 " tokens");
+  }
+  for (std::int64_t i = 0; i < needed; ++i) {
+    const std::int32_t page = row.pages[static_cast<std::size_t>(i)];
+    if (page < 0 || page >= cache.num_pages) {
+      return error(StatusCode::kOutOfRange, "PagedAttnBackend: row ", index, " has page id ", page,
+                   " at ", i, ", must be in [0, ", cache.num_pages, ")");
+    }
+    const bool written = row.new_tokens > 0 && i >= row.computed / cache.page_size;
+    if (!written) continue;
+    const auto [first, inserted] = writers.emplace(page, index);
+    if (!inserted) {
+      return invalid_argument("PagedAttnBackend: page ", page, " is written by row ", first->second,
+                              " and by row ", index, ", must be written once");
+    }
+  }
+  return {};
+}
+
+void add_row(const BatchRow& row, std::int32_t start, const CacheShape& cache, PagedPlan& plan) {
+  plan.q_start.push_back(start);
+  plan.q_length.push_back(row.new_tokens);
+  const bool pad = row.kind == RowKind::kPad;
+  const std::int64_t length = pad ? 0 : row.computed + row.new_tokens;
+  plan.kv_length.push_back(static_cast<std::int32_t>(length));
+  plan.kv_start.push_back(static_cast<std::int64_t>(plan.pages.size()));
+  const std::int64_t needed = (length + cache.page_size - 1) / cache.page_size;
+  plan.pages.insert(plan.pages.end(), row.pages.begin(), row.pages.begin() + needed);
+  for (std::int64_t i = row.computed; i < row.computed + row.new_tokens; ++i) {
+    const std::int64_t page = pad ? kPadIndex : row.pages[static_cast<std::size_t>(i / cache.page_size)];
+    plan.token_slots.push_back(pad ? kPadIndex : page * cache.page_size + i % cache.page_size);
+  }
+}
+
+/// One layer's call with q and k as they enter the attention: normalised and rotated.
+struct Prepared {
+  ConstTensorView q;
+  ConstTensorView k;
+};
+
+std::size_t prepared_bytes(std::int64_t tokens, const RadixAttention& layer) {
+  const std::int64_t heads = std::int64_t{layer.num_heads} + layer.num_kv_heads;
+  return static_cast<std::size_t>(tokens * heads * layer.head_dim) * sizeof(float);
+}
+
+/// Norm and rotation of one of q and k into `scratch`, in float32 so that nothing is rounded between.
+Status prepare(Context& context, const ConstTensorView& x, const ConstTensorView& norm, float epsilon,
+               const AttentionRunArgs& args, const TensorView& scratch, ConstTensorView& out) {
+  out = x;
+  if (!norm.empty()) {
+    HYBRIDATTN_TRY(rms_norm(context, {out, norm, scratch, epsilon, true}));
+    out = scratch;
+  }
+  if (!args.cos.empty()) {
+    HYBRIDATTN_TRY(rotary(context, {out, args.cos, args.sin, scratch}));
+    out = scratch;
+  }
+  return {};
+}
+
+Result<Prepared> prepare_qk(Context& context, const RadixAttention& layer,
+                            const AttentionRunArgs& args) {
+  Prepared prepared{args.q, args.k};
+  if (args.q_norm.empty() && args.k_norm.empty() && args.cos.empty()) return prepared;
+  const std::int64_t tokens = args.q.dim(0);
+  HYBRIDATTN_ASSIGN(std::byte * block,
+                    core::shared_workspace(context, prepared_bytes(tokens, layer)));
+  const TensorView q(block, DType::kF32, {tokens, layer.num_heads, layer.head_dim});
+  const TensorView k(block + static_cast<std::size_t>(q.num_elements()) * sizeof(float), DType::kF32,
+                     {tokens, layer.num_kv_heads, layer.head_dim});
+  HYBRIDATTN_TRY(prepare(context, args.q, args.q_norm, args.norm_epsilon, args, q, prepared.q));
+  if (!args.k.empty()) {
+    HYBRIDATTN_TRY(prepare(context, args.k, args.k_norm, args.norm_epsilon, args, k, prepared.k));
+  }
+  return prepared;
+}
+
+Status check_tensor(const RadixAttention& layer, const char* name, const ConstTensorView& view,
+                    std::int64_t tokens, std::int64_t heads, std::int64_t dim) {
+  if (view.rank == 3 && view.dim(0) == tokens && view.dim(1) == heads && view.dim(2) == dim) return {};
+  return invalid_argument("PagedAttnBackend: layer ", layer.layer_id, ": ", name, " has shape [",
+                          view.dim(0), ", ", view.dim(1), ", ", view.dim(2), "] of rank ", view.rank,
+                          ", must be [", tokens, ", ", heads, ", ", dim, "]");
+}
+
+Status check_args(const Plan& plan, const RadixAttention& layer, const AttentionRunArgs& args) {
+  const std::int64_t tokens = plan.num_tokens();
+  HYBRIDATTN_TRY(check_tensor(layer, "q", args.q, tokens, layer.num_heads, layer.head_dim));
+  HYBRIDATTN_TRY(check_tensor(layer, "out", args.out, tokens, layer.num_heads, layer.v_head_dim));
+  if (args.k.rank != args.v.rank) {
+    return invalid_argument("PagedAttnBackend: layer ", layer.layer_id, ": k is ",
+                            args.k.rank == 0 ? "missing" : "given", " and v is ",
+                            args.v.rank == 0 ? "missing" : "given", ", must both be one or the other");
+  }
+  if (args.k.rank != 0) {
+    HYBRIDATTN_TRY(check_tensor(layer, "k", args.k, tokens, layer.num_kv_heads, layer.head_dim));
+    HYBRIDATTN_TRY(check_tensor(layer, "v", args.v, tokens, layer.num_kv_heads, layer.v_head_dim));
+  }
+  if (args.cos.empty() != args.sin.empty()) {
+    return invalid_argument("PagedAttnBackend: layer ", layer.layer_id,
+                            ": cos and sin must be given together");
+  }
+  if (!args.gate.empty()) {
+    HYBRIDATTN_TRY(check_tensor(layer, "gate", args.gate, tokens, layer.num_heads, layer.v_head_dim));
+  }
+  return {};
+}
+
+}  // namespace
+
+PagedAttnBackend::PagedAttnBackend(Context& context, PagedKvView cache)
+    : context_(context), cache_(std::move(cache)) {}
+
+Result<std::unique_ptr<PagedAttnBackend>> PagedAttnBackend::create(Context& context,
+                                                                   PagedKvView cache) {
+  HYBRIDATTN_TRY(check_layers(cache));
+  return std::unique_ptr<PagedAttnBackend>(new PagedAttnBackend(context, std::move(cache)));
+}
+
+void PagedAttnBackend::set_widest_layer(std::int32_t num_heads, std::int32_t num_kv_heads,
+                                        std::int32_t head_dim, std::int32_t v_head_dim) {
+  widest_.num_heads = num_heads;
+  widest_.num_kv_heads = num_kv_heads;
+  widest_.head_dim = head_dim;
+  widest_.v_head_dim = v_head_dim;
+}
+
+Result<std::unique_ptr<Plan>> PagedAttnBackend::plan(const ForwardBatch& batch) {
+  const CacheShape cache{cache_.k[0].dim(0), cache_.k[0].dim(1)};
+  auto plan = std::make_unique<PagedPlan>(batch);
+  std::unordered_map<std::int32_t, std::int32_t> writers;
+  for (std::int32_t r = 0; r < batch.num_rows(); ++r) {
+    const BatchRow& row = batch.rows()[static_cast<std::size_t>(r)];
+    if (row.kind == RowKind::kVerify) {
+      return error(StatusCode::kUnsupported, name(), ": row ", r,
+                   " is verify, which this version does not serve; must be prefill, decode or pad");
+    }
+    HYBRIDATTN_TRY(check_row_pages(row, r, cache, writers));
+    add_row(row, batch.token_start(r), cache, *plan);
+  }
+  plan->runs = backend::token_runs(batch);
+  if (widest_.num_kv_heads > 0) {
+    HYBRIDATTN_TRY(context_.reserve_workspace(
+        prepared_bytes(batch.num_tokens(), widest_),
+        ops::attention_scratch(widest_.num_heads / widest_.num_kv_heads, widest_.head_dim,
+                               widest_.v_head_dim)));
+  }
+  return std::unique_ptr<Plan>(std::move(plan));
+}
+
+Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& layer,
+                                       const AttentionRunArgs& args) {
+  const auto* plan = dynamic_cast<const PagedPlan*>(&base);
+  if (plan == nullptr) {
+    return error(StatusCode::kFailedPrecondition, name(), ": the plan is another backend's");
+  }
+  if (layer.kv_index < 0 || static_cast<std::size_t>(layer.kv_index) >= cache_.k.size()) {
+    return error(StatusCode::kOutOfRange, name(), ": layer ", layer.layer_id, " has kv_index ",
+                 layer.kv_index, ", must be in [0, ", cache_.k.size(), ")");
+  }
+  if (plan->num_tokens() == 0) return {};
+  HYBRIDATTN_TRY(check_args(*plan, layer, args));
+  const auto index = static_cast<std::size_t>(layer.kv_index);
+  HYBRIDATTN_ASSIGN(const Prepared prepared, prepare_qk(context_, layer, args));
+  if (!args.k.empty() && args.save_kv_cache) {
+    HYBRIDATTN_TRY(store_kv(context_, {prepared.k, args.v, plan->token_slots.data(), cache_.k[index],
+                                       cache_.v[index]}));
+  }
+  const AttentionOptions options{layer.scaling, true, layer.logit_cap, layer.sliding_window};
+  HYBRIDATTN_TRY(hybridattn::attention(
+      context_, {plan->rows(), prepared.q, cache_.k[index], cache_.v[index], args.out, layer.sinks,
+                 args.lse, options}));
+  if (args.gate.empty()) return {};
+  for (const backend::TokenRun& run : plan->runs.real) {
+    HYBRIDATTN_TRY(sigmoid_gate(context_, {backend::slice_tokens(args.out, run),
+                                           backend::slice_tokens(args.gate, run),
+                                           backend::slice_tokens(args.out, run)}));
+  }
+  return {};
+}
+
+}  // namespace hybridattn

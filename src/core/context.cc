@@ -1,0 +1,158 @@
+#include "src/core/context_impl.h"
+
+#include <charconv>
+#include <new>
+
+#include "hybridattn/status_macros.h"
+#include "src/core/env.h"
+#include "src/core/kernel.h"
+#include "src/core/thread_pool.h"
+
+namespace hybridattn {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+constexpr int kMaxThreads = 1024;
+
+class HeapAllocator final : public Allocator {
+ public:
+  void* allocate(std::size_t bytes) noexcept override {
+    return ::operator new(bytes, std::align_val_t{kAlignment}, std::nothrow);
+  }
+  void deallocate(void* pointer, std::size_t) noexcept override {
+    ::operator delete(pointer, std::align_val_t{kAlignment});
+  }
+};
+
+Result<Isa> choose_isa(const ContextOptions& options) {
+  Isa isa = best_isa();
+  if (options.isa.has_value()) {
+    isa = *options.isa;
+  } else if (const auto name = core::read_env(core::kEnvIsa); name.has_value()) {
+    Result<Isa> parsed = parse_isa(*name);
+    if (!parsed.ok()) return invalid_argument(core::kEnvIsa, ": ", parsed.status().message());
+    isa = *parsed;
+  }
+  if (!isa_supported(isa)) {
+    return error(StatusCode::kUnsupported, "instruction set ", isa_name(isa),
+                 " was asked for; this processor has ", isa_name(best_isa()), " at best");
+  }
+  return isa;
+}
+
+Result<int> choose_threads(int asked) {
+  if (asked == 0) {
+    const auto text = core::read_env(core::kEnvThreads);
+    if (!text.has_value()) return static_cast<int>(core::allowed_cpus().size());
+    const char* end = text->data() + text->size();
+    const auto parsed = std::from_chars(text->data(), end, asked);
+    if (parsed.ec != std::errc() || parsed.ptr != end) asked = -1;
+    if (asked < 1 || asked > kMaxThreads) {
+      return invalid_argument(core::kEnvThreads, " is \"", *text, "\", must be 1 to ", kMaxThreads);
+    }
+  }
+  if (asked < 1 || asked > kMaxThreads) {
+    return invalid_argument("Context::create: threads is ", asked, ", must be 0 to ", kMaxThreads);
+  }
+  return asked;
+}
+
+/// Replaces a block by one of `bytes`; the old one stays when there is no memory.
+Status regrow(Allocator& allocator, std::byte*& block, std::size_t& held, std::size_t wanted,
+              std::size_t pieces) {
+  auto* grown = static_cast<std::byte*>(allocator.allocate(wanted * pieces));
+  if (grown == nullptr) {
+    return error(StatusCode::kResourceExhausted, "workspace: the allocator gave no ",
+                 wanted * pieces, " bytes");
+  }
+  if (block != nullptr) allocator.deallocate(block, held * pieces);
+  block = grown;
+  held = wanted;
+  return {};
+}
+
+std::size_t round_up(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+Context::Impl::~Impl() {
+  if (shared != nullptr) allocator->deallocate(shared, shared_bytes);
+  const auto pieces = static_cast<std::size_t>(executor != nullptr ? executor->concurrency() : 0);
+  if (workers != nullptr) allocator->deallocate(workers, worker_bytes * pieces);
+}
+
+Status Context::Impl::reserve(std::size_t shared_wanted, std::size_t per_worker) {
+  if (shared_wanted > shared_bytes) {
+    HYBRIDATTN_TRY(regrow(*allocator, shared, shared_bytes, round_up(shared_wanted), 1));
+  }
+  if (per_worker > worker_bytes) {
+    const auto pieces = static_cast<std::size_t>(executor->concurrency());
+    HYBRIDATTN_TRY(regrow(*allocator, workers, worker_bytes, round_up(per_worker), pieces));
+  }
+  return {};
+}
+
+Context::Context(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Context::~Context() = default;
+
+Result<std::unique_ptr<Context>> Context::create(const ContextOptions& options) {
+  if (options.device != DeviceType::kCpu) {
+    return error(StatusCode::kUnsupported,
+                 "Context::create: device cuda was asked for; this build has cpu only");
+  }
+  core::register_kernels();
+  auto impl = std::make_unique<Impl>();
+  HYBRIDATTN_ASSIGN(impl->isa, choose_isa(options));
+  impl->allocator = options.allocator;
+  if (impl->allocator == nullptr) {
+    impl->own_allocator = std::make_unique<HeapAllocator>();
+    impl->allocator = impl->own_allocator.get();
+  }
+  impl->executor = options.executor;
+  if (impl->executor == nullptr) {
+    HYBRIDATTN_ASSIGN(const int threads, choose_threads(options.threads));
+    impl->own_executor = std::make_unique<core::ThreadPool>(threads);
+    impl->executor = impl->own_executor.get();
+  } else if (impl->executor->concurrency() < 1) {
+    return invalid_argument("Context::create: executor's concurrency is ",
+                            impl->executor->concurrency(), ", must be at least 1");
+  }
+  impl->log = options.log;
+  return std::unique_ptr<Context>(new Context(std::move(impl)));
+}
+
+DeviceType Context::device() const noexcept { return impl_->device; }
+Isa Context::isa() const noexcept { return impl_->isa; }
+Executor& Context::executor() const noexcept { return *impl_->executor; }
+Allocator& Context::allocator() const noexcept { return *impl_->allocator; }
+std::string_view Context::last_kernel_target() const noexcept { return impl_->last_target; }
+
+Status Context::reserve_workspace(std::size_t shared, std::size_t per_worker) {
+  return impl_->reserve(shared, per_worker);
+}
+
+std::size_t Context::workspace_bytes() const noexcept {
+  return impl_->shared_bytes +
+         impl_->worker_bytes * static_cast<std::size_t>(impl_->executor->concurrency());
+}
+
+namespace core {
+
+Result<std::byte*> shared_workspace(Context& context, std::size_t bytes) {
+  HYBRIDATTN_TRY(context.impl().reserve(bytes, 0));
+  return context.impl().shared;
+}
+
+Result<Launch> begin_launch(Context& context, std::size_t worker_bytes) {
+  Context::Impl& impl = context.impl();
+  HYBRIDATTN_TRY(impl.reserve(0, worker_bytes));
+  return Launch{*impl.executor, impl.workers, impl.worker_bytes};
+}
+
+void end_launch(Context& context, const Launch& launch) noexcept {
+  // Target names are shorter than the string's inline buffer: no allocation.
+  context.impl().last_target = launch.target;
+}
+
+}  // namespace core
+}  // namespace hybridattn

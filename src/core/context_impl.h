@@ -1,0 +1,42 @@
+// What a Context holds.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "hybridattn/context.h"
+
+namespace hybridattn {
+
+class Context::Impl {
+ public:
+  ~Impl();
+
+  Status reserve(std::size_t shared, std::size_t per_worker);
+
+  DeviceType device = DeviceType::kCpu;
+  Isa isa = Isa::kBaseline;
+  std::unique_ptr<Executor> own_executor;
+  std::unique_ptr<Allocator> own_allocator;
+  Executor* executor = nullptr;
+  Allocator* allocator = nullptr;
+  std::function<void(std::string_view)> log;
+  std::string last_target;
+
+  std::byte* shared = nullptr;
+  std::size_t shared_bytes = 0;
+  std::byte* workers = nullptr;
+  std::size_t worker_bytes = 0;
+};
+
+namespace core {
+
+/// The shared workspace block, at least `bytes` large. It stays valid until a larger one is asked
+/// for. Errors: resource_exhausted.
+Result<std::byte*> shared_workspace(Context& context, std::size_t bytes);
+
+/// Fills the kernel tables; defined in register.cc. Safe to call from many threads.
+void register_kernels();
+
+}  // namespace core
+}  // namespace hybridattn

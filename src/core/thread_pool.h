@@ -1,0 +1,43 @@
+// The context's own pool of threads.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+#include "hybridattn/context.h"
+
+namespace hybridattn::core {
+
+/// A fork-join pool: the calling thread is worker 0 and takes part in each loop. Workers spin for a
+/// short while after a loop, since the next one follows within microseconds in a forward pass, then
+/// sleep. One loop at a time; a loop started from inside a task runs serially in that task.
+class ThreadPool final : public Executor {
+ public:
+  /// `threads` >= 1, the caller counted in.
+  explicit ThreadPool(int threads);
+  ~ThreadPool() override;
+
+  int concurrency() const noexcept override { return static_cast<int>(threads_.size()) + 1; }
+  void run(std::int64_t count, Task task, void* argument) override;
+
+ private:
+  void work(int worker, const std::vector<int>& cpus);
+  void take_tasks(int worker);
+  std::uint32_t wait_for_loop(std::uint32_t seen);
+
+  std::vector<std::thread> threads_;
+  Task task_ = nullptr;
+  void* argument_ = nullptr;
+  std::int64_t count_ = 0;
+  alignas(64) std::atomic<std::int64_t> next_{0};
+  alignas(64) std::atomic<std::uint32_t> loop_{0};
+  alignas(64) std::atomic<int> busy_{0};
+  std::atomic<bool> stop_{false};
+};
+
+/// The processors that this process may run on, at least one.
+std::vector<int> allowed_cpus();
+
+}  // namespace hybridattn::core

@@ -1,0 +1,168 @@
+// Rows of any element type as float32 vectors: loads, stores, sums, gates. Written once over Highway
+// and compiled for each instruction set; included inside a kernel file after foreach_target.h.
+#include <cstdint>
+#include <cstring>
+
+#include "hwy/highway.h"
+#include "hwy/contrib/math/math-inl.h"
+#include "hybridattn/tensor.h"
+#include "src/core/kernel.h"
+
+#if defined(HYBRIDATTN_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HYBRIDATTN_CPU_SIMD_INL_H_
+#undef HYBRIDATTN_CPU_SIMD_INL_H_
+#else
+#define HYBRIDATTN_CPU_SIMD_INL_H_
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace hybridattn::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using DF = hn::ScalableTag<float>;
+using VF = hn::Vec<DF>;
+
+inline std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(DF())); }
+
+/// Address of an element, in 64-bit arithmetic.
+inline const std::byte* element(const ConstTensorView& view, std::int64_t offset) {
+  return static_cast<const std::byte*>(view.data) +
+         offset * static_cast<std::int64_t>(dtype_size(view.dtype));
+}
+inline std::byte* element(const TensorView& view, std::int64_t offset) {
+  return static_cast<std::byte*>(view.data) +
+         offset * static_cast<std::int64_t>(dtype_size(view.dtype));
+}
+template <class View>
+auto row2(const View& view, std::int64_t i) {
+  return element(view, i * view.stride(0));
+}
+template <class View>
+auto row3(const View& view, std::int64_t i, std::int64_t j) {
+  return element(view, i * view.stride(0) + j * view.stride(1));
+}
+template <class View>
+auto row4(const View& view, std::int64_t i, std::int64_t j, std::int64_t k) {
+  return element(view, i * view.stride(0) + j * view.stride(1) + k * view.stride(2));
+}
+
+/// `count` <= lanes() elements as floats; the rest of the vector is 0.
+inline VF load_part(const float* src, std::int64_t count) {
+  return hn::LoadN(DF(), src, static_cast<std::size_t>(count));
+}
+inline VF load_part(const BF16* src, std::int64_t count) {
+  const hn::Rebind<hwy::bfloat16_t, DF> db;
+  return hn::PromoteTo(DF(), hn::LoadN(db, reinterpret_cast<const hwy::bfloat16_t*>(src),
+                                       static_cast<std::size_t>(count)));
+}
+inline VF load_part(const F16* src, std::int64_t count) {
+  const hn::Rebind<hwy::float16_t, DF> dh;
+  return hn::PromoteTo(DF(), hn::LoadN(dh, reinterpret_cast<const hwy::float16_t*>(src),
+                                       static_cast<std::size_t>(count)));
+}
+inline VF load_full(const float* src) { return hn::LoadU(DF(), src); }
+inline VF load_full(const BF16* src) {
+  const hn::Rebind<hwy::bfloat16_t, DF> db;
+  return hn::PromoteTo(DF(), hn::LoadU(db, reinterpret_cast<const hwy::bfloat16_t*>(src)));
+}
+inline VF load_full(const F16* src) {
+  const hn::Rebind<hwy::float16_t, DF> dh;
+  return hn::PromoteTo(DF(), hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(src)));
+}
+
+inline void store_part(VF value, float* dst, std::int64_t count) {
+  hn::StoreN(value, DF(), dst, static_cast<std::size_t>(count));
+}
+inline void store_part(VF value, BF16* dst, std::int64_t count) {
+  const hn::Rebind<hwy::bfloat16_t, DF> db;
+  hn::StoreN(hn::DemoteTo(db, value), db, reinterpret_cast<hwy::bfloat16_t*>(dst),
+             static_cast<std::size_t>(count));
+}
+inline void store_part(VF value, F16* dst, std::int64_t count) {
+  const hn::Rebind<hwy::float16_t, DF> dh;
+  hn::StoreN(hn::DemoteTo(dh, value), dh, reinterpret_cast<hwy::float16_t*>(dst),
+             static_cast<std::size_t>(count));
+}
+
+template <class T>
+void convert_to_f32(const T* src, std::int64_t n, float* dst) {
+  const std::int64_t step = lanes();
+  std::int64_t i = 0;
+  for (; i + step <= n; i += step) hn::StoreU(load_full(src + i), DF(), dst + i);
+  if (i < n) store_part(load_part(src + i, n - i), dst + i, n - i);
+}
+template <class T>
+void convert_from_f32(const float* src, std::int64_t n, T* dst) {
+  const std::int64_t step = lanes();
+  for (std::int64_t i = 0; i < n; i += step) {
+    const std::int64_t count = n - i < step ? n - i : step;
+    store_part(load_part(src + i, count), dst + i, count);
+  }
+}
+
+/// Copies `n` dense elements of any model type to floats.
+inline void load_row(const void* src, DType dtype, std::int64_t n, float* dst) {
+  switch (dtype) {
+    case DType::kBF16: return convert_to_f32(static_cast<const BF16*>(src), n, dst);
+    case DType::kF16: return convert_to_f32(static_cast<const F16*>(src), n, dst);
+    default: std::memcpy(dst, src, static_cast<std::size_t>(n) * sizeof(float));
+  }
+}
+/// The same, without a copy where the source is float already.
+inline const float* row_f32(const void* src, DType dtype, std::int64_t n, float* scratch) {
+  if (dtype == DType::kF32) return static_cast<const float*>(src);
+  load_row(src, dtype, n, scratch);
+  return scratch;
+}
+/// Rounds `n` floats to the destination's type.
+inline void store_row(const float* src, std::int64_t n, void* dst, DType dtype) {
+  switch (dtype) {
+    case DType::kBF16: return convert_from_f32(src, n, static_cast<BF16*>(dst));
+    case DType::kF16: return convert_from_f32(src, n, static_cast<F16*>(dst));
+    default:
+      if (dst != src) std::memcpy(dst, src, static_cast<std::size_t>(n) * sizeof(float));
+  }
+}
+inline void zero_row(std::int64_t n, void* dst, DType dtype) {
+  std::memset(dst, 0, static_cast<std::size_t>(n) * dtype_size(dtype));
+}
+
+/// Calls f(offset, count) for whole vectors and then for the rest; count <= lanes().
+template <class F>
+void for_vectors(std::int64_t n, const F& f) {
+  const std::int64_t step = lanes();
+  std::int64_t i = 0;
+  for (; i + step <= n; i += step) f(i, step);
+  if (i < n) f(i, n - i);
+}
+
+inline float sum_squares(const float* x, std::int64_t n) {
+  VF sum = hn::Zero(DF());
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+    const VF v = load_part(x + i, count);
+    sum = hn::MulAdd(v, v, sum);
+  });
+  return hn::ReduceSum(DF(), sum);
+}
+
+/// dst = x * factor
+inline void scale_row(const float* x, float factor, std::int64_t n, float* dst) {
+  const VF f = hn::Set(DF(), factor);
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+    store_part(hn::Mul(load_part(x + i, count), f), dst + i, count);
+  });
+}
+
+/// 1 / (1 + exp(-x)). Below -88 exp would leave the float range; NaN stays NaN.
+inline VF sigmoid(VF x) {
+  const DF d;
+  const VF lowest = hn::Set(d, -88.0f);
+  const VF cut = hn::IfThenElse(hn::Lt(x, lowest), lowest, x);
+  const VF one = hn::Set(d, 1.0f);
+  return hn::Div(one, hn::Add(one, hn::Exp(d, hn::Neg(cut))));
+}
+
+}  // namespace hybridattn::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // HYBRIDATTN_CPU_SIMD_INL_H_

@@ -1,0 +1,64 @@
+#include "hybridattn/ops/copy_slots.h"
+
+#include "hybridattn/status_macros.h"
+#include "src/core/kernel.h"
+#include "src/ops/copy_slots_params.h"
+
+namespace hybridattn {
+namespace {
+
+struct PoolBytes {
+  std::byte* base;
+  std::int64_t stride;
+  std::int64_t bytes;
+};
+
+/// A pool as slots of plain bytes. Errors: invalid_argument, unsupported.
+Result<PoolBytes> pool_bytes(const char* op, const TensorView& pool) {
+  if (pool.rank < 1) return invalid_argument(op, ": pool has rank 0, must be at least 1");
+  if (pool.data == nullptr) return invalid_argument(op, ": pool has no data (a null pointer)");
+  std::int64_t elements = 1;
+  for (int d = pool.rank - 1; d > 0; --d) {
+    if (pool.dim(d) > 1 && pool.stride(d) != elements) {
+      return error(StatusCode::kUnsupported, op, ": pool has stride ", pool.stride(d),
+                   " in dimension ", d, ", must be ", elements, " (dense slots)");
+    }
+    elements *= pool.dim(d);
+  }
+  const auto size = static_cast<std::int64_t>(dtype_size(pool.dtype));
+  return PoolBytes{static_cast<std::byte*>(pool.data), pool.stride(0) * size, elements * size};
+}
+
+Status check_slots(const char* op, const char* name, const std::int32_t* slots, std::int32_t count,
+                   std::int64_t limit) {
+  if (count < 0) return invalid_argument(op, ": count is ", count, ", must be at least 0");
+  if (count > 0 && slots == nullptr) return invalid_argument(op, ": ", name, " is null");
+  for (std::int32_t i = 0; i < count; ++i) {
+    if (slots[i] != kPadIndex && (slots[i] < 0 || slots[i] >= limit)) {
+      return error(StatusCode::kOutOfRange, op, ": ", name, "[", i, "] is ", slots[i],
+                   ", must be -1 (pad) or in [0, ", limit, ")");
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Status copy_slots(Context& context, const CopySlotsArgs& args) {
+  HYBRIDATTN_ASSIGN(const PoolBytes pool, pool_bytes("copy_slots", args.pool));
+  HYBRIDATTN_TRY(check_slots("copy_slots", "source", args.source, args.count, args.pool.dim(0)));
+  HYBRIDATTN_TRY(
+      check_slots("copy_slots", "destination", args.destination, args.count, args.pool.dim(0)));
+  const ops::CopySlotsParams params{pool.base,   pool.stride,      pool.bytes,
+                                    args.source, args.destination, args.count};
+  return core::launch(context, "copy_slots", params);
+}
+
+Status zero_slots(Context& context, const ZeroSlotsArgs& args) {
+  HYBRIDATTN_ASSIGN(const PoolBytes pool, pool_bytes("zero_slots", args.pool));
+  HYBRIDATTN_TRY(check_slots("zero_slots", "slots", args.slots, args.count, args.pool.dim(0)));
+  const ops::ZeroSlotsParams params{pool.base, pool.stride, pool.bytes, args.slots, args.count};
+  return core::launch(context, "zero_slots", params);
+}
+
+}  // namespace hybridattn

@@ -1,0 +1,25 @@
+// What a copy_slots kernel takes. Strides inside the views count elements.
+#pragma once
+
+#include "hybridattn/ops/copy_slots.h"
+
+namespace hybridattn::ops {
+
+struct CopySlotsParams {
+  std::byte* pool;
+  std::int64_t slot_stride;           // bytes
+  std::int64_t slot_bytes;            // bytes of one slot
+  const std::int32_t* source;         // [count]
+  const std::int32_t* destination;    // [count]
+  std::int32_t count;
+};
+
+struct ZeroSlotsParams {
+  std::byte* pool;
+  std::int64_t slot_stride;   // bytes
+  std::int64_t slot_bytes;    // bytes of one slot
+  const std::int32_t* slots;  // [count]
+  std::int32_t count;
+};
+
+}  // namespace hybridattn::ops

@@ -1,0 +1,20 @@
+#include "hybridattn/ops/gdn_prefill.h"
+
+#include <limits>
+
+#include "hybridattn/status_macros.h"
+#include "src/core/kernel.h"
+#include "src/ops/gdn_check.h"
+#include "src/ops/gdn_prefill_params.h"
+
+namespace hybridattn {
+
+Status gdn_prefill(Context& context, const GdnArgs& args) {
+  ops::GdnPrefillParams params{};
+  HYBRIDATTN_TRY(
+      ops::check_gdn("gdn_prefill", args, std::numeric_limits<std::int32_t>::max(), params));
+  return core::launch(context, "gdn_prefill", params,
+                      ops::gdn_prefill_scratch(params.k.dim(2), params.v.dim(2)));
+}
+
+}  // namespace hybridattn

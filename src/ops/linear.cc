@@ -1,0 +1,19 @@
+#include "hybridattn/ops/linear.h"
+
+#include "src/core/arg_check.h"
+#include "src/core/kernel.h"
+#include "src/ops/linear_params.h"
+
+namespace hybridattn {
+
+Status linear(Context& context, const LinearArgs& args) {
+  core::ArgCheck check("linear");
+  check.input("x", args.x, {"M", "K"}).input("weight", args.weight, {"N", "K"});
+  check.output("out", args.out, {"M", "N"});
+  if (!check.ok()) return check.status();
+  const ops::LinearParams params{args.x, args.weight, args.out, args.accumulate};
+  const auto scratch = static_cast<std::size_t>(ops::linear_block_rows(check["K"]) * check["K"]);
+  return core::launch(context, "linear", params, scratch * sizeof(float));
+}
+
+}  // namespace hybridattn
