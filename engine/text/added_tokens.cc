@@ -95,9 +95,9 @@ TokenMatcher::Match TokenMatcher::longest_at(std::string_view text,
 }
 
 void TokenMatcher::split(std::string_view text, std::vector<Segment>& segments) const {
-  std::size_t done = 0;           // up to here the text has been given out
-  std::size_t space_begin = 0;    // the last run of white space that an rstrip token took:
-  std::size_t space_end = 0;      // remembered, so that tokens inside of it don't walk it again
+  std::size_t done = 0;         // up to here the text has been given out
+  std::size_t space_begin = 0;  // the last run of white space that an rstrip token took:
+  std::size_t space_end = 0;    // remembered, so that tokens inside of it don't walk it again
   std::size_t pos = empty() ? text.size() : 0;
   while (pos < text.size()) {
     const Match match = longest_at(text, pos);
@@ -119,8 +119,10 @@ void TokenMatcher::split(std::string_view text, std::vector<Segment>& segments) 
       }
       end = space_end;
     }
+    // Another token has taken all of its text as white space: it counts for nothing.
+    if (begin >= end) continue;
     if (done < begin) segments.push_back({text.substr(done, begin - done), -1});
-    segments.push_back({text.substr(begin, std::max(begin, end) - begin), rules.id});
+    segments.push_back({text.substr(begin, end - begin), rules.id});
     done = end;
   }
   if (done < text.size()) segments.push_back({text.substr(done), -1});

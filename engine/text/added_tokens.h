@@ -47,8 +47,8 @@ class TokenMatcher {
 
   bool empty() const noexcept { return rules_.empty(); }
 
-  /// Appends the segments of `text` in order. `text` is valid UTF-8 and must outlive them. Time: the
-  /// size of the text times the length of the longest pattern at worst.
+  /// Appends the segments of `text` in order. `text` is valid UTF-8 and must outlive them. Time:
+  /// the size of the text times the length of the longest pattern at worst.
   void split(std::string_view text, std::vector<Segment>& segments) const;
 
  private:
@@ -75,8 +75,8 @@ class AddedVocabulary {
   static constexpr std::size_t kMaxTokens = 65536;
   static constexpr std::size_t kMaxContentBytes = 4096;
 
-  /// Checks the tokens by themselves: kDataLoss for an id out of range or given twice, a content that
-  /// is empty, too long or given twice, and two `normalized` tokens with one normalised form.
+  /// Checks the tokens by themselves: kDataLoss for an id out of range or given twice, a content
+  /// that is empty, too long or given twice, and two `normalized` tokens with one normalised form.
   /// `nfc`: the tokenizer's normaliser is NFC and not nothing.
   static Result<AddedVocabulary> create(std::vector<AddedToken> tokens, bool nfc);
 

@@ -112,7 +112,7 @@ Status Bpe::add_tokens(std::vector<std::pair<std::string, std::int64_t>>& vocabu
     max_token_bytes_ = std::max(max_token_bytes_, token.size());
   }
   tokens_.resize(static_cast<std::size_t>(last + 1));
-  ids_.reserve(vocabulary.size());
+  ids_.reset(vocabulary.size());
   for (auto& [token, id] : vocabulary) {
     std::string& slot = tokens_[static_cast<std::size_t>(id)];
     if (!slot.empty()) {
@@ -120,7 +120,7 @@ Status Bpe::add_tokens(std::vector<std::pair<std::string, std::int64_t>>& vocabu
                        in_quotes(token), "; wanted one");
     }
     slot = std::move(token);
-    if (!ids_.emplace(slot, static_cast<std::int32_t>(id)).second) {
+    if (!ids_.add(tokens_, static_cast<std::int32_t>(id))) {
       return data_loss("model.vocab: token ", in_quotes(slot), ": found twice; wanted once");
     }
   }
@@ -136,12 +136,11 @@ Status Bpe::add_merges(const std::vector<std::pair<std::string, std::string>>& m
     std::int32_t ids[3];
     const std::string_view parts[3] = {left, right, joined};
     for (std::size_t i = 0; i < 3; ++i) {
-      const auto found = ids_.find(parts[i]);
-      if (found == ids_.end()) {
+      ids[i] = ids_.find(tokens_, parts[i]);
+      if (ids[i] < 0) {
         return data_loss("model.merges[", rank, "]: token ", in_quotes(parts[i]),
                          " is not in model.vocab");
       }
-      ids[i] = found->second;
     }
     // Of a pair given twice the last rank holds, as in `tokenizers`.
     merges_.set(ids[0], ids[1], {static_cast<std::uint32_t>(rank), ids[2]});
@@ -153,7 +152,7 @@ void Bpe::find_byte_ids() {
   for (int byte = 0; byte < 256; ++byte) {
     std::string token;
     append_utf8(byte_to_alphabet(static_cast<std::uint8_t>(byte)), token);
-    byte_ids_[byte] = token_to_id(token).value_or(-1);
+    byte_ids_[byte] = ids_.find(tokens_, token);
   }
 }
 
@@ -164,9 +163,8 @@ std::optional<int> Bpe::first_missing_byte() const noexcept {
 }
 
 std::optional<std::int32_t> Bpe::token_to_id(std::string_view token) const {
-  const auto found = ids_.find(token);
-  if (found == ids_.end()) return std::nullopt;
-  return found->second;
+  const std::int32_t id = ids_.find(tokens_, token);
+  return id < 0 ? std::nullopt : std::optional(id);
 }
 
 const std::string* Bpe::id_to_token(std::int32_t id) const noexcept {
@@ -180,7 +178,7 @@ std::int32_t Bpe::whole_piece(std::string_view piece) const {
   if (piece.size() > max_token_bytes_) return -1;
   std::string token;
   append_alphabet(piece, token);
-  return token_to_id(token).value_or(-1);
+  return ids_.find(tokens_, token);
 }
 
 Status Bpe::byte_ids(std::string_view piece, std::int32_t* out) const {

@@ -1,5 +1,5 @@
-// Byte-level BPE: a piece of text becomes the ids of its bytes, and adjacent pairs are merged, lowest
-// rank first and leftmost first among equals, until no pair has a merge.
+// Byte-level BPE: a piece of text becomes the ids of its bytes, and adjacent pairs are merged,
+// lowest rank first and leftmost first among equals, until no pair has a merge.
 #pragma once
 
 #include <atomic>
@@ -8,11 +8,11 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "engine/text/pair_map.h"
+#include "engine/text/token_map.h"
 #include "hybridattn/status.h"
 
 namespace hybridattn::engine {
@@ -68,7 +68,7 @@ class Bpe {
   bool ignore_merges_ = false;
   std::size_t max_token_bytes_ = 0;
   std::vector<std::string> tokens_;  // by id; empty where the id has no token
-  std::unordered_map<std::string_view, std::int32_t> ids_;  // views into tokens_
+  TokenMap ids_;                     // into tokens_
   PairMap merges_;
   std::int32_t byte_ids_[256];  // -1: the byte has no token
   // Per id a Whole. Most words are one token, and for these a look-up replaces the merging. Threads

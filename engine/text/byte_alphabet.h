@@ -18,8 +18,8 @@ int alphabet_to_byte(char32_t code_point) noexcept;
 /// Appends `bytes`, written in the alphabet, as UTF-8.
 void append_alphabet(std::string_view bytes, std::string& out);
 
-/// Appends the bytes that `token` (valid UTF-8) stands for. A token with any character outside of the
-/// alphabet stands for its own UTF-8 bytes, as in the ByteLevel decoder of `tokenizers`.
+/// Appends the bytes that `token` (valid UTF-8) stands for. A token with any character outside of
+/// the alphabet stands for its own UTF-8 bytes, as in the ByteLevel decoder of `tokenizers`.
 void append_token_bytes(std::string_view token, std::string& out);
 
 }  // namespace hybridattn::engine

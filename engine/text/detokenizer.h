@@ -8,8 +8,8 @@
 
 namespace hybridattn::engine {
 
-/// One stream. The results of all `push` and the `finish` joined are what `Tokenizer::decode` gives for
-/// all ids. Borrows the tokenizer, which must outlive it. Not for two threads at once.
+/// One stream. The results of all `push` and the `finish` joined are what `Tokenizer::decode` gives
+/// for all ids. Borrows the tokenizer, which must outlive it. Not for two threads at once.
 class StreamingDetokenizer {
  public:
   StreamingDetokenizer(const Tokenizer& tokenizer, bool skip_special)

@@ -85,8 +85,8 @@ class Handler : public nlohmann::json_sax<json> {
 
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::detail::exception& problem) override {
-    return fail(concat("malformed or truncated JSON at byte ", position, ": ",
-                       in_quotes(problem.what())));
+    return fail(
+        concat("malformed or truncated JSON at byte ", position, ": ", in_quotes(problem.what())));
   }
 
  private:
@@ -120,7 +120,8 @@ class Handler : public nlohmann::json_sax<json> {
   /// Puts a value where the parser stands; null when the tree has grown too large.
   json* add(json value) {
     if (++values_ > kMaxTreeValues) {
-      fail(concat("found more than ", kMaxTreeValues, " values besides model.vocab and model.merges"));
+      fail(concat("found more than ", kMaxTreeValues,
+                  " values besides model.vocab and model.merges"));
       return nullptr;
     }
     if (open_.empty()) {
@@ -169,7 +170,8 @@ class Handler : public nlohmann::json_sax<json> {
     return true;
   }
 
-  /// The older form, "a b": exactly one space, which no token of the alphabet contains. A first line
+  /// The older form, "a b": exactly one space, which no token of the alphabet contains. A first
+  /// line
   /// "#version: ..." as in merges.txt is no merge.
   bool merge_line(const std::string& line) {
     if (line.starts_with("#version")) return true;

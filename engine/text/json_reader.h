@@ -1,5 +1,5 @@
-// Reads the JSON of a tokenizer.json: the vocabulary and the merges, which are nearly all of a file,
-// go straight into vectors; the rest becomes a small tree.
+// Reads the JSON of a tokenizer.json: the vocabulary and the merges, which are nearly all of a
+// file, go straight into vectors; the rest becomes a small tree.
 #pragma once
 
 #include <string_view>
@@ -19,8 +19,8 @@ struct TokenizerTree {
   bool has_merges = false;
 };
 
-/// kDataLoss for malformed or truncated JSON, a key given twice, an object nested too deeply, a tree
-/// too large, and a vocabulary or merges of another form. Throws nothing but std::bad_alloc.
+/// kDataLoss for malformed or truncated JSON, a key given twice, an object nested too deeply, a
+/// tree too large, and a vocabulary or merges of another form. Throws nothing but std::bad_alloc.
 Result<TokenizerTree> read_tokenizer_tree(std::string_view json);
 
 }  // namespace hybridattn::engine

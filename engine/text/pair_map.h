@@ -46,7 +46,8 @@ class PairMap {
   };
 
   static std::uint64_t key_of(std::int32_t left, std::int32_t right) noexcept {
-    return std::uint64_t{static_cast<std::uint32_t>(left)} << 32 | static_cast<std::uint32_t>(right);
+    return std::uint64_t{static_cast<std::uint32_t>(left)} << 32 |
+           static_cast<std::uint32_t>(right);
   }
   std::size_t first_slot(std::uint64_t key) const noexcept {
     // Two rounds of multiply and fold: ids are small and dense, so one round alone clusters.
@@ -54,7 +55,9 @@ class PairMap {
     key = (key ^ (key >> 32)) * 0x94D049BB133111EBu;
     return static_cast<std::size_t>(key >> shift_);
   }
-  std::size_t next_slot(std::size_t slot) const noexcept { return (slot + 1) & (slots_.size() - 1); }
+  std::size_t next_slot(std::size_t slot) const noexcept {
+    return (slot + 1) & (slots_.size() - 1);
+  }
 
   std::vector<Slot> slots_;
   int shift_ = 63;

@@ -86,20 +86,20 @@ Status PcreSplitter::split(std::string_view text, std::vector<std::string_view>&
   std::size_t done = 0;   // end of the last piece
   std::size_t start = 0;  // where the search goes on; past `done` only after an empty match
   while (start <= text.size()) {
-    const int found = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), start,
-                                  PCRE2_NO_UTF_CHECK, state.data.get(), state.context.get());
+    const int found = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
+                                  start, PCRE2_NO_UTF_CHECK, state.data.get(), state.context.get());
     if (found == PCRE2_ERROR_NOMATCH) break;
     if (found < 0) {
-      return error(StatusCode::kResourceExhausted, "split pattern: PCRE2 gave up after byte ", start,
-                   " of ", text.size(), ": ", pcre_message(found));
+      return error(StatusCode::kResourceExhausted, "split pattern: PCRE2 gave up after byte ",
+                   start, " of ", text.size(), ": ", pcre_message(found));
     }
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(state.data.get());
     const std::size_t begin = bounds[0];
     const std::size_t end = bounds[1];
     // \K in a look-around can put the start after the end or before what was already cut.
     if (begin > end || begin < done) {
-      return error(StatusCode::kUnsupported, "split pattern: a match from byte ", begin, " to ", end,
-                   " after one that ended at ", done, "; wanted matches in order");
+      return error(StatusCode::kUnsupported, "split pattern: a match from byte ", begin, " to ",
+                   end, " after one that ended at ", done, "; wanted matches in order");
     }
     append_piece(text, done, begin, pieces);
     append_piece(text, begin, end, pieces);

@@ -35,7 +35,8 @@ constexpr std::array kKnownPatterns = {
                  {true, 3}},
 };
 
-/// A character of the text with its class; `flags` is 0 and `end` is `begin` past the end of the text.
+/// A character of the text with its class; `flags` is 0 and `end` is `begin` past the end of the
+/// text.
 struct Char {
   char32_t code_point;
   std::size_t end;  // byte after the character
@@ -46,9 +47,9 @@ struct Char {
   bool is_newline() const { return code_point == U'\r' || code_point == U'\n'; }
 };
 
-/// Follows the alternatives of the pattern in their order. Each `match_*` returns the end of its match
-/// at `pos`, or `pos` when it doesn't match. The alternatives back-track by one character at most, or
-/// back to a place remembered on the way, so no run is read more than three times.
+/// Follows the alternatives of the pattern in their order. Each `match_*` returns the end of its
+/// match at `pos`, or `pos` when it doesn't match. The alternatives back-track by one character at
+/// most, or back to a place remembered on the way, so no run is read more than three times.
 class Scanner {
  public:
   Scanner(std::string_view text, const ScanRules& rules)
@@ -84,7 +85,8 @@ class Scanner {
     if (a == U's' || a == U't' || a == U'm' || a == U'd') return first.end;
     const Char second = at(first.end);
     const char32_t b = fold_contraction_letter(second.code_point);
-    const bool pair = (a == U'r' && b == U'e') || (a == U'v' && b == U'e') || (a == U'l' && b == U'l');
+    const bool pair =
+        (a == U'r' && b == U'e') || (a == U'v' && b == U'e') || (a == U'l' && b == U'l');
     return pair ? second.end : 0;
   }
 
@@ -117,8 +119,8 @@ class Scanner {
 
   /// `\s*[\r\n]+|\s+(?!\S)|\s+`, where `first` is white space.
   std::size_t match_space(std::size_t pos, const Char& first) const {
-    std::size_t last = pos;          // where the last character of the run starts
-    std::size_t after_newline = 0;   // the end of the last newline of the run
+    std::size_t last = pos;         // where the last character of the run starts
+    std::size_t after_newline = 0;  // the end of the last newline of the run
     std::size_t end = first.end;
     Char c = first;
     while (true) {

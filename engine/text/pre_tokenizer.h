@@ -23,8 +23,8 @@ struct ScanRules {
 /// compared as text; nothing for any other one.
 std::optional<ScanRules> known_pattern(std::string_view pattern);
 
-/// Appends the pieces of `text` to `pieces`, in order and without gaps. `text` is valid UTF-8 and must
-/// outlive the pieces. Linear in the size of the text.
+/// Appends the pieces of `text` to `pieces`, in order and without gaps. `text` is valid UTF-8 and
+/// must outlive the pieces. Linear in the size of the text.
 void scan_pieces(std::string_view text, const ScanRules& rules,
                  std::vector<std::string_view>& pieces);
 

@@ -66,13 +66,13 @@ Status Tokenizer::check_added_ids() const {
     const auto id = static_cast<std::int32_t>(token.id);
     const std::optional<std::int32_t> of_content = bpe_.token_to_id(token.content);
     if (of_content && *of_content != id) {
-      return data_loss("added token ", in_quotes(token.content), ": found id ", id, "; model.vocab has ",
-                       *of_content);
+      return data_loss("added token ", in_quotes(token.content), ": found id ", id,
+                       "; model.vocab has ", *of_content);
     }
     const std::string* of_id = bpe_.id_to_token(id);
     if (of_id != nullptr && *of_id != token.content) {
-      return data_loss("added token ", in_quotes(token.content), ": its id ", id,
-                       " is that of ", in_quotes(*of_id), " in model.vocab");
+      return data_loss("added token ", in_quotes(token.content), ": its id ", id, " is that of ",
+                       in_quotes(*of_id), " in model.vocab");
     }
   }
   return {};

@@ -25,8 +25,8 @@ class Tokenizer {
   static constexpr std::size_t kMaxTextBytes = std::size_t{1} << 30;
 
   /// Reads a tokenizer.json. kNotFound when the file can't be read, kDataLoss when its content is
-  /// malformed or contradicts itself, kUnsupported when it asks for something this engine doesn't do.
-  /// Messages begin with the path.
+  /// malformed or contradicts itself, kUnsupported when it asks for something this engine doesn't
+  /// do. Messages begin with the path.
   static Result<Tokenizer> load(const std::filesystem::path& tokenizer_json);
 
   /// The same from text in memory.

@@ -45,7 +45,8 @@ std::string brief(const json& value) {
 }
 
 Status unsupported(std::string_view field, const json& found, std::string_view supported) {
-  return error(StatusCode::kUnsupported, field, ": found ", brief(found), "; supported: ", supported);
+  return error(StatusCode::kUnsupported, field, ": found ", brief(found),
+               "; supported: ", supported);
 }
 
 Status wrong_form(std::string_view field, const json& found, std::string_view wanted) {
@@ -53,7 +54,8 @@ Status wrong_form(std::string_view field, const json& found, std::string_view wa
 }
 
 /// A boolean that may be missing or null.
-Result<bool> optional_bool(const json& object, const char* key, std::string_view where, bool fallback) {
+Result<bool> optional_bool(const json& object, const char* key, std::string_view where,
+                           bool fallback) {
   const json& value = at(object, key);
   if (value.is_null()) return fallback;
   if (!value.is_boolean()) return wrong_form(concat(where, ".", key), value, "true or false");
@@ -100,7 +102,8 @@ Status read_added_tokens(const json& list, std::vector<AddedToken>& out) {
   if (list.is_null()) return {};
   if (!list.is_array()) return wrong_form("added_tokens", list, "an array");
   out.resize(list.size());
-  for (std::size_t i = 0; i < list.size(); ++i) HYBRIDATTN_TRY(read_added_token(list[i], i, out[i]));
+  for (std::size_t i = 0; i < list.size(); ++i)
+    HYBRIDATTN_TRY(read_added_token(list[i], i, out[i]));
   return {};
 }
 
@@ -121,17 +124,20 @@ Status read_normalizer(const json& section, bool& nfc) {
 
 Status read_split(const json& section, std::string_view where, TokenizerSpec& spec) {
   const json& behavior = at(section, "behavior");
-  if (behavior != "Isolated") return unsupported(concat(where, ".behavior"), behavior, "\"Isolated\"");
+  if (behavior != "Isolated")
+    return unsupported(concat(where, ".behavior"), behavior, "\"Isolated\"");
   HYBRIDATTN_TRY(require_false(section, "invert", where));
   const json& pattern = at(section, "pattern");
   const json& regex = at(pattern, "Regex");
-  if (!regex.is_string()) return unsupported(concat(where, ".pattern"), pattern, "{\"Regex\": ...}");
+  if (!regex.is_string())
+    return unsupported(concat(where, ".pattern"), pattern, "{\"Regex\": ...}");
   spec.split_pattern = regex.get<std::string>();
   return {};
 }
 
 /// `lone`: no Split comes before, so use_regex may stand for one.
-Status read_byte_level(const json& section, std::string_view where, bool lone, TokenizerSpec& spec) {
+Status read_byte_level(const json& section, std::string_view where, bool lone,
+                       TokenizerSpec& spec) {
   HYBRIDATTN_TRY(require_false(section, "add_prefix_space", where));
   HYBRIDATTN_ASSIGN(const bool use_regex, optional_bool(section, "use_regex", where, true));
   if (!use_regex) return {};
@@ -141,7 +147,8 @@ Status read_byte_level(const json& section, std::string_view where, bool lone, T
 }
 
 Status read_pre_tokenizer(const json& section, TokenizerSpec& spec) {
-  constexpr std::string_view kSupported = "ByteLevel, or Sequence of at most one Split and ByteLevel";
+  constexpr std::string_view kSupported =
+      "ByteLevel, or Sequence of at most one Split and ByteLevel";
   if (type_of(section) == "ByteLevel") return read_byte_level(section, "pre_tokenizer", true, spec);
   const json& parts = at(section, "pretokenizers");
   if (type_of(section) != "Sequence") return unsupported("pre_tokenizer", section, kSupported);
@@ -196,7 +203,8 @@ Status check_model(const json& model, TokenizerSpec& spec) {
   HYBRIDATTN_TRY(require_empty(model, "end_of_word_suffix", "model"));
   HYBRIDATTN_TRY(require_false(model, "byte_fallback", "model"));
   const json& unk = at(model, "unk_token");
-  if (!unk.is_null() && !unk.is_string()) return wrong_form("model.unk_token", unk, "null or a string");
+  if (!unk.is_null() && !unk.is_string())
+    return wrong_form("model.unk_token", unk, "null or a string");
   spec.needs_all_bytes = unk.is_string();
   HYBRIDATTN_ASSIGN(spec.bpe.ignore_merges, optional_bool(model, "ignore_merges", "model", false));
   return {};
@@ -220,8 +228,10 @@ Result<TokenizerSpec> interpret(TokenizerTree tree) {
   if (!root.is_object()) return wrong_form("top level", root, "an object");
   spec.bpe = std::move(tree.bpe);
   HYBRIDATTN_TRY(check_model(at(root, "model"), spec));
-  if (!tree.has_vocab) return wrong_form("model.vocab", at(at(root, "model"), "vocab"), "an object");
-  if (!tree.has_merges) return wrong_form("model.merges", at(at(root, "model"), "merges"), "an array");
+  if (!tree.has_vocab)
+    return wrong_form("model.vocab", at(at(root, "model"), "vocab"), "an object");
+  if (!tree.has_merges)
+    return wrong_form("model.merges", at(at(root, "model"), "merges"), "an array");
   HYBRIDATTN_TRY(check_settings(root));
   HYBRIDATTN_TRY(read_normalizer(at(root, "normalizer"), spec.nfc));
   HYBRIDATTN_TRY(read_pre_tokenizer(at(root, "pre_tokenizer"), spec));

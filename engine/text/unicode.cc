@@ -28,7 +28,9 @@ struct Unit {
   std::uint8_t combining_class;
 };
 
-bool is_syllable(char32_t c) { return c >= kSyllableBase && c < kSyllableBase + kSyllableCount; }
+bool is_syllable(char32_t c) {
+  return c >= kSyllableBase && c < kSyllableBase + kSyllableCount;
+}
 
 void append_syllable(char32_t syllable, std::vector<Unit>& out) {
   const char32_t index = syllable - kSyllableBase;
@@ -91,8 +93,8 @@ std::vector<Unit> decompose(std::string_view text) {
   return units;
 }
 
-/// Sorts each run of non-starters by combining class. A stable sort and no bubble sort: a run may be
-/// as long as the text.
+/// Sorts each run of non-starters by combining class. A stable sort and no bubble sort: a run may
+/// be as long as the text.
 void reorder(std::vector<Unit>& units) {
   const auto starter = [](const Unit& unit) { return unit.combining_class == 0; };
   for (auto run = units.begin(); run != units.end();) {
@@ -113,8 +115,8 @@ void recompose(std::vector<Unit>& units) {
   std::size_t starter = units.size();  // position of the last starter; units.size() means none yet
   for (const Unit unit : units) {
     const bool adjacent = starter + 1 == size;
-    const bool reachable = starter < size && (adjacent || units[size - 1].combining_class <
-                                                              unit.combining_class);
+    const bool reachable =
+        starter < size && (adjacent || units[size - 1].combining_class < unit.combining_class);
     const char32_t composite = reachable ? compose(units[starter].code_point, unit.code_point) : 0;
     if (composite != 0) {
       units[starter].code_point = composite;

@@ -40,8 +40,8 @@ inline bool is_word(char32_t c) noexcept {
   return (code_point_record(c).flags & unicode_tables::kWord) != 0;
 }
 
-/// Simple case folding, as far as the letters of English contractions need it: A-Z, and U+017F (long
-/// s), which folds to `s`. No other code point folds to a letter of 's 't 're 've 'm 'll 'd.
+/// Simple case folding, as far as the letters of English contractions need it: A-Z, and U+017F
+/// (long s), which folds to `s`. No other code point folds to a letter of 's 't 're 've 'm 'll 'd.
 inline char32_t fold_contraction_letter(char32_t c) noexcept {
   if (c >= U'A' && c <= U'Z') return c + (U'a' - U'A');
   return c == U'\u017F' ? U's' : c;

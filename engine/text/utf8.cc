@@ -7,8 +7,8 @@ namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
-/// What a lead byte announces: the length and the allowed range of the second byte. The range is what
-/// keeps out overlong forms, surrogates and values above U+10FFFF (table 3-7 of the standard).
+/// What a lead byte announces: the length and the allowed range of the second byte. The range is
+/// what keeps out overlong forms, surrogates and values above U+10FFFF (table 3-7 of the standard).
 struct Lead {
   std::uint8_t length;  // 0: not a lead byte
   std::uint8_t second_min;

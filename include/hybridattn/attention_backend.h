@@ -68,6 +68,9 @@ class HYBRIDATTN_API AttentionBackend {
   virtual std::string_view name() const noexcept = 0;
   /// Errors: invalid_argument, out_of_range, unsupported, naming the row; resource_exhausted.
   virtual Result<std::unique_ptr<Plan>> plan(const ForwardBatch& batch) = 0;
+  /// Makes the context's workspace large enough for batches of up to `max_tokens` tokens, so that no
+  /// plan of such a batch allocates any. Errors: invalid_argument, resource_exhausted.
+  virtual Status reserve(std::int32_t max_tokens) = 0;
   /// Runs one full-attention layer. Errors: as the ops; failed_precondition for a plan of another
   /// backend; unsupported from a backend without full attention.
   virtual Status run_attention(const Plan& plan, const RadixAttention& layer,

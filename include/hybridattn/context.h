@@ -46,6 +46,17 @@ class HYBRIDATTN_API Executor {
   virtual void run(std::int64_t count, Task task, void* argument) = 0;
 };
 
+/// Runs `body(index, worker)` for each index in [0, count) on the executor, as Executor::run says.
+template <class Body>
+void parallel_for(Executor& executor, std::int64_t count, const Body& body) {
+  executor.run(
+      count,
+      [](void* argument, std::int64_t index, int worker) {
+        (*static_cast<const Body*>(argument))(index, worker);
+      },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
 /// Where all memory of a context comes from.
 class HYBRIDATTN_API Allocator {
  public:

@@ -25,6 +25,7 @@ class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
 
   std::string_view name() const noexcept override { return "GDNAttnBackend"; }
   Result<std::unique_ptr<Plan>> plan(const ForwardBatch& batch) override;
+  Status reserve(std::int32_t max_tokens) override;
   Status run_gdn(const Plan& plan, const RadixLinearAttention& layer,
                  const GdnRunArgs& args) override;
 

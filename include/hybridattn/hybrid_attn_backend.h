@@ -22,6 +22,7 @@ class HYBRIDATTN_API HybridAttnBackend final : public AttentionBackend {
 
   std::string_view name() const noexcept override { return "HybridAttnBackend"; }
   Result<std::unique_ptr<Plan>> plan(const ForwardBatch& batch) override;
+  Status reserve(std::int32_t max_tokens) override;
   Status run_attention(const Plan& plan, const RadixAttention& layer,
                        const AttentionRunArgs& args) override;
   Status run_gdn(const Plan& plan, const RadixLinearAttention& layer,

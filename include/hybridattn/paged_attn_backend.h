@@ -25,6 +25,7 @@ class HYBRIDATTN_API PagedAttnBackend final : public AttentionBackend {
 
   std::string_view name() const noexcept override { return "PagedAttnBackend"; }
   Result<std::unique_ptr<Plan>> plan(const ForwardBatch& batch) override;
+  Status reserve(std::int32_t max_tokens) override;
   Status run_attention(const Plan& plan, const RadixAttention& layer,
                        const AttentionRunArgs& args) override;
 

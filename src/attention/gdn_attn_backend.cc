@@ -185,12 +185,17 @@ Result<std::unique_ptr<Plan>> GDNAttnBackend::plan(const ForwardBatch& batch) {
     if (steps) plan->num_steps = plan->start.size();
   }
   plan->runs = backend::token_runs(batch);
-  const std::int64_t floats = batch.num_tokens() * (states_.conv[0].dim(1) + 2 * recurrent.dim(1) +
-                                                    recurrent.dim(1) * recurrent.dim(2));
-  HYBRIDATTN_TRY(context_.reserve_workspace(static_cast<std::size_t>(floats) * sizeof(float),
-                                            ops::gdn_prefill_scratch(recurrent.dim(3),
-                                                                     recurrent.dim(2))));
+  HYBRIDATTN_TRY(reserve(batch.num_tokens()));
   return std::unique_ptr<Plan>(std::move(plan));
+}
+
+Status GDNAttnBackend::reserve(std::int32_t max_tokens) {
+  if (max_tokens < 0) return invalid_argument(name(), "::reserve: max_tokens is ", max_tokens);
+  const TensorView& recurrent = states_.recurrent[0];
+  const std::int64_t per_token =
+      states_.conv[0].dim(1) + 2 * recurrent.dim(1) + recurrent.dim(1) * recurrent.dim(2);
+  return context_.reserve_workspace(static_cast<std::size_t>(max_tokens * per_token) * sizeof(float),
+                                    ops::gdn_prefill_scratch(recurrent.dim(3), recurrent.dim(2)));
 }
 
 Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& layer,

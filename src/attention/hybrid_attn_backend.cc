@@ -50,6 +50,11 @@ Result<std::unique_ptr<Plan>> HybridAttnBackend::plan(const ForwardBatch& batch)
       std::make_unique<HybridPlan>(batch, std::move(full), std::move(gdn)));
 }
 
+Status HybridAttnBackend::reserve(std::int32_t max_tokens) {
+  HYBRIDATTN_TRY(full_->reserve(max_tokens));
+  return gdn_->reserve(max_tokens);
+}
+
 Status HybridAttnBackend::run_attention(const Plan& base, const RadixAttention& layer,
                                         const AttentionRunArgs& args) {
   HYBRIDATTN_ASSIGN(const HybridPlan* plan, own_plan(base));

@@ -205,13 +205,17 @@ Result<std::unique_ptr<Plan>> PagedAttnBackend::plan(const ForwardBatch& batch) 
     add_row(row, batch.token_start(r), cache, *plan);
   }
   plan->runs = backend::token_runs(batch);
-  if (widest_.num_kv_heads > 0) {
-    HYBRIDATTN_TRY(context_.reserve_workspace(
-        prepared_bytes(batch.num_tokens(), widest_),
-        ops::attention_scratch(widest_.num_heads / widest_.num_kv_heads, widest_.head_dim,
-                               widest_.v_head_dim)));
-  }
+  HYBRIDATTN_TRY(reserve(batch.num_tokens()));
   return std::unique_ptr<Plan>(std::move(plan));
+}
+
+Status PagedAttnBackend::reserve(std::int32_t max_tokens) {
+  if (max_tokens < 0) return invalid_argument(name(), "::reserve: max_tokens is ", max_tokens);
+  if (widest_.num_kv_heads < 1) return {};
+  return context_.reserve_workspace(
+      prepared_bytes(max_tokens, widest_),
+      ops::attention_scratch(widest_.num_heads / widest_.num_kv_heads, widest_.head_dim,
+                             widest_.v_head_dim));
 }
 
 Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& layer,

@@ -67,15 +67,4 @@ Status launch(Context& context, const char* op, const Params& params, std::size_
   return {};
 }
 
-/// Runs `body(index, worker)` for each index in [0, count) on the executor.
-template <class Body>
-void parallel_for(Executor& executor, std::int64_t count, const Body& body) {
-  executor.run(
-      count,
-      [](void* argument, std::int64_t index, int worker) {
-        (*static_cast<const Body*>(argument))(index, worker);
-      },
-      const_cast<void*>(static_cast<const void*>(&body)));
-}
-
 }  // namespace hybridattn::core

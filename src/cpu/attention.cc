@@ -215,7 +215,7 @@ void attention(const ops::AttentionParams& p, core::Launch& launch) {
     while (tiles <= 1 && last < p.rows.count && query_tiles(p, last, tokens) <= 1) ++last;
     const std::int64_t per_row = tiles * kv_heads;
     const std::int64_t span = (last - first) * kv_heads;
-    core::parallel_for(launch.executor, tiles <= 1 ? span : per_row, [&](auto i, int worker) {
+    parallel_for(launch.executor, tiles <= 1 ? span : per_row, [&](auto i, int worker) {
       // The last tiles of a long causal row are the heaviest: they go first.
       const std::int64_t tile = tiles <= 1 ? 0 : tiles - 1 - i / kv_heads;
       const auto row = static_cast<std::int32_t>(tiles <= 1 ? first + i / kv_heads : first);
@@ -229,7 +229,7 @@ void attention(const ops::AttentionParams& p, core::Launch& launch) {
 void merge_states(const ops::MergeStatesParams& p, core::Launch& launch) {
   const std::int64_t dim = p.out.dim(2);
   launch.target = hwy::TargetName(HWY_TARGET);
-  core::parallel_for(launch.executor, p.out.dim(0), [&](std::int64_t t, int worker) {
+  parallel_for(launch.executor, p.out.dim(0), [&](std::int64_t t, int worker) {
     float* scratch = launch.scratch<float>(worker);
     for (std::int64_t h = 0; h < p.out.dim(1); ++h) {
       const float lse_a = reinterpret_cast<const float*>(row2(p.lse_a, t))[h];

@@ -96,7 +96,7 @@ void causal_conv(const ops::CausalConvParams& p, core::Launch& launch) {
   launch.target = hwy::TargetName(HWY_TARGET);
   const std::int64_t channels = p.x.dim(1);
   const std::int64_t blocks = (channels + kChannels - 1) / kChannels;
-  core::parallel_for(launch.executor, p.rows.count * blocks, [&](std::int64_t task, int) {
+  parallel_for(launch.executor, p.rows.count * blocks, [&](std::int64_t task, int) {
     const auto row = static_cast<std::int32_t>(task / blocks);
     const std::int64_t channel = task % blocks * kChannels;
     const std::int64_t count = channels - channel < kChannels ? channels - channel : kChannels;

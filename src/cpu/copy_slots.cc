@@ -14,7 +14,7 @@ namespace hybridattn::cpu::HWY_NAMESPACE {
 
 void copy_slots(const ops::CopySlotsParams& p, core::Launch& launch) {
   launch.target = hwy::TargetName(HWY_TARGET);
-  core::parallel_for(launch.executor, p.count, [&](std::int64_t i, int) {
+  parallel_for(launch.executor, p.count, [&](std::int64_t i, int) {
     if (p.source[i] == kPadIndex || p.destination[i] == kPadIndex) return;
     std::memcpy(p.pool + p.destination[i] * p.slot_stride, p.pool + p.source[i] * p.slot_stride,
                 static_cast<std::size_t>(p.slot_bytes));
@@ -23,7 +23,7 @@ void copy_slots(const ops::CopySlotsParams& p, core::Launch& launch) {
 
 void zero_slots(const ops::ZeroSlotsParams& p, core::Launch& launch) {
   launch.target = hwy::TargetName(HWY_TARGET);
-  core::parallel_for(launch.executor, p.count, [&](std::int64_t i, int) {
+  parallel_for(launch.executor, p.count, [&](std::int64_t i, int) {
     if (p.slots[i] == kPadIndex) return;
     std::memset(p.pool + p.slots[i] * p.slot_stride, 0, static_cast<std::size_t>(p.slot_bytes));
   });

@@ -193,7 +193,7 @@ void prefill_head(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t
 void gdn_prefill(const ops::GdnPrefillParams& p, core::Launch& launch) {
   launch.target = hwy::TargetName(HWY_TARGET);
   const std::int64_t heads = p.v.dim(1);
-  core::parallel_for(launch.executor, p.rows.count * heads, [&](std::int64_t task, int worker) {
+  parallel_for(launch.executor, p.rows.count * heads, [&](std::int64_t task, int worker) {
     const auto row = static_cast<std::int32_t>(task / heads);
     if (p.rows.length[row] == 0) return;
     prefill_head(p, row, task % heads, launch.scratch<std::byte>(worker));

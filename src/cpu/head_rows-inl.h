@@ -24,7 +24,7 @@ void for_head_rows(core::Launch& launch, std::int64_t tokens, std::int64_t heads
   std::int64_t grain = kTaskElements / (dim > 0 ? dim : 1);
   if (grain < 1) grain = 1;
   const std::int64_t tasks = (rows + grain - 1) / grain;
-  core::parallel_for(launch.executor, tasks, [&](std::int64_t task, int worker) {
+  parallel_for(launch.executor, tasks, [&](std::int64_t task, int worker) {
     float* scratch = launch.scratch<float>(worker);
     const std::int64_t end = (task + 1) * grain < rows ? (task + 1) * grain : rows;
     for (std::int64_t row = task * grain; row < end; ++row) body(row / heads, row % heads, scratch);

@@ -150,7 +150,7 @@ void linear(const ops::LinearParams& p, core::Launch& launch) {
   const std::int64_t block_rows = ops::linear_block_rows(p.x.dim(1));
   const std::int64_t row_blocks = (rows + block_rows - 1) / block_rows;
   const std::int64_t column_blocks = (columns + kBlockColumns - 1) / kBlockColumns;
-  core::parallel_for(launch.executor, row_blocks * column_blocks, [&](std::int64_t task, int worker) {
+  parallel_for(launch.executor, row_blocks * column_blocks, [&](std::int64_t task, int worker) {
     Block block{task / column_blocks * block_rows, block_rows, task % column_blocks * kBlockColumns,
                 kBlockColumns};
     if (block.row + block.rows > rows) block.rows = rows - block.row;

@@ -57,7 +57,8 @@ std::vector<std::string> textbook(const BpeSpec& spec, std::string_view piece) {
     std::size_t best_rank = spec.merges.size(), best_at = 0;
     for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
       for (std::size_t rank = spec.merges.size(); rank-- > 0;) {
-        if (spec.merges[rank].first != parts[i] || spec.merges[rank].second != parts[i + 1]) continue;
+        if (spec.merges[rank].first != parts[i] || spec.merges[rank].second != parts[i + 1])
+          continue;
         if (rank < best_rank) best_rank = rank, best_at = i;
         break;  // of a pair given twice the last rank holds
       }
@@ -117,7 +118,8 @@ TEST(Bpe, EqualsTheTextbookForShortAndLongPieces) {
       std::string piece;
       while (piece.size() < length) piece += static_cast<char>('a' + rng() % 3);
       Ids expected;
-      for (const std::string& part : textbook(spec, piece)) expected.push_back(*bpe.token_to_id(part));
+      for (const std::string& part : textbook(spec, piece))
+        expected.push_back(*bpe.token_to_id(part));
       EXPECT_EQ(encode(bpe, piece), expected) << piece;
       EXPECT_EQ(encode(bpe, piece), expected) << "second time: " << piece;
     }

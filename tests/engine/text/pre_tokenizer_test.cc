@@ -32,15 +32,17 @@ Pieces split(std::string_view pattern, std::string_view text) {
   return pieces;
 }
 
-/// Text that keeps to characters of Unicode 14 which PCRE2 and the scanner class alike, and is rich in
-/// what the alternatives of the pattern look at.
+/// Text that keeps to characters of Unicode 14 which PCRE2 and the scanner class alike, and is rich
+/// in what the alternatives of the pattern look at.
 std::string pattern_text(std::mt19937& rng) {
   static constexpr std::u32string_view kCharacters =
-      U"aSsTtrREevVmMlLdD\u017F''''    \t\r\n\n\u00A0\u2028\u3000\u0085\v\f123\u00BD\u0664.,!?-\u2019()"
+      U"aSsTtrREevVmMlLdD\u017F''''    "
+      U"\t\r\n\n\u00A0\u2028\u3000\u0085\v\f123\u00BD\u0664.,!?-\u2019()"
       U"\u0301\u0323\u094D\u064B\u00E9\u4E2D\uD55C\u0915\U0001F600\u200D\uFE0F\u200B\0\x1C\u20AC";
   std::string text;
   const std::size_t count = 1 + rng() % 24;
-  for (std::size_t i = 0; i < count; ++i) append_utf8(kCharacters[rng() % kCharacters.size()], text);
+  for (std::size_t i = 0; i < count; ++i)
+    append_utf8(kCharacters[rng() % kCharacters.size()], text);
   return text;
 }
 
@@ -100,7 +102,8 @@ TEST(Scanner, EqualsPcre2) {
 TEST(Scanner, LongRunsAreLinear) {
   const std::string p = pattern_of(true, false);
   const auto start = std::chrono::steady_clock::now();
-  for (const std::string unit : {" ", "\n", " \n", "a", "1", "'", ".", "\u0301", " .", "\u3000", "\r ."}) {
+  for (const std::string unit :
+       {" ", "\n", " \n", "a", "1", "'", ".", "\u0301", " .", "\u3000", "\r ."}) {
     std::string text;
     while (text.size() < 2'000'000) text += unit;
     std::size_t size = 0;
@@ -134,7 +137,8 @@ TEST(PcreSplitter, BadPatternsAreErrors) {
     const Result<PreTokenizer> made = PreTokenizer::create(pattern);
     ASSERT_FALSE(made.ok()) << pattern;
     EXPECT_EQ(made.status().code(), StatusCode::kDataLoss);
-    EXPECT_NE(made.status().message().find("at byte"), std::string::npos) << made.status().message();
+    EXPECT_NE(made.status().message().find("at byte"), std::string::npos)
+        << made.status().message();
   }
   EXPECT_FALSE(PreTokenizer::create(std::string(20000, 'a')).ok());
 }

@@ -1,4 +1,5 @@
-// What several tests of the text engine need: files of the repository and a small tokenizer to change.
+// What several tests of the text engine need: files of the repository and a small tokenizer to
+// change.
 #pragma once
 
 #include <cstdint>
@@ -47,27 +48,28 @@ inline std::string alphabet(std::string_view bytes) {
 inline nlohmann::json small_tokenizer_json() {
   using nlohmann::json;
   json vocab = json::object();
-  for (int byte = 0; byte < 256; ++byte) vocab[alphabet(std::string(1, static_cast<char>(byte)))] = byte;
+  for (int byte = 0; byte < 256; ++byte)
+    vocab[alphabet(std::string(1, static_cast<char>(byte)))] = byte;
   vocab["ab"] = 256;
   vocab["abc"] = 257;
   vocab["\u0120a"] = 258;
   const auto added = [](int id, const char* content, bool special) {
-    return json{{"id", id}, {"content", content}, {"single_word", false}, {"lstrip", false},
+    return json{{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
                 {"rstrip", false}, {"normalized", false}, {"special", special}};
   };
-  return {{"version", "1.0"},
-          {"truncation", nullptr},
-          {"padding", nullptr},
-          {"added_tokens", {added(259, "<s>", true), added(260, "<t>", false)}},
-          {"normalizer", {{"type", "NFC"}}},
-          {"pre_tokenizer",
-           {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}},
-          {"post_processor", nullptr},
-          {"decoder", {{"type", "ByteLevel"}}},
-          {"model",
-           {{"type", "BPE"},
-            {"vocab", vocab},
-            {"merges", {json{"a", "b"}, json{"ab", "c"}, json{"\u0120", "a"}}}}}};
+  return {
+      {"version", "1.0"},
+      {"truncation", nullptr},
+      {"padding", nullptr},
+      {"added_tokens", {added(259, "<s>", true), added(260, "<t>", false)}},
+      {"normalizer", {{"type", "NFC"}}},
+      {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}},
+      {"post_processor", nullptr},
+      {"decoder", {{"type", "ByteLevel"}}},
+      {"model",
+       {{"type", "BPE"},
+        {"vocab", vocab},
+        {"merges", json::parse(R"([["a", "b"], ["ab", "c"], ["\u0120", "a"]])")}}}};
 }
 
 /// Valid UTF-8 of `count` characters from everywhere, with many combining marks and jamo.

@@ -44,13 +44,15 @@ TEST(Unicode, WhiteSpaceIsTheProperty) {
     if (is_white_space(c)) found += c;
   }
   const std::u32string expected =
-      U"\t\n\v\f\r \u0085\u00A0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200A"
+      U"\t\n\v\f\r "
+      U"\u0085\u00A0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200A"
       U"\u2028\u2029\u202F\u205F\u3000";
   EXPECT_TRUE(found == expected);
 }
 
 TEST(Unicode, WordCharacters) {
-  for (const char32_t c : std::u32string_view(U"aZ_9\u00E9\u0301\u200D\u24B6\U0001F130\u203F\u2160")) {
+  for (const char32_t c :
+       std::u32string_view(U"aZ_9\u00E9\u0301\u200D\u24B6\U0001F130\u203F\u2160")) {
     EXPECT_TRUE(is_word(c)) << std::hex << static_cast<unsigned>(c);
   }
   for (const char32_t c : std::u32string_view(U" .-\u00BD\u00B2\u2019\u2460\U0001F600")) {
@@ -67,22 +69,23 @@ TEST(Unicode, CodePointsBeyondTheTablesHaveNoClass) {
 TEST(Nfc, KnownForms) {
   EXPECT_EQ(to_nfc(""), "");
   EXPECT_EQ(to_nfc("e\u0301"), "\u00E9");
-  EXPECT_EQ(to_nfc("\u212B"), "\u00C5");                         // singleton
-  EXPECT_EQ(to_nfc("\u0958"), "\u0915\u093C");                   // composition exclusion
-  EXPECT_EQ(to_nfc("\u0344"), "\u0308\u0301");                   // non-starter decomposition
-  EXPECT_EQ(to_nfc("a\u0301\u0323"), "\u1EA1\u0301");            // reordered, then composed
+  EXPECT_EQ(to_nfc("\u212B"), "\u00C5");               // singleton
+  EXPECT_EQ(to_nfc("\u0958"), "\u0915\u093C");         // composition exclusion
+  EXPECT_EQ(to_nfc("\u0344"), "\u0308\u0301");         // non-starter decomposition
+  EXPECT_EQ(to_nfc("a\u0301\u0323"), "\u1EA1\u0301");  // reordered, then composed
   EXPECT_EQ(to_nfc("a\u0315\u0300\u05AE\u0062"), "\u00E0\u05AE\u0315b");
   EXPECT_EQ(to_nfc("\u1E9B\u0323"), "\u1E9B\u0323");
-  EXPECT_EQ(to_nfc("\u0301a"), "\u0301a");                       // no starter before the mark
-  EXPECT_EQ(to_nfc("a\u034F\u0301"), "a\u034F\u0301");           // blocked by a starter between
-  EXPECT_EQ(to_nfc("\u1F81"), "\u1F81");                         // three steps deep
+  EXPECT_EQ(to_nfc("\u0301a"), "\u0301a");              // no starter before the mark
+  EXPECT_EQ(to_nfc("a\u034F\u0301"), "a\u034F\u0301");  // blocked by a starter between
+  EXPECT_EQ(to_nfc("\u1F81"), "\u1F81");                // three steps deep
+  EXPECT_EQ(to_nfc("a\u0305\u0301"), "a\u0305\u0301");  // blocked by a mark of the same class
   EXPECT_EQ(to_nfc("\u03B1\u0314\u0345"), "\u1F81");
 }
 
 TEST(Nfc, Hangul) {
   EXPECT_EQ(to_nfc("\u1112\u1161\u11AB"), "\uD55C");
   EXPECT_EQ(to_nfc("\uD558\u11AB"), "\uD55C");
-  EXPECT_EQ(to_nfc("\u1112\u1161\u11A7"), "\uD558\u11A7");       // U+11A7 is no trailing consonant
+  EXPECT_EQ(to_nfc("\u1112\u1161\u11A7"), "\uD558\u11A7");  // U+11A7 is no trailing consonant
   EXPECT_EQ(to_nfc("\uD55C\u11AB"), "\uD55C\u11AB");
   EXPECT_EQ(to_nfc("\u1161\u11AB"), "\u1161\u11AB");
 }
@@ -127,11 +130,19 @@ TEST(Nfc, ManyMarksAreNotQuadratic) {
 TEST(Utf8, RefusesWhatIsNotStrict) {
   EXPECT_EQ(find_invalid_utf8("abc\u00E9\u4E2D\U0001F600"), std::nullopt);
   EXPECT_EQ(find_invalid_utf8("\xED\x9F\xBF\xEE\x80\x80\xF4\x8F\xBF\xBF"), std::nullopt);
-  const std::pair<std::string_view, std::size_t> cases[] = {
-      {"\x80", 0},           {"a\xC0\x80", 1},         {"ab\xE0\x80\x80", 2}, {"\xED\xA0\x80", 0},
-      {"\xF0\x8F\xBF\xBF", 0}, {"\xF4\x90\x80\x80", 0}, {"\xF5", 0},           {"abc\xE4\xB8", 3},
-      {"\xC1\xBF", 0},       {"\xE4\xB8\x41", 0},      {"\xFF", 0}};
-  for (const auto& [text, offset] : cases) EXPECT_EQ(find_invalid_utf8(text), offset) << in_quotes(text);
+  const std::pair<std::string_view, std::size_t> cases[] = {{"\x80", 0},
+                                                            {"a\xC0\x80", 1},
+                                                            {"ab\xE0\x80\x80", 2},
+                                                            {"\xED\xA0\x80", 0},
+                                                            {"\xF0\x8F\xBF\xBF", 0},
+                                                            {"\xF4\x90\x80\x80", 0},
+                                                            {"\xF5", 0},
+                                                            {"abc\xE4\xB8", 3},
+                                                            {"\xC1\xBF", 0},
+                                                            {"\xE4\xB8\x41", 0},
+                                                            {"\xFF", 0}};
+  for (const auto& [text, offset] : cases)
+    EXPECT_EQ(find_invalid_utf8(text), offset) << in_quotes(text);
 }
 
 TEST(Utf8, EveryScalarSurvives) {
@@ -154,9 +165,13 @@ TEST(Utf8, LossyReplacesMaximalParts) {
     EXPECT_EQ(append_lossy(bytes, true, out), bytes.size());
     return out;
   };
-  EXPECT_EQ(lossy("a\xFF" "b"), "a\uFFFDb");
+  EXPECT_EQ(lossy("a\xFF"
+                  "b"),
+            "a\uFFFDb");
   EXPECT_EQ(lossy("\xF0\x9F\x98"), "\uFFFD");
-  EXPECT_EQ(lossy("\xF0\x9F\x98\x41"), "\uFFFD" "A");
+  EXPECT_EQ(lossy("\xF0\x9F\x98\x41"),
+            "\uFFFD"
+            "A");
   EXPECT_EQ(lossy("\xED\xA0\x80"), "\uFFFD\uFFFD\uFFFD");
   EXPECT_EQ(lossy("\xE0\x80"), "\uFFFD\uFFFD");
   EXPECT_EQ(lossy("\xE4\xB8\xE4\xB8\xAD"), "\uFFFD\u4E2D");
@@ -167,7 +182,9 @@ TEST(Utf8, LossyHoldsBackAnIncompleteTail) {
   EXPECT_EQ(append_lossy("ab\xF0\x9F", false, out), 2u);
   EXPECT_EQ(out, "ab");
   EXPECT_EQ(append_lossy("\xF0\x41", false, out), 2u);
-  EXPECT_EQ(out, "ab\uFFFD" "A");
+  EXPECT_EQ(out,
+            "ab\uFFFD"
+            "A");
 }
 
 TEST(Quote, IsOneLineAndShort) {

@@ -1,0 +1,60 @@
+// What the program was asked to do, and the functions that do it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "engine/serve/engine.h"
+
+namespace hybridattn::app {
+
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitData = 1;   ///< a file, the model, memory or the device is at fault
+inline constexpr int kExitUsage = 2;  ///< the command line is
+
+/// Options that every verb takes.
+struct CommonOptions {
+  std::string model;
+  std::string device = "cpu";
+  std::int32_t threads = 0;
+  bool json = false;
+  std::string dtype;        // "" = the checkpoint's
+  std::string kv_dtype;     // "" = dtype
+  std::string state_dtype = "f32";
+  std::int32_t chunk = 512;
+  std::int32_t max_batch = 8;
+  std::int64_t memory = 0;
+};
+
+struct GenerateOptions : CommonOptions {
+  std::optional<std::string> prompt;
+  std::optional<std::string> prompt_file;
+  std::optional<std::string> prompt_ids;
+  std::optional<std::string> ids_file;
+  std::optional<std::string> prompts_file;
+  std::int32_t max_new_tokens = 128;
+  bool ignore_eos = false;
+  engine::SamplingParams sampling;
+};
+
+struct ScoreOptions : CommonOptions {
+  std::optional<std::string> ids;
+  std::optional<std::string> ids_file;
+  std::optional<std::string> text_file;
+};
+
+struct InfoOptions : CommonOptions {};
+
+// Each prints its result on standard output, everything else on standard error.
+Status generate(const GenerateOptions& options);
+Status score(const ScoreOptions& options);
+Status info(const InfoOptions& options);
+
+/// Loads the engine with a progress bar. Errors: those of Engine::load, and of the device's name.
+Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options);
+
+/// Most memory that this process held at once, in bytes.
+std::int64_t peak_rss_bytes();
+
+}  // namespace hybridattn::app

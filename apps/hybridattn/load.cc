@@ -1,0 +1,46 @@
+// Loading the engine for a verb.
+#include <sys/resource.h>
+
+#include "apps/hybridattn/commands.h"
+#include "apps/hybridattn/progress_bar.h"
+#include "hybridattn/status_macros.h"
+
+namespace hybridattn::app {
+namespace {
+
+Status parse_device(const std::string& text, ContextOptions& options) {
+  if (text == "cpu") return {};
+  const bool cuda = text == "cuda" || (text.rfind("cuda:", 0) == 0 && text.size() > 5 &&
+                                       text.find_first_not_of("0123456789", 5) == std::string::npos);
+  if (!cuda) return invalid_argument("--device is \"", text, "\", must be cpu, cuda or cuda:N");
+  options.device = DeviceType::kCuda;
+  return {};
+}
+
+DType parse_dtype(const std::string& name) {
+  if (name == "bf16") return DType::kBF16;
+  return name == "f16" ? DType::kF16 : DType::kF32;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options) {
+  engine::EngineOptions o;
+  HYBRIDATTN_TRY(parse_device(options.device, o.context));
+  o.context.threads = options.threads;
+  if (!options.dtype.empty()) o.dtype = parse_dtype(options.dtype);
+  if (!options.kv_dtype.empty()) o.kv_dtype = parse_dtype(options.kv_dtype);
+  o.state_dtype = parse_dtype(options.state_dtype);
+  o.chunk = options.chunk;
+  o.max_batch = options.max_batch;
+  ProgressBar bar("loading");
+  return engine::Engine::load(options.model, o, [&](double share) { bar.update(share); });
+}
+
+std::int64_t peak_rss_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return std::int64_t{usage.ru_maxrss} * 1024;
+}
+
+}  // namespace hybridattn::app

@@ -1,0 +1,146 @@
+// The command line: arguments, call, print.
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <iostream>
+
+#include "apps/hybridattn/commands.h"
+
+namespace hybridattn::app {
+namespace {
+
+/// Rejects what parses as a number and is none: "nan", "inf".
+const CLI::Validator kFinite(
+    [](std::string& text) -> std::string {
+      char* end = nullptr;
+      const double value = std::strtod(text.c_str(), &end);
+      if (*end != '\0' || end == text.c_str() || !std::isfinite(value)) {
+        return "value is \"" + text + "\", must be a finite number";
+      }
+      return "";
+    },
+    "NUMBER");
+
+CLI::Validator at_least(double low) {
+  return CLI::Validator(
+      [low](std::string& text) -> std::string {
+        char* end = nullptr;
+        const double value = std::strtod(text.c_str(), &end);
+        if (*end == '\0' && end != text.c_str() && value >= low) return "";
+        return "value is \"" + text + "\", must be a number of at least " + concat(low);
+      },
+      "N");
+}
+
+void add_common(CLI::App& app, CommonOptions& o) {
+  app.add_option("--model", o.model, "Folder of the checkpoint")->required();
+  app.add_option("--device", o.device, "cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("--threads", o.threads, "Threads (0 = one for each core)")
+      ->check(at_least(0))->capture_default_str();
+  app.add_flag("--json", o.json, "One JSON object on standard output");
+  app.add_option("--dtype", o.dtype, "Type of activations and products: f32 or bf16")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--kv-dtype", o.kv_dtype, "Type of the KV cache: f32, bf16 or f16")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  app.add_option("--state-dtype", o.state_dtype, "Type of recurrent states at rest: f32 or bf16")
+      ->check(CLI::IsMember({"f32", "bf16"}))->capture_default_str();
+  app.add_option("--chunk", o.chunk, "Prompt tokens of one step")->check(at_least(1))
+      ->capture_default_str();
+  app.add_option("--max-batch", o.max_batch, "Requests that run at once")->check(at_least(1))
+      ->capture_default_str();
+  app.add_option("--memory", o.memory, "Bytes for the caches (0 = what the requests need)")
+      ->check(at_least(0))->capture_default_str();
+}
+
+void add_generate(CLI::App& app, GenerateOptions& o) {
+  add_common(app, o);
+  CLI::Option_group* prompt = app.add_option_group("prompt", "Exactly one of these");
+  prompt->add_option("--prompt", o.prompt, "The text to continue");
+  prompt->add_option("--prompt-file", o.prompt_file, "A file with the text; - = standard input");
+  prompt->add_option("--prompt-ids", o.prompt_ids, "Token ids: 1,2,3 (no tokenizer needed)");
+  prompt->add_option("--ids-file", o.ids_file, "A JSON list of ids, or an object with one list");
+  prompt->add_option("--prompts-file", o.prompts_file,
+                     "Several prompts: one a line, or JSON lines {\"prompt\": ...}, "
+                     "{\"prompt_ids\": [...]} or [ids]");
+  prompt->require_option(1);
+  app.add_option("--max-new-tokens", o.max_new_tokens, "Tokens to generate, at most")
+      ->check(at_least(0))->capture_default_str();
+  app.add_option("--temperature", o.sampling.temperature, "0 = greedy")->check(kFinite)
+      ->capture_default_str();
+  app.add_option("--top-k", o.sampling.top_k, "0 = off")->check(kFinite)->capture_default_str();
+  app.add_option("--top-p", o.sampling.top_p, "1 = off")->check(kFinite)->capture_default_str();
+  app.add_option("--min-p", o.sampling.min_p, "0 = off")->check(kFinite)->capture_default_str();
+  app.add_option("--repetition-penalty", o.sampling.repetition_penalty, "1 = off")->check(kFinite)
+      ->capture_default_str();
+  app.add_option("--seed", o.sampling.seed, "Seed of the sampler")->check(at_least(0))
+      ->capture_default_str();
+  app.add_flag("--ignore-eos", o.ignore_eos, "Go on past end-of-text tokens");
+}
+
+void add_score(CLI::App& app, ScoreOptions& o) {
+  add_common(app, o);
+  CLI::Option_group* input = app.add_option_group("input", "Exactly one of these");
+  input->add_option("--ids", o.ids, "Token ids: 1,2,3");
+  input->add_option("--ids-file", o.ids_file, "A JSON list of ids, or an object with one list");
+  input->add_option("--text-file", o.text_file, "A file with text; - = standard input");
+  input->require_option(1);
+}
+
+/// One line: CLI11 has the option's name and what was wanted in what().
+int usage_error(const std::string& message) {
+  std::string line = message;
+  for (char& c : line) {
+    if (c == '\n' || c == '\r') c = ' ';
+  }
+  std::cerr << "hybridattn: " << line << " (see --help)\n";
+  return kExitUsage;
+}
+
+int finish(const Status& status) {
+  if (status.ok()) return kExitOk;
+  std::cerr << "hybridattn: " << status.message() << '\n';
+  return kExitData;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Hybrid attention language models on CPUs");
+  app.set_version_flag("--version", std::string("hybridattn ") + version());
+  app.require_subcommand(1);
+  GenerateOptions generate_options;
+  ScoreOptions score_options;
+  InfoOptions info_options;
+  CLI::App* generate_verb = app.add_subcommand("generate", "Continue one or more prompts");
+  CLI::App* score_verb = app.add_subcommand("score", "Likelihood of a text");
+  CLI::App* info_verb = app.add_subcommand("info", "What a checkpoint holds and what it needs");
+  add_generate(*generate_verb, generate_options);
+  add_score(*score_verb, score_options);
+  add_common(*info_verb, info_options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& e) {
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    return usage_error(e.what());
+  }
+  if (*generate_verb) {
+    if (const Status valid = generate_options.sampling.validate(); !valid.ok()) {
+      return usage_error("--" + valid.message());
+    }
+    return finish(generate(generate_options));
+  }
+  if (*score_verb) return finish(score(score_options));
+  return finish(info(info_options));
+}
+
+}  // namespace
+}  // namespace hybridattn::app
+
+int main(int argc, char** argv) {
+  try {
+    return hybridattn::app::run(argc, argv);
+  } catch (const std::bad_alloc&) {
+    std::cerr << "hybridattn: out of memory\n";
+  } catch (const std::exception& e) {
+    std::cerr << "hybridattn: " << e.what() << '\n';
+  }
+  return hybridattn::app::kExitData;
+}

@@ -1,0 +1,57 @@
+// The verb `score`.
+#include <cmath>
+#include <filesystem>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "apps/hybridattn/commands.h"
+#include "apps/hybridattn/inputs.h"
+#include "apps/hybridattn/progress_bar.h"
+#include "engine/text/tokenizer.h"
+#include "hybridattn/status_macros.h"
+
+namespace hybridattn::app {
+namespace {
+
+Result<std::vector<std::int32_t>> read_ids(const ScoreOptions& o) {
+  if (o.ids.has_value()) return parse_id_list("--ids", *o.ids);
+  if (o.ids_file.has_value()) return read_ids_file(*o.ids_file);
+  HYBRIDATTN_ASSIGN(const std::string text, read_text(*o.text_file));
+  HYBRIDATTN_ASSIGN(const engine::Tokenizer tokenizer,
+                    engine::Tokenizer::load(std::filesystem::path(o.model) / "tokenizer.json"));
+  return tokenizer.encode(text);
+}
+
+}  // namespace
+
+Status score(const ScoreOptions& options) {
+  ScoreOptions o = options;
+  o.max_batch = 1;
+  HYBRIDATTN_ASSIGN(const std::vector<std::int32_t> ids, read_ids(o));
+  if (ids.empty()) return invalid_argument("score: the input is empty, must have at least one token");
+  HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine, load_engine(o));
+  HYBRIDATTN_TRY(engine->allocate_caches({static_cast<std::int64_t>(ids.size()), o.memory}));
+  engine::ScoreResult result;
+  {
+    ProgressBar bar("scoring");
+    HYBRIDATTN_ASSIGN(result, engine->score(ids, o.chunk, [&](double share) { bar.update(share); }));
+  }
+  if (o.json) {
+    nlohmann::ordered_json out;
+    out["argmax"] = result.argmax;
+    out["logprobs"] = result.logprobs;
+    out["mean_nll"] = result.mean_nll;
+    out["perplexity"] = std::exp(result.mean_nll);
+    out["last_logits"] = result.last_logits;
+    out["peak_rss_bytes"] = peak_rss_bytes();
+    std::cout << out.dump() << '\n';
+  } else {
+    std::cout << ids.size() << " tokens, mean negative log-likelihood " << result.mean_nll
+              << ", perplexity " << std::exp(result.mean_nll) << '\n';
+  }
+  std::cout.flush();
+  if (!std::cout) return error(StatusCode::kDataLoss, "standard output cannot be written");
+  return {};
+}
+
+}  // namespace hybridattn::app

@@ -1,0 +1,300 @@
+#include "engine/model/hybrid_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/model/activations.h"
+#include "engine/ops/embedding.h"
+#include "hybridattn/status_macros.h"
+
+namespace hybridattn::engine {
+namespace {
+
+RadixAttention attention_layer(const ModelConfig& c, std::int32_t layer, std::int32_t kv_index) {
+  RadixAttention out;
+  out.layer_id = layer;
+  out.kv_index = kv_index;
+  out.num_heads = c.num_attention_heads;
+  out.num_kv_heads = c.num_key_value_heads;
+  out.head_dim = c.head_dim;
+  out.v_head_dim = c.head_dim;
+  out.scaling = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  return out;
+}
+
+RadixLinearAttention gdn_layer(const ModelConfig& c, const GdnWeights& w, std::int32_t layer,
+                               std::int32_t gdn_index) {
+  RadixLinearAttention out;
+  out.layer_id = layer;
+  out.gdn_index = gdn_index;
+  out.num_k_heads = c.linear_num_key_heads;
+  out.num_v_heads = c.linear_num_value_heads;
+  out.head_k_dim = c.linear_key_head_dim;
+  out.head_v_dim = c.linear_value_head_dim;
+  out.conv_weight = w.conv;
+  out.a_log = w.a_log;
+  out.dt_bias = w.dt_bias;
+  return out;
+}
+
+/// [T, H, D] as [T, H * D], for products.
+TensorView flat(const TensorView& view) {
+  return view.at(0, {view.dim(0), view.dim(1) * view.dim(2)}, {view.stride(0), 1});
+}
+
+/// Rows [first, first + count) of a dense matrix.
+TensorView rows_of(const TensorView& view, std::int64_t first, std::int64_t count) {
+  return view.at(first * view.stride(0), {count, view.dim(1)}, {view.stride(0), 1});
+}
+
+}  // namespace
+
+HybridModel::HybridModel(Context& context, ModelConfig config,
+                         std::unique_ptr<ModelWeights> weights, DType dtype)
+    : context_(context), config_(std::move(config)), weights_(std::move(weights)), dtype_(dtype),
+      attention_(config_.layers.size()), gdn_(config_.layers.size()), arena_(context) {
+  std::int32_t kv_index = 0;
+  std::int32_t gdn_index = 0;
+  for (std::int32_t i = 0; i < config_.num_layers(); ++i) {
+    const auto layer = static_cast<std::size_t>(i);
+    if (config_.layers[layer] == LayerKind::kFullAttention) {
+      attention_[layer] = attention_layer(config_, i, kv_index++);
+    } else {
+      gdn_[layer] = gdn_layer(config_, *weights_->layers[layer].gdn, i, gdn_index++);
+    }
+  }
+}
+
+PagedKvShape HybridModel::kv_shape(std::int32_t page_size, DType kv_dtype) const {
+  PagedKvShape shape;
+  shape.num_layers = config_.count(LayerKind::kFullAttention);
+  shape.page_size = page_size;
+  shape.num_kv_heads = config_.num_key_value_heads;
+  shape.head_dim = config_.head_dim;
+  shape.v_head_dim = config_.head_dim;
+  shape.dtype = kv_dtype;
+  return shape;
+}
+
+GdnStateShape HybridModel::state_shape(DType state_dtype) const {
+  GdnStateShape shape;
+  shape.num_layers = config_.count(LayerKind::kLinearAttention);
+  shape.num_v_heads = config_.linear_num_value_heads;
+  shape.head_v_dim = config_.linear_value_head_dim;
+  shape.head_k_dim = config_.linear_key_head_dim;
+  shape.conv_channels = static_cast<std::int32_t>(GdnBuffers::channels(config_));
+  shape.conv_width = config_.linear_conv_kernel_dim;
+  shape.state_dtype = state_dtype;
+  shape.conv_dtype = dtype_;
+  return shape;
+}
+
+std::set<std::int32_t> HybridModel::full_attention_layers() const {
+  std::set<std::int32_t> ids;
+  for (std::int32_t i = 0; i < config_.num_layers(); ++i) {
+    if (config_.layers[static_cast<std::size_t>(i)] == LayerKind::kFullAttention) ids.insert(i);
+  }
+  return ids;
+}
+
+std::size_t HybridModel::activation_bytes(std::int64_t tokens) const {
+  Arena counter(context_);
+  ResidualBuffers residual(counter, config_, dtype_, tokens);
+  const std::size_t base = counter.used();
+  std::size_t most = base;
+  const auto measure = [&] {
+    most = std::max(most, counter.used());
+    counter.rewind(base);
+  };
+  FullAttentionBuffers(counter, config_, dtype_, tokens);
+  measure();
+  GdnBuffers(counter, config_, dtype_, tokens);
+  measure();
+  MlpBuffers(counter, dtype_, tokens, config_.intermediate_size);
+  measure();
+  if (config_.moe.num_experts > 0) MoeBuffers(counter, config_, dtype_, tokens);
+  measure();
+  // logits(): hidden and normed rows of one block.
+  counter.take(DType::kF32, {logits_block(), config_.hidden_size});
+  counter.take(dtype_, {logits_block(), config_.hidden_size});
+  measure();
+  return most;
+}
+
+Status HybridModel::reserve(std::int64_t tokens) {
+  tokens_ = 0;
+  return arena_.reserve(activation_bytes(tokens));
+}
+
+std::int64_t HybridModel::logits_block() const {
+  // 32 MiB of logits: enough rows to use each weight many times, little beside the weights.
+  const std::int64_t rows = (std::int64_t{8} << 20) / config_.vocab_size;
+  return std::clamp<std::int64_t>(rows, 1, 256);
+}
+
+Status HybridModel::rotary_tables(const ForwardBatch& batch) {
+  positions_.clear();
+  for (const BatchRow& row : batch.rows()) {
+    for (std::int64_t i = 0; i < row.new_tokens; ++i) positions_.push_back(row.computed + i);
+  }
+  arena_.rewind();
+  const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
+  return rotary_table(context_, {positions_.data(), config_.rope_theta, config_.rotary_dim,
+                                 residual.cos, residual.sin});
+}
+
+Status HybridModel::forward(const ForwardBatch& batch, AttentionBackend& backend,
+                            std::span<const std::int32_t> ids) {
+  if (static_cast<std::int64_t>(ids.size()) != batch.num_tokens()) {
+    return invalid_argument("HybridModel::forward: ", ids.size(), " ids are given, must be ",
+                            batch.num_tokens(), " as the batch has tokens");
+  }
+  HYBRIDATTN_TRY(reserve(batch.num_tokens()));
+  HYBRIDATTN_TRY(backend.init_forward_metadata(batch));
+  tokens_ = batch.num_tokens();
+  arena_.rewind();
+  const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
+  HYBRIDATTN_TRY(embed(context_, weights_->embedding, ids, residual.hidden));
+  HYBRIDATTN_TRY(rotary_tables(batch));
+  return run_layers(batch, backend);
+}
+
+Status HybridModel::run_layers(const ForwardBatch& batch, AttentionBackend& backend) {
+  for (std::size_t i = 0; i < config_.layers.size(); ++i) {
+    const LayerWeights& w = weights_->layers[i];
+    if (w.full.has_value()) {
+      HYBRIDATTN_TRY(full_attention(w, attention_[i], batch, backend));
+    } else {
+      HYBRIDATTN_TRY(gated_delta_net(w, gdn_[i], batch, backend));
+    }
+    HYBRIDATTN_TRY(w.moe.has_value() ? moe(w) : mlp(w));
+  }
+  return {};
+}
+
+Status HybridModel::full_attention(const LayerWeights& w, const RadixAttention& layer,
+                                   const ForwardBatch& batch, AttentionBackend& backend) {
+  arena_.rewind();
+  const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
+  const FullAttentionBuffers x(arena_, config_, dtype_, tokens_);
+  HYBRIDATTN_TRY(rms_norm(context_, {residual.hidden, w.input_norm, residual.normed,
+                                     config_.rms_norm_eps, true}));
+  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.full->q_proj, flat(x.q_gate)}));
+  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.full->k_proj, flat(x.k)}));
+  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.full->v_proj, flat(x.v)}));
+  const std::int64_t d = layer.head_dim;
+  AttentionRunArgs args;
+  args.q = x.q_gate.at(0, {tokens_, layer.num_heads, d}, {x.q_gate.stride(0), 2 * d, 1});
+  args.gate = x.q_gate.at(d, {tokens_, layer.num_heads, d}, {x.q_gate.stride(0), 2 * d, 1});
+  args.k = x.k;
+  args.v = x.v;
+  args.out = x.out;
+  args.q_norm = w.full->q_norm;
+  args.k_norm = w.full->k_norm;
+  args.norm_epsilon = config_.rms_norm_eps;
+  args.cos = residual.cos;
+  args.sin = residual.sin;
+  HYBRIDATTN_TRY(backend.forward(layer, batch, args));
+  return linear(context_, {flat(x.out), w.full->o_proj, residual.hidden, true});
+}
+
+Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAttention& layer,
+                                    const ForwardBatch& batch, AttentionBackend& backend) {
+  arena_.rewind();
+  const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
+  const GdnBuffers x(arena_, config_, dtype_, tokens_);
+  HYBRIDATTN_TRY(rms_norm(context_, {residual.hidden, w.input_norm, residual.normed,
+                                     config_.rms_norm_eps, true}));
+  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.gdn->in_qkv, x.mixed_qkv}));
+  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.gdn->in_z, flat(x.z)}));
+  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.gdn->in_b, x.b}));
+  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.gdn->in_a, x.a}));
+  GdnRunArgs args;
+  args.mixed_qkv = x.mixed_qkv;
+  args.a = x.a;
+  args.b = x.b;
+  args.out = x.out;
+  args.z = x.z;
+  args.norm_weight = w.gdn->norm;
+  args.norm_epsilon = config_.rms_norm_eps;
+  args.gate = config_.output_gate;
+  HYBRIDATTN_TRY(backend.forward_gdn(layer, batch, args));
+  return linear(context_, {flat(x.out), w.gdn->out_proj, residual.hidden, true});
+}
+
+Status HybridModel::mlp(const LayerWeights& w) {
+  arena_.rewind();
+  const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
+  const MlpBuffers x(arena_, dtype_, tokens_, w.mlp->gate.dim(0));
+  HYBRIDATTN_TRY(rms_norm(context_, {residual.hidden, w.post_attention_norm, residual.normed,
+                                     config_.rms_norm_eps, true}));
+  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.mlp->gate, x.gate}));
+  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.mlp->up, x.up}));
+  HYBRIDATTN_TRY(silu_mul(context_, {x.gate, x.up, x.gate}));
+  return linear(context_, {x.gate, w.mlp->down, residual.hidden, true});
+}
+
+Status HybridModel::run_experts(const MoeWeights& w, const MoeBuffers& x) {
+  for (std::size_t e = 0; e < w.experts.size(); ++e) {
+    const std::int64_t first = routing_.offsets[e];
+    const std::int64_t count = routing_.offsets[e + 1] - first;
+    if (count == 0) continue;
+    const TensorView in = rows_of(x.gathered, first, count);
+    const TensorView gate = rows_of(x.experts.gate, first, count);
+    const TensorView up = rows_of(x.experts.up, first, count);
+    HYBRIDATTN_TRY(linear(context_, {in, w.experts[e].gate, gate}));
+    HYBRIDATTN_TRY(linear(context_, {in, w.experts[e].up, up}));
+    HYBRIDATTN_TRY(silu_mul(context_, {gate, up, gate}));
+    HYBRIDATTN_TRY(linear(context_, {gate, w.experts[e].down, rows_of(x.outputs, first, count)}));
+  }
+  return {};
+}
+
+Status HybridModel::moe(const LayerWeights& w) {
+  arena_.rewind();
+  const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
+  const MoeBuffers x(arena_, config_, dtype_, tokens_);
+  const float eps = config_.rms_norm_eps;
+  const TensorView& hidden = residual.hidden;
+  HYBRIDATTN_TRY(rms_norm(context_, {hidden, w.post_attention_norm, x.router_in, eps, true}));
+  HYBRIDATTN_TRY(rms_norm(context_, {hidden, w.post_attention_norm, residual.normed, eps, true}));
+  HYBRIDATTN_TRY(linear(context_, {x.router_in, w.moe->router, x.logits}));
+  route(x.logits, config_.moe.experts_per_token, config_.moe.norm_topk_prob, routing_);
+  HYBRIDATTN_TRY(gather_rows(context_, residual.normed, routing_.tokens, x.gathered));
+  HYBRIDATTN_TRY(run_experts(*w.moe, x));
+  if (w.moe->shared.has_value()) {
+    const MlpWeights& shared = *w.moe->shared;
+    HYBRIDATTN_TRY(linear(context_, {residual.normed, shared.gate, x.shared.gate}));
+    HYBRIDATTN_TRY(linear(context_, {residual.normed, shared.up, x.shared.up}));
+    HYBRIDATTN_TRY(silu_mul(context_, {x.shared.gate, x.shared.up, x.shared.gate}));
+    HYBRIDATTN_TRY(linear(context_, {x.shared.gate, shared.down, x.shared_out}));
+    HYBRIDATTN_TRY(linear(context_, {x.router_in, w.moe->shared_gate, x.shared_gate}));
+    add_gated(context_, x.shared_gate, x.shared_out, hidden);
+  }
+  combine_experts(context_, routing_, x.outputs, hidden);
+  return {};
+}
+
+Status HybridModel::logits(std::span<const std::int32_t> tokens, float* out) {
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= tokens_) {
+      return error(StatusCode::kOutOfRange, "HybridModel::logits: tokens[", i, "] is ", tokens[i],
+                   ", must be in [0, ", tokens_, ")");
+    }
+  }
+  const auto rows = static_cast<std::int64_t>(tokens.size());
+  if (rows > logits_block()) {
+    return invalid_argument("HybridModel::logits: ", rows, " tokens are given, must be at most ",
+                            logits_block());
+  }
+  arena_.rewind();
+  const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
+  const TensorView hidden = arena_.take(DType::kF32, {rows, config_.hidden_size});
+  const TensorView normed = arena_.take(dtype_, {rows, config_.hidden_size});
+  HYBRIDATTN_TRY(gather_rows(context_, residual.hidden, tokens, hidden));
+  HYBRIDATTN_TRY(rms_norm(context_, {hidden, weights_->final_norm, normed, config_.rms_norm_eps, true}));
+  return linear(context_, {normed, weights_->lm_head,
+                           TensorView(out, DType::kF32, {rows, config_.vocab_size})});
+}
+
+}  // namespace hybridattn::engine

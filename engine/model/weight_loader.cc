@@ -1,0 +1,126 @@
+#include "engine/model/weight_loader.h"
+
+#include <cstring>
+
+#include "hybridattn/status_macros.h"
+
+namespace hybridattn::engine {
+namespace {
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    if (i > 0) text += ", ";
+    text += std::to_string(shape[i]);
+  }
+  return text + "]";
+}
+
+ConstTensorView view_of(const void* data, DType dtype, WeightLoader::Shape shape) {
+  return ConstTensorView(data, dtype, shape);
+}
+
+void copy_floats(const StoredTensor& tensor, float* out) {
+  const auto count = static_cast<std::size_t>(tensor.bytes) / dtype_size(tensor.dtype);
+  for (std::size_t i = 0; i < count; ++i) {
+    // Through memcpy: a file may place a tensor at any byte.
+    const std::byte* at = tensor.data + i * dtype_size(tensor.dtype);
+    if (tensor.dtype == DType::kF32) {
+      std::memcpy(out + i, at, sizeof(float));
+    } else {
+      std::uint16_t bits;
+      std::memcpy(&bits, at, sizeof(bits));
+      out[i] = tensor.dtype == DType::kBF16 ? to_float(BF16{bits}) : to_float(F16{bits});
+    }
+  }
+}
+
+/// Tensors of parts that this engine does not run.
+bool may_be_skipped(const std::string& name) {
+  return name.rfind("mtp.", 0) == 0 || name.rfind("model.visual.", 0) == 0;
+}
+
+}  // namespace
+
+WeightLoader::WeightLoader(ModelWeights& weights, const LoadProgress& progress)
+    : weights_(weights), checkpoint_(weights.checkpoint_), progress_(progress),
+      total_(weights.checkpoint_.total_bytes()) {}
+
+Result<const StoredTensor*> WeightLoader::take(const std::string& name, Shape shape) {
+  const StoredTensor* tensor = checkpoint_.find(name);
+  if (tensor == nullptr) {
+    return error(StatusCode::kNotFound, "checkpoint: tensor ", name, " is missing, must have shape ",
+                 shape_text(shape));
+  }
+  if (!taken_.insert(name).second) {
+    return error(StatusCode::kFailedPrecondition, "checkpoint: tensor ", name,
+                 " is taken twice by the model");
+  }
+  if (tensor->shape != std::vector<std::int64_t>(shape)) {
+    return data_loss("checkpoint: tensor ", name, " has shape ", shape_text(tensor->shape),
+                     ", must be ", shape_text(shape));
+  }
+  if (!tensor->loadable || !is_model_float(tensor->dtype)) {
+    return error(StatusCode::kUnsupported, "checkpoint: tensor ", name, " has dtype ",
+                 tensor->dtype_text, ", must be F32, BF16 or F16");
+  }
+  weights_.num_parameters += tensor->bytes / static_cast<std::int64_t>(dtype_size(tensor->dtype));
+  done_ += tensor->bytes;
+  if (progress_) progress_(static_cast<double>(done_) / static_cast<double>(total_));
+  return tensor;
+}
+
+std::byte* WeightLoader::make_copy(std::int64_t bytes) {
+  weights_.copies_.push_back(std::make_unique<std::byte[]>(static_cast<std::size_t>(bytes)));
+  weights_.copied_bytes += bytes;
+  return weights_.copies_.back().get();
+}
+
+Result<ConstTensorView> WeightLoader::matrix(const std::string& name, Shape shape) {
+  HYBRIDATTN_ASSIGN(const StoredTensor* tensor, take(name, shape));
+  const auto misaligned = reinterpret_cast<std::uintptr_t>(tensor->data) % dtype_size(tensor->dtype);
+  if (misaligned == 0) {
+    weights_.mapped_bytes += tensor->bytes;
+    return view_of(tensor->data, tensor->dtype, shape);
+  }
+  std::byte* copy = make_copy(tensor->bytes);
+  std::memcpy(copy, tensor->data, static_cast<std::size_t>(tensor->bytes));
+  checkpoint_.forget(name);
+  return view_of(copy, tensor->dtype, shape);
+}
+
+Result<ConstTensorView> WeightLoader::floats(const std::string& name, Shape shape) {
+  HYBRIDATTN_ASSIGN(const StoredTensor* tensor, take(name, shape));
+  const auto count = tensor->bytes / static_cast<std::int64_t>(dtype_size(tensor->dtype));
+  auto* copy = reinterpret_cast<float*>(make_copy(count * static_cast<std::int64_t>(sizeof(float))));
+  copy_floats(*tensor, copy);
+  return view_of(copy, DType::kF32, shape);
+}
+
+Result<ConstTensorView> WeightLoader::reordered(const std::string& name,
+                                                const std::vector<std::int64_t>& order,
+                                                std::int64_t columns) {
+  const auto rows = static_cast<std::int64_t>(order.size());
+  HYBRIDATTN_ASSIGN(const StoredTensor* tensor, take(name, {rows, columns}));
+  const auto row_bytes = static_cast<std::size_t>(columns) * dtype_size(tensor->dtype);
+  std::byte* copy = make_copy(tensor->bytes);
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    std::memcpy(copy + i * row_bytes, tensor->data + static_cast<std::size_t>(order[i]) * row_bytes,
+                row_bytes);
+  }
+  checkpoint_.forget(name);
+  return view_of(copy, tensor->dtype, {rows, columns});
+}
+
+Status WeightLoader::check_leftovers() const {
+  for (const std::string& name : checkpoint_.names()) {
+    if (taken_.count(name) == 0 && !may_be_skipped(name)) {
+      return data_loss("checkpoint: tensor ", name,
+                       " belongs to no parameter of the model; only mtp.* and model.visual.* may be "
+                       "left over");
+    }
+  }
+  return {};
+}
+
+}  // namespace hybridattn::engine

@@ -1,0 +1,153 @@
+// Loading, caches and accounting of the engine; its steps are in scheduler.cc.
+#include "engine/serve/engine.h"
+
+#include <algorithm>
+
+#include "hybridattn/status_macros.h"
+
+namespace hybridattn::engine {
+namespace {
+
+Status check_options(const EngineOptions& o) {
+  if (o.chunk < 1) return invalid_argument("chunk is ", o.chunk, ", must be at least 1");
+  if (o.max_batch < 1) return invalid_argument("max-batch is ", o.max_batch, ", must be at least 1");
+  if (o.page_size < 1) return invalid_argument("page_size is ", o.page_size, ", must be at least 1");
+  if (o.dtype.has_value() && *o.dtype != DType::kF32 && *o.dtype != DType::kBF16) {
+    return invalid_argument("dtype is ", dtype_name(*o.dtype), ", must be f32 or bf16");
+  }
+  return {};
+}
+
+DType default_dtype(const ModelConfig& config) {
+  return config.dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
+}
+
+}  // namespace
+
+std::string_view finish_name(Finish finish) {
+  switch (finish) {
+    case Finish::kNone: return "none";
+    case Finish::kEos: return "eos";
+    case Finish::kLength: return "length";
+    case Finish::kCancelled: return "cancelled";
+  }
+  return "unknown";
+}
+
+Engine::Engine(EngineOptions options, std::unique_ptr<Context> context,
+               std::unique_ptr<HybridModel> model)
+    : options_(std::move(options)), context_(std::move(context)), model_(std::move(model)) {}
+
+Result<std::unique_ptr<Engine>> Engine::load(const std::filesystem::path& directory,
+                                             const EngineOptions& options,
+                                             const LoadProgress& progress) {
+  HYBRIDATTN_TRY(check_options(options));
+  HYBRIDATTN_ASSIGN(ModelConfig config, ModelConfig::load(directory));
+  const std::int32_t full = config.count(LayerKind::kFullAttention);
+  if (full == 0 || full == config.num_layers()) {
+    return error(StatusCode::kUnsupported, "config.json: ", full, " of ", config.num_layers(),
+                 " layers are full attention, a hybrid model must have both kinds");
+  }
+  HYBRIDATTN_ASSIGN(std::unique_ptr<Context> context, Context::create(options.context));
+  HYBRIDATTN_ASSIGN(std::unique_ptr<ModelWeights> weights,
+                    ModelWeights::load(directory, config, progress));
+  EngineOptions resolved = options;
+  resolved.dtype = options.dtype.value_or(default_dtype(config));
+  resolved.kv_dtype = options.kv_dtype.value_or(*resolved.dtype);
+  auto model = std::make_unique<HybridModel>(*context, std::move(config), std::move(weights),
+                                             *resolved.dtype);
+  return std::unique_ptr<Engine>(
+      new Engine(std::move(resolved), std::move(context), std::move(model)));
+}
+
+Status Engine::allocate_caches(const CacheOptions& options) {
+  if (table_ != nullptr) {
+    return error(StatusCode::kFailedPrecondition, "allocate_caches: the caches are there already");
+  }
+  const std::int64_t context_tokens = model_->config().max_position_embeddings;
+  const std::int64_t tokens = options.memory_bytes > 0
+                                  ? context_tokens
+                                  : std::min(options.max_tokens_per_request, context_tokens);
+  if (tokens < 1) {
+    return invalid_argument("allocate_caches: max_tokens_per_request is ",
+                            options.max_tokens_per_request, ", must be at least 1");
+  }
+  const PagedKvShape kv = model_->kv_shape(options_.page_size, *options_.kv_dtype);
+  const GdnStateShape state = model_->state_shape(options_.state_dtype);
+  const std::int64_t per_request = (tokens + kv.page_size - 1) / kv.page_size;
+  const std::int64_t wanted = per_request * options_.max_batch;
+  const std::int64_t most = std::min<std::int64_t>(wanted, 1 << 30);
+  const std::int64_t needed = most * kv.page_bytes() + options_.max_batch * state.slot_bytes();
+  const std::int64_t bytes = options.memory_bytes > 0 ? options.memory_bytes : needed;
+  HYBRIDATTN_ASSIGN(const CacheBudget budget,
+                    fit_cache_budget(kv, state, options_.max_batch, static_cast<std::int32_t>(most),
+                                     bytes));
+  HYBRIDATTN_ASSIGN(kv_, PagedKvPool::create(*context_, kv, budget.num_pages));
+  HYBRIDATTN_ASSIGN(states_, GdnStatePool::create(*context_, state, budget.num_slots));
+  capacity_tokens_ = std::min<std::int64_t>(per_request, budget.num_pages) * kv.page_size;
+  HYBRIDATTN_TRY(make_backends());
+  table_ = std::make_unique<RequestTable>(
+      kv_->pages(), &states_->slots(), kv.page_size, options_.max_batch,
+      static_cast<std::int32_t>(std::min<std::int64_t>(per_request, budget.num_pages)));
+  return {};
+}
+
+Status Engine::make_backends() {
+  const ModelConfig& c = model_->config();
+  HYBRIDATTN_ASSIGN(std::unique_ptr<PagedAttnBackend> paged,
+                    PagedAttnBackend::create(*context_, kv_->view()));
+  paged->set_widest_layer(c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.head_dim);
+  HYBRIDATTN_ASSIGN(std::unique_ptr<GDNAttnBackend> gdn,
+                    GDNAttnBackend::create(*context_, states_->view()));
+  HYBRIDATTN_ASSIGN(backend_, HybridAttnBackend::create(std::move(paged), std::move(gdn),
+                                                        model_->full_attention_layers()));
+  HYBRIDATTN_TRY(model_->reserve(step_tokens()));
+  return backend_->reserve(static_cast<std::int32_t>(step_tokens()));
+}
+
+Status Engine::check_prompt(const char* verb, std::span<const std::int32_t> ids,
+                            std::int64_t total) const {
+  if (table_ == nullptr) {
+    return error(StatusCode::kFailedPrecondition, verb, ": allocate_caches was not called");
+  }
+  if (ids.empty()) return invalid_argument(verb, ": the prompt is empty, must have at least one id");
+  const std::int32_t vocab = model_->config().vocab_size;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab) {
+      return error(StatusCode::kOutOfRange, verb, ": id ", ids[i], " at position ", i,
+                   ", must be in [0, ", vocab, ")");
+    }
+  }
+  const std::int64_t context_tokens = model_->config().max_position_embeddings;
+  const auto length = static_cast<std::int64_t>(ids.size());
+  if (length > context_tokens) {
+    return error(StatusCode::kOutOfRange, verb, ": the prompt has ", length,
+                 " tokens, must be at most the model's context of ", context_tokens);
+  }
+  if (std::min(total, context_tokens) > capacity_tokens_) {
+    return error(StatusCode::kResourceExhausted, verb, ": prompt and output are ", total,
+                 " tokens, the caches hold at most ", capacity_tokens_, " of one request");
+  }
+  return {};
+}
+
+MemoryReport Engine::memory() const {
+  MemoryReport report;
+  report.weights = model_->weights().mapped_bytes + model_->weights().copied_bytes;
+  report.kv = kv_ ? kv_->bytes() : 0;
+  report.states = states_ ? states_->bytes() : 0;
+  const std::int64_t logits_bytes = std::int64_t{model_->config().vocab_size} *
+                                    model_->logits_block() * static_cast<std::int64_t>(sizeof(float));
+  report.workspace = static_cast<std::int64_t>(model_->activation_bytes(step_tokens()) +
+                                               context_->workspace_bytes()) +
+                     logits_bytes;
+  return report;
+}
+
+Status Engine::check() const {
+  if (kv_) HYBRIDATTN_TRY(kv_->check());
+  if (states_) HYBRIDATTN_TRY(states_->check());
+  return table_ ? table_->check() : Status();
+}
+
+}  // namespace hybridattn::engine

@@ -1,0 +1,155 @@
+// Engine: a loaded model with its caches and a scheduler. Continuous batching with chunked prefill.
+#pragma once
+
+#include <chrono>
+#include <deque>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/model/hybrid_model.h"
+#include "engine/serve/sampler.h"
+#include "hybridattn/hybridattn.h"
+
+namespace hybridattn::engine {
+
+struct EngineOptions {
+  ContextOptions context;
+  std::optional<DType> dtype;     ///< f32 or bf16; unset = the checkpoint's, f32 where that is f16
+  std::optional<DType> kv_dtype;  ///< f32, bf16 or f16; unset = dtype
+  DType state_dtype = DType::kF32;  ///< f32 or bf16 at rest
+  std::int32_t chunk = 512;       ///< prompt tokens of one step, at most
+  std::int32_t max_batch = 8;     ///< requests that run at once
+  std::int32_t page_size = 16;    ///< tokens of a page
+};
+
+/// Sizes of the caches. Tokens are those of one request, prompt and output together.
+struct CacheOptions {
+  std::int64_t max_tokens_per_request = 0;
+  std::int64_t memory_bytes = 0;  ///< budget of both caches; 0 = what max_batch requests need
+};
+
+struct Request {
+  std::vector<std::int32_t> prompt;
+  std::int32_t max_new_tokens = 16;
+  bool ignore_eos = false;
+  SamplingParams sampling;
+  /// Ids at or above are never sampled: the vocabulary is padded. 0 = all of the model's.
+  std::int32_t vocab_limit = 0;
+};
+
+enum class Finish : std::uint8_t { kNone, kEos, kLength, kCancelled };
+std::string_view finish_name(Finish finish);
+
+struct TokenEvent {
+  std::uint64_t request = 0;
+  std::int32_t token = kPadIndex;  ///< -1 where the request ended without a new token
+  Finish finish = Finish::kNone;   ///< kNone while it goes on
+};
+
+struct EngineStats {
+  std::int64_t prefill_tokens = 0;  ///< of steps with prompt tokens
+  double prefill_seconds = 0;
+  std::int64_t decode_tokens = 0;   ///< of steps without
+  double decode_seconds = 0;
+};
+
+struct ScoreResult {
+  std::vector<std::int32_t> argmax;   ///< at each position
+  std::vector<double> logprobs;       ///< of each next id given; one fewer
+  std::vector<float> last_logits;     ///< at the last position
+  double mean_nll = 0;                ///< 0 for a single id
+};
+
+/// What a process that runs the engine holds, in bytes.
+struct MemoryReport {
+  std::int64_t weights = 0;    ///< mapped and copied
+  std::int64_t kv = 0;
+  std::int64_t states = 0;
+  std::int64_t workspace = 0;  ///< activations, ops' workspace, logits
+};
+
+/// One thread at a time.
+class Engine {
+ public:
+  /// Loads a checkpoint folder. Errors: those of the configuration, the weights and the context.
+  static Result<std::unique_ptr<Engine>> load(const std::filesystem::path& directory,
+                                              const EngineOptions& options,
+                                              const LoadProgress& progress = {});
+
+  /// Makes the caches. Call it once, before the first submit or score. Errors: invalid_argument;
+  /// resource_exhausted with the bytes needed.
+  Status allocate_caches(const CacheOptions& options);
+
+  /// Queues a request. Errors: invalid_argument (empty prompt, sampling), out_of_range (an id, a prompt
+  /// beyond the context), resource_exhausted (more tokens than the caches can ever hold).
+  Result<std::uint64_t> submit(Request request);
+  /// Ends a request at once and frees what it holds; its last event comes with the next step.
+  /// Errors: not_found.
+  Status cancel(std::uint64_t request);
+  /// One step: admits what fits, runs a chunk of prompts beside all decoding rows, samples.
+  /// On an error all running requests are dropped, since their states are not known any more.
+  Result<std::vector<TokenEvent>> step();
+  /// Nothing waits, runs or has an event to deliver.
+  bool idle() const { return waiting_.empty() && running_.empty() && pending_.empty(); }
+
+  /// Runs over ids in chunks of `chunk`. `progress` gets the share done. Errors: as submit;
+  /// failed_precondition while requests run.
+  Result<ScoreResult> score(std::span<const std::int32_t> ids, std::int32_t chunk,
+                            const LoadProgress& progress = {});
+
+  const HybridModel& model() const { return *model_; }
+  Context& context() { return *context_; }
+  const EngineOptions& options() const { return options_; }
+  const EngineStats& stats() const { return stats_; }
+  /// Held now, and needed for full steps: workspace is what reserve() asked for.
+  MemoryReport memory() const;
+  /// Ledger of the caches and of the table. Errors: internal.
+  Status check() const;
+  std::int32_t free_pages() const { return kv_ ? kv_->pages().num_free() : 0; }
+  std::int32_t free_slots() const { return states_ ? states_->slots().num_free() : 0; }
+
+ private:
+  struct Running {
+    std::uint64_t id = 0;
+    Request request;
+    Sampler sampler{SamplingParams{}};
+    std::int32_t row = -1;
+    std::int64_t prefilled = 0;
+    std::vector<std::int32_t> history;  // prompt and output
+    std::int64_t limit = 0;             // tokens in all
+  };
+  struct Step;
+
+  Engine(EngineOptions options, std::unique_ptr<Context> context, std::unique_ptr<HybridModel> model);
+  std::int64_t step_tokens() const { return std::int64_t{options_.chunk} + options_.max_batch; }
+  Status make_backends();
+  Status check_prompt(const char* verb, std::span<const std::int32_t> ids, std::int64_t total) const;
+  void admit();
+  Result<Step> compose();
+  Status run(const Step& step, std::vector<TokenEvent>& events);
+  Status sample(const Step& step, std::vector<TokenEvent>& events);
+  void accept(Running& running, std::int32_t token, std::vector<TokenEvent>& events);
+  void close(Running& running);
+  void drop_finished();
+  Status score_chunk(std::span<const std::int32_t> ids, std::int64_t first, std::int64_t count,
+                     std::int32_t row, ScoreResult& result);
+
+  EngineOptions options_;
+  std::unique_ptr<Context> context_;
+  std::unique_ptr<HybridModel> model_;
+  std::unique_ptr<PagedKvPool> kv_;
+  std::unique_ptr<GdnStatePool> states_;
+  std::unique_ptr<AttentionBackend> backend_;
+  std::unique_ptr<RequestTable> table_;
+  std::deque<Running> waiting_;
+  std::vector<Running> running_;
+  std::vector<TokenEvent> pending_;
+  std::vector<float> logits_;
+  std::int64_t capacity_tokens_ = 0;  // of one request
+  std::uint64_t next_id_ = 1;
+  EngineStats stats_;
+};
+
+}  // namespace hybridattn::engine

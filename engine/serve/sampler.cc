@@ -1,0 +1,105 @@
+#include "engine/serve/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <unordered_set>
+
+#include "hybridattn/status_macros.h"
+
+namespace hybridattn::engine {
+namespace {
+
+void penalize(std::span<float> logits, std::span<const std::int32_t> history, float penalty) {
+  if (penalty == 1.0f) return;
+  const std::unordered_set<std::int32_t> seen(history.begin(), history.end());
+  for (const std::int32_t id : seen) {
+    if (id < 0 || static_cast<std::size_t>(id) >= logits.size()) continue;
+    float& logit = logits[static_cast<std::size_t>(id)];
+    logit = logit > 0 ? logit / penalty : logit * penalty;
+  }
+}
+
+}  // namespace
+
+Status SamplingParams::validate() const {
+  if (!std::isfinite(temperature) || temperature < 0) {
+    return invalid_argument("temperature is ", temperature, ", must be finite and at least 0");
+  }
+  if (top_k < 0) return invalid_argument("top-k is ", top_k, ", must be at least 0 (0 = off)");
+  if (!(top_p > 0 && top_p <= 1)) return invalid_argument("top-p is ", top_p, ", must be in (0, 1]");
+  if (!(min_p >= 0 && min_p <= 1)) return invalid_argument("min-p is ", min_p, ", must be in [0, 1]");
+  if (!std::isfinite(repetition_penalty) || repetition_penalty <= 0) {
+    return invalid_argument("repetition-penalty is ", repetition_penalty,
+                            ", must be finite and above 0");
+  }
+  return {};
+}
+
+std::int32_t argmax(std::span<const float> logits) {
+  std::size_t best = 0;
+  for (std::size_t i = 1; i < logits.size(); ++i) {
+    // Written so that a NaN in front loses to any number.
+    if (logits[i] > logits[best] || (std::isnan(logits[best]) && !std::isnan(logits[i]))) best = i;
+  }
+  return static_cast<std::int32_t>(best);
+}
+
+double log_probability(std::span<const float> logits, std::int32_t id) {
+  const float top = *std::max_element(logits.begin(), logits.end());
+  double total = 0;
+  for (const float logit : logits) total += std::exp(static_cast<double>(logit) - top);
+  return static_cast<double>(logits[static_cast<std::size_t>(id)]) - top - std::log(total);
+}
+
+double Sampler::uniform() {
+  // SplitMix64 of (seed, draw): the n-th draw of a request is the same in any batch.
+  std::uint64_t x = params_.seed + 0x9e3779b97f4a7c15u * ++draws_;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  x ^= x >> 31;
+  return static_cast<double>(x >> 11) * 0x1p-53;
+}
+
+std::int32_t Sampler::next(std::span<float> all_logits, std::span<const std::int32_t> history,
+                           std::int32_t limit) {
+  const std::span<float> logits =
+      all_logits.first(std::min(all_logits.size(), static_cast<std::size_t>(limit)));
+  penalize(logits, history, params_.repetition_penalty);
+  if (params_.temperature == 0) return argmax(logits);
+
+  order_.resize(logits.size());
+  std::iota(order_.begin(), order_.end(), 0);
+  const auto logit = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
+  std::size_t kept = order_.size();
+  if (params_.top_k > 0) kept = std::min(kept, static_cast<std::size_t>(params_.top_k));
+  // Plain temperature sampling needs no order, which for a large vocabulary costs more than the rest.
+  const bool ordered = params_.top_k > 0 || params_.top_p < 1 || params_.min_p > 0;
+  if (!ordered) std::swap(order_[0], order_[static_cast<std::size_t>(argmax(logits))]);
+  if (ordered) std::partial_sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(kept), order_.end(),
+                    [&](std::int32_t a, std::int32_t b) {
+                      return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
+                    });
+  const double top = logit(order_[0]);
+  const auto weight = [&](std::size_t i) {
+    return std::exp((static_cast<double>(logit(order_[i])) - top) / params_.temperature);
+  };
+  double total = 0;
+  for (std::size_t i = 0; i < kept; ++i) total += weight(i);
+  // Top-p keeps the smallest set that reaches the share; min-p drops what is unlikely beside the best.
+  double sum = 0;
+  std::size_t last = 0;
+  while (last < kept) {
+    if (last > 0 && (sum >= params_.top_p * total || weight(last) < params_.min_p)) break;
+    sum += weight(last++);
+  }
+  double left = uniform() * sum;
+  for (std::size_t i = 0; i < last; ++i) {
+    left -= weight(i);
+    if (left < 0) return order_[i];
+  }
+  return order_[last - 1];
+}
+
+}  // namespace hybridattn::engine

@@ -1,0 +1,49 @@
+// Choosing the next token from logits.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "hybridattn/status.h"
+
+namespace hybridattn::engine {
+
+struct SamplingParams {
+  float temperature = 0.0f;         ///< 0 = greedy
+  std::int32_t top_k = 0;           ///< 0 = off
+  float top_p = 1.0f;               ///< (0, 1]; 1 = off
+  float min_p = 0.0f;               ///< [0, 1]; 0 = off
+  float repetition_penalty = 1.0f;  ///< > 0; 1 = off
+  std::uint64_t seed = 0;
+
+  /// Errors: invalid_argument, naming the field.
+  Status validate() const;
+};
+
+/// Samples for one request. A token depends on the logits, the parameters, the history and the number
+/// of tokens drawn so far, never on other requests.
+class Sampler {
+ public:
+  explicit Sampler(const SamplingParams& params) : params_(params) {}
+
+  /// The next id, below `limit`. `logits` are changed. In order: repetition penalty over `history`
+  /// (prompt and output), temperature, top-k, top-p, min-p, then one draw. Ties go to the lower id.
+  std::int32_t next(std::span<float> logits, std::span<const std::int32_t> history,
+                    std::int32_t limit);
+
+ private:
+  double uniform();
+
+  SamplingParams params_;
+  std::uint64_t draws_ = 0;
+  std::vector<std::int32_t> order_;
+};
+
+/// The largest logit's index, the lower one of equals; NaN never wins.
+std::int32_t argmax(std::span<const float> logits);
+
+/// log softmax(logits)[id], the sum in double.
+double log_probability(std::span<const float> logits, std::int32_t id);
+
+}  // namespace hybridattn::engine

@@ -1,0 +1,21 @@
+// The umbrella header: everything public but the macros of status_macros.h.
+#pragma once
+
+#include "hybridattn/attention_backend.h"
+#include "hybridattn/cache_budget.h"
+#include "hybridattn/context.h"
+#include "hybridattn/dtype.h"
+#include "hybridattn/exceptions.h"
+#include "hybridattn/forward_batch.h"
+#include "hybridattn/gdn_attn_backend.h"
+#include "hybridattn/gdn_state_pool.h"
+#include "hybridattn/handle_allocator.h"
+#include "hybridattn/hybrid_attn_backend.h"
+#include "hybridattn/kv_pool.h"
+#include "hybridattn/layers.h"
+#include "hybridattn/ops.h"
+#include "hybridattn/paged_attn_backend.h"
+#include "hybridattn/request_table.h"
+#include "hybridattn/status.h"
+#include "hybridattn/tensor.h"
+#include "hybridattn/version.h"

@@ -1,0 +1,62 @@
+// RequestTable: which slot and which pages belong to which running request, and how far it is.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "hybridattn/forward_batch.h"
+#include "hybridattn/handle_allocator.h"
+
+namespace hybridattn {
+
+/// A table of rows with a state slot, a list of pages and the count of computed tokens. It is the one
+/// owner of these handles: what it was given it releases, once. Unused tails of a row are pad, never
+/// a former owner's pages.
+class HYBRIDATTN_API RequestTable {
+ public:
+  /// The allocators are borrowed and must outlive the table; `slots` is nullptr for models without
+  /// GDN layers.
+  RequestTable(HandleAllocator& pages, HandleAllocator* slots, std::int32_t page_size,
+               std::int32_t max_rows, std::int32_t max_pages_per_row);
+
+  /// A free row with a state slot of its own and no page. Errors: resource_exhausted (rows, slots);
+  /// nothing is held then.
+  Result<std::int32_t> open();
+  /// Makes room for `tokens` tokens in all. Errors: resource_exhausted (pages, or the row's limit);
+  /// the row is unchanged then.
+  Status reserve(std::int32_t row, std::int64_t tokens);
+  /// Counts `tokens` more as computed: they are in the pages and in the state now. Errors:
+  /// out_of_range past the reserved room.
+  Status advance(std::int32_t row, std::int32_t tokens);
+  /// Releases everything the row holds and frees the row.
+  Status close(std::int32_t row);
+
+  bool is_open(std::int32_t row) const noexcept;
+  std::int64_t computed(std::int32_t row) const { return at(row).computed; }
+  /// Page ids of the row, then pad up to the row's limit.
+  std::vector<std::int32_t> page_ids(std::int32_t row) const;
+  /// The row as a batch sees it: `new_tokens` more than are computed. Errors: failed_precondition for
+  /// a row that is not open or has no room for them.
+  Result<BatchRow> batch_row(std::int32_t row, RowKind kind, std::int32_t new_tokens) const;
+  std::int32_t num_open() const noexcept;
+  /// Every held handle is live and held once. Errors: internal.
+  Status check() const;
+
+ private:
+  struct Row {
+    bool open = false;
+    Handle slot;
+    std::vector<Handle> pages;
+    std::int64_t computed = 0;
+  };
+  const Row& at(std::int32_t row) const { return rows_[static_cast<std::size_t>(row)]; }
+  Status check_open(const char* verb, std::int32_t row) const;
+
+  HandleAllocator& pages_;
+  HandleAllocator* slots_;
+  std::int32_t page_size_;
+  std::int32_t max_pages_;
+  std::vector<Row> rows_;
+};
+
+}  // namespace hybridattn

@@ -1,0 +1,90 @@
+#include <cmath>
+#include <vector>
+
+#include "src/core/formulas.h"
+#include "src/ops/reference/element.h"
+#include "src/ops/reference/reference.h"
+
+namespace hybridattn::reference {
+
+namespace {
+
+/// Element i of key (or value) j of a row, paged or dense.
+double kv_element(const AttentionArgs& args, const ConstTensorView& view, std::int32_t row,
+                  std::int64_t j, std::int64_t head, std::int64_t i) {
+  const std::int64_t first = args.rows.kv_start[row];
+  if (view.rank == 3) return load(view, first + j, head, i);
+  const std::int64_t page_size = view.dim(1);
+  return load(view, args.rows.pages[first + j / page_size], j % page_size, head, i);
+}
+
+double logit(const AttentionArgs& args, std::int32_t row, std::int64_t token, std::int64_t head,
+             std::int64_t j, std::int64_t kv_head) {
+  double s = 0;
+  for (std::int64_t i = 0; i < args.q.dim(2); ++i) {
+    s += load(args.q, token, head, i) * kv_element(args, args.k, row, j, kv_head, i);
+  }
+  s *= static_cast<double>(args.options.scale);
+  const double cap = args.options.logit_cap;
+  return cap > 0 ? cap * std::tanh(s / cap) : s;
+}
+
+void run_query(const AttentionArgs& args, std::int32_t row, std::int64_t query, std::int64_t head) {
+  const std::int64_t kv_head =
+      core::key_head(head, args.q.dim(1) / args.k.dim(args.k.rank == 3 ? 1 : 2));
+  const std::int64_t token = args.rows.q_start[row] + query;
+  const core::KeyRange seen =
+      core::visible_keys(query, args.rows.q_length[row], args.rows.kv_length[row],
+                         args.options.causal, args.options.window);
+  std::vector<double> logits;
+  double top = -INFINITY;
+  for (std::int64_t j = seen.begin; j < seen.end; ++j) {
+    logits.push_back(logit(args, row, token, head, j, kv_head));
+    top = std::fmax(top, logits.back());
+  }
+  if (!args.sinks.empty()) top = std::fmax(top, load(args.sinks, head));
+  double sum = args.sinks.empty() ? 0.0 : std::exp(load(args.sinks, head) - top);
+  for (const double value : logits) sum += std::exp(value - top);
+  for (std::int64_t i = 0; i < args.out.dim(2); ++i) {
+    double o = 0;
+    for (std::size_t n = 0; n < logits.size(); ++n) {
+      const std::int64_t j = seen.begin + static_cast<std::int64_t>(n);
+      o += std::exp(logits[n] - top) / sum * kv_element(args, args.v, row, j, kv_head, i);
+    }
+    store(args.out, o, token, head, i);
+  }
+  if (!args.lse.empty()) store(args.lse, sum > 0 ? top + std::log(sum) : -INFINITY, token, head);
+}
+
+}  // namespace
+
+void attention(const AttentionArgs& args) {
+  for (std::int32_t row = 0; row < args.rows.count; ++row) {
+    for (std::int64_t query = 0; query < args.rows.q_length[row]; ++query) {
+      for (std::int64_t head = 0; head < args.q.dim(1); ++head) run_query(args, row, query, head);
+    }
+  }
+}
+
+void merge_states(const MergeStatesArgs& args) {
+  for (std::int64_t t = 0; t < args.out.dim(0); ++t) {
+    for (std::int64_t h = 0; h < args.out.dim(1); ++h) {
+      const double a = load(args.lse_a, t, h);
+      const double b = load(args.lse_b, t, h);
+      const double top = std::fmax(a, b);
+      const double wa = std::isinf(a) ? 0.0 : std::exp(a - top);
+      const double wb = std::isinf(b) ? 0.0 : std::exp(b - top);
+      for (std::int64_t i = 0; i < args.out.dim(2); ++i) {
+        double o = 0;
+        if (wa > 0) o += wa / (wa + wb) * load(args.out_a, t, h, i);
+        if (wb > 0) o += wb / (wa + wb) * load(args.out_b, t, h, i);
+        store(args.out, o, t, h, i);
+      }
+      if (!args.lse.empty()) {
+        store(args.lse, wa + wb > 0 ? top + std::log(wa + wb) : -INFINITY, t, h);
+      }
+    }
+  }
+}
+
+}  // namespace hybridattn::reference
