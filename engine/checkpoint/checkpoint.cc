@@ -112,14 +112,14 @@ Result<Checkpoint> Checkpoint::open(const std::filesystem::path& directory) {
       return checkpoint;
     }
     if (!is_there(directory / kIndexFile)) {
-      return error(StatusCode::kNotFound, checkpoint.place_, ": found neither ", kSingleFile, " nor ",
-                   kIndexFile, "; wanted one of them");
+      return error(StatusCode::kNotFound, checkpoint.place_, ": found neither ", kSingleFile,
+                   " nor ", kIndexFile, "; wanted one of them");
     }
     HYBRIDATTN_TRY(checkpoint.add_shards(directory / kIndexFile));
     return checkpoint;
   } catch (const std::exception& problem) {
-    return error(StatusCode::kResourceExhausted, path_text(directory), ": opening it failed: ",
-                 in_quotes(problem.what()));
+    return error(StatusCode::kResourceExhausted, path_text(directory),
+                 ": opening it failed: ", in_quotes(problem.what()));
   }
 }
 

@@ -21,7 +21,9 @@ bool in_range(const json& value, IntRange range) {
 
 }  // namespace
 
-const json& ConfigFields::at(const std::string& key) const { return json_at(*object_, key); }
+const json& ConfigFields::at(const std::string& key) const {
+  return json_at(*object_, key);
+}
 
 std::string ConfigFields::found(std::string_view key) const {
   const std::string name(key);
@@ -34,8 +36,8 @@ Status ConfigFields::wrong(std::string_view key, std::string_view wanted) const 
 }
 
 Status ConfigFields::unsupported(std::string_view key, std::string_view wanted) const {
-  return error(StatusCode::kUnsupported, place_, ": ", key, ": ", found(key), "; supported: ",
-               wanted);
+  return error(StatusCode::kUnsupported, place_, ": ", key, ": ", found(key),
+               "; supported: ", wanted);
 }
 
 Result<std::int32_t> ConfigFields::as_int(const json& value, const std::string& label,
@@ -77,8 +79,7 @@ Result<std::string> ConfigFields::string_or(const std::string& key,
   return at(key).get<std::string>();
 }
 
-Result<std::vector<std::int32_t>> ConfigFields::ints(const std::string& key,
-                                                     IntRange range) const {
+Result<std::vector<std::int32_t>> ConfigFields::ints(const std::string& key, IntRange range) const {
   std::vector<std::int32_t> out;
   const json& value = at(key);
   if (value.is_null()) return out;

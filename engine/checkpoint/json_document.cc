@@ -15,8 +15,8 @@ using nlohmann::json;
 constexpr std::size_t kMaxDepth = 32;
 constexpr std::size_t kMaxValues = 4'000'000;
 
-/// Builds the tree from the parser's events. nlohmann's own builder keeps the last of two equal keys
-/// without a word, and a file that says two things must not be read as saying one.
+/// Builds the tree from the parser's events. nlohmann's own builder keeps the last of two equal
+/// keys without a word, and a file that says two things must not be read as saying one.
 class TreeBuilder : public nlohmann::json_sax<json> {
  public:
   Status status;
@@ -46,8 +46,8 @@ class TreeBuilder : public nlohmann::json_sax<json> {
 
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::detail::exception& problem) override {
-    return fail(concat("malformed or truncated JSON at byte ", position, ": ",
-                       in_quotes(problem.what())));
+    return fail(
+        concat("malformed or truncated JSON at byte ", position, ": ", in_quotes(problem.what())));
   }
 
  private:

@@ -58,7 +58,9 @@ struct Levels {
 };
 
 Result<const TypeName*> read_model_type(const ConfigFields& top, ModelConfig& config) {
-  if (!top.at("model_type").is_string()) return top.wrong("model_type", concat("one of ", kTypeList));
+  if (!top.at("model_type").is_string()) {
+    return top.wrong("model_type", concat("one of ", kTypeList));
+  }
   config.model_type = top.at("model_type").get<std::string>();
   for (const TypeName& type : kTypes) {
     if (type.name != config.model_type) continue;
@@ -83,8 +85,8 @@ Result<Levels> read_levels(const json& root, const std::string& file, ModelConfi
   const ConfigFields text(section, concat(file, ": text_config"));
   HYBRIDATTN_ASSIGN(const std::string inner, text.string_or("model_type", type->text_model_type));
   if (inner != type->text_model_type && inner != type->name) {
-    return text.wrong("model_type", concat("\"", type->text_model_type, "\" below \"", type->name,
-                                           "\""));
+    return text.wrong("model_type",
+                      concat("\"", type->text_model_type, "\" below \"", type->name, "\""));
   }
   return Levels{top, text};
 }
@@ -94,8 +96,9 @@ Result<Levels> read_levels(const json& root, const std::string& file, ModelConfi
 Status check_quantization(const ConfigFields& fields) {
   if (!fields.has("quantization_config")) return {};
   const json& method = json_at(fields.at("quantization_config"), "quant_method");
-  return error(StatusCode::kUnsupported, fields.place(), ": quantization_config: found quant_method ",
-               json_brief(method), "; supported: none (weights in bfloat16, float16 or float32)");
+  return error(StatusCode::kUnsupported, fields.place(),
+               ": quantization_config: found quant_method ", json_brief(method),
+               "; supported: none (weights in bfloat16, float16 or float32)");
 }
 
 /// A string field with a closed list of values.
@@ -195,10 +198,19 @@ Status read_full_attention(const ConfigFields& text, ModelConfig& config) {
   HYBRIDATTN_ASSIGN(config.num_key_value_heads, text.require_int("num_key_value_heads", kHeads));
   HYBRIDATTN_ASSIGN(config.head_dim, text.int_or("head_dim", 256, kHeadDim));
   if (config.num_attention_heads % config.num_key_value_heads != 0) {
-    return text.wrong("num_attention_heads", concat("a multiple of num_key_value_heads = ",
-                                                    config.num_key_value_heads));
+    return text.wrong("num_attention_heads",
+                      concat("a multiple of num_key_value_heads = ", config.num_key_value_heads));
   }
   return {};
+}
+
+Status check_rope_section(const ConfigFields& section, const json& object) {
+  for (const auto& [name, value] : object.items()) {
+    // Settings for each kind of layer: no model of these families has them.
+    if (value.is_object()) return section.unsupported(name, "no nested settings");
+  }
+  HYBRIDATTN_TRY(check_choice(section, "rope_type", {"default"}));
+  return check_choice(section, "type", {"default"});
 }
 
 /// The sections that may hold rope settings, the strongest first. `rope_parameters` is the newer
@@ -210,16 +222,13 @@ Result<std::vector<ConfigFields>> rope_sections(const Levels& levels) {
     if (!level.has(key)) continue;
     if (!level.at(key).is_object()) return level.wrong(key, "an object or null");
     sections.emplace_back(level.at(key), concat(level.place(), ": ", key));
-    for (const auto& [name, value] : level.at(key).items()) {
-      // Settings for each kind of layer: no model of these families has them.
-      if (value.is_object()) return sections.back().unsupported(name, "no nested settings");
-    }
-    HYBRIDATTN_TRY(check_choice(sections.back(), "rope_type", {"default"}));
-    HYBRIDATTN_TRY(check_choice(sections.back(), "type", {"default"}));
+    HYBRIDATTN_TRY(check_rope_section(sections.back(), level.at(key)));
   }
-  const bool scaled = levels.having("rope_scaling").has("rope_scaling");
-  if (scaled && !sections.back().has("rope_type") && !sections.back().has("type")) {
-    return sections.back().unsupported("rope_type", "default, or no rope_scaling");
+  // The older form was written for scaled models alone: without a type it means some scaling.
+  const json& scaling = levels.having("rope_scaling").at("rope_scaling");
+  if (!scaling.is_null() && !scaling.contains("rope_type") && !scaling.contains("type")) {
+    return levels.having("rope_scaling")
+        .unsupported("rope_scaling", "null, or one of type default");
   }
   sections.push_back(levels.text);
   sections.push_back(levels.top);
@@ -271,8 +280,8 @@ Status read_linear_attention(const ConfigFields& text, ModelConfig& config) {
   HYBRIDATTN_ASSIGN(config.linear_num_value_heads,
                     text.int_or("linear_num_value_heads", 32, kHeads));
   if (config.linear_num_value_heads % config.linear_num_key_heads != 0) {
-    return text.wrong("linear_num_value_heads", concat("a multiple of linear_num_key_heads = ",
-                                                       config.linear_num_key_heads));
+    return text.wrong("linear_num_value_heads",
+                      concat("a multiple of linear_num_key_heads = ", config.linear_num_key_heads));
   }
   HYBRIDATTN_TRY(read_linear_head_dim(text, "linear_key_head_dim", config.linear_key_head_dim));
   HYBRIDATTN_TRY(read_linear_head_dim(text, "linear_value_head_dim", config.linear_value_head_dim));
@@ -286,7 +295,7 @@ Status read_linear_attention(const ConfigFields& text, ModelConfig& config) {
 
 // --- Feed-forward layers -------------------------------------------------------------------------
 
-/// Only Qwen3-Next mixes dense and MoE layers; elsewhere the fields must say what is the case anyway.
+/// Only Qwen3-Next mixes dense and MoE layers; elsewhere the fields must say what holds anyway.
 Status read_moe_layers(const ConfigFields& text, std::int32_t num_experts, ModelConfig& config) {
   const std::int32_t layers = config.num_layers();
   HYBRIDATTN_ASSIGN(const std::int32_t step, text.int_or("decoder_sparse_step", 1, kAnyPositive));
@@ -312,8 +321,8 @@ Status read_moe(const ConfigFields& text, MoeConfig& moe) {
     return text.wrong("num_experts_per_tok", concat("at most num_experts = ", moe.num_experts));
   }
   HYBRIDATTN_ASSIGN(moe.expert_width, text.require_int("moe_intermediate_size", kExpertWidth));
-  HYBRIDATTN_ASSIGN(moe.shared_expert_width, text.require_int("shared_expert_intermediate_size",
-                                                              {0, kExpertWidth.most}));
+  HYBRIDATTN_ASSIGN(moe.shared_expert_width,
+                    text.require_int("shared_expert_intermediate_size", {0, kExpertWidth.most}));
   HYBRIDATTN_ASSIGN(moe.norm_topk_prob, text.bool_or("norm_topk_prob", true));
   return {};
 }
@@ -397,8 +406,8 @@ Result<ModelConfig> parse_files(std::string_view text, const std::string& file,
     return config;
   } catch (const std::exception& problem) {
     // The checks leave nothing for nlohmann to throw; what is left is memory.
-    return error(StatusCode::kResourceExhausted, file, ": reading it failed: ",
-                 in_quotes(problem.what()));
+    return error(StatusCode::kResourceExhausted, file,
+                 ": reading it failed: ", in_quotes(problem.what()));
   }
 }
 

@@ -19,7 +19,7 @@ enum class ModelFamily : std::uint8_t { kQwen35, kQwen35Moe, kQwen3Next };
 enum class LayerKind : std::uint8_t { kLinearAttention, kFullAttention };
 
 struct MoeConfig {
-  std::int32_t num_experts = 0;          ///< 0 = a dense model
+  std::int32_t num_experts = 0;  ///< 0 = a dense model
   std::int32_t experts_per_token = 0;
   std::int32_t expert_width = 0;         ///< moe_intermediate_size
   std::int32_t shared_expert_width = 0;  ///< shared_expert_intermediate_size; 0 = no shared expert
@@ -28,7 +28,7 @@ struct MoeConfig {
 
 struct ModelConfig {
   ModelFamily family = ModelFamily::kQwen35;
-  std::string model_type;              ///< as the file has it
+  std::string model_type;  ///< as the file has it
   std::int32_t hidden_size = 0;
   std::int32_t vocab_size = 0;
   std::int32_t intermediate_size = 0;  ///< of dense layers; 0 where there are none
@@ -36,18 +36,18 @@ struct ModelConfig {
   std::vector<bool> moe_layers;        ///< one entry a layer: its feed-forward part is a MoE
   float rms_norm_eps = 1e-6f;
   std::int64_t max_position_embeddings = 0;
-  DType dtype = DType::kBF16;          ///< of the weights, as the file says; f32 where it says nothing
+  DType dtype = DType::kBF16;  ///< of the weights, as the file says; f32 where it says nothing
 
   /// What the file says about lm_head. Exports get it wrong often enough that a loader should go by
   /// whether lm_head.weight is there, and take this as a hint for its messages.
   bool tie_word_embeddings = false;
-  bool tie_stated = false;             ///< the file has the field
+  bool tie_stated = false;  ///< the file has the field
 
   // Full attention.
   std::int32_t num_attention_heads = 0;
   std::int32_t num_key_value_heads = 0;
   std::int32_t head_dim = 0;
-  std::int32_t rotary_dim = 0;         ///< head_dim * partial_rotary_factor, even
+  std::int32_t rotary_dim = 0;  ///< head_dim * partial_rotary_factor, even
   double rope_theta = 10000.0;
 
   // Gated DeltaNet.

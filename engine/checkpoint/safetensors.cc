@@ -19,7 +19,9 @@
 namespace hybridattn::engine {
 namespace {
 
-std::string errno_text() { return std::generic_category().message(errno); }
+std::string errno_text() {
+  return std::generic_category().message(errno);
+}
 
 /// A read-only mapping of a whole file.
 class Mapping {
@@ -56,7 +58,7 @@ class Mapping {
 
 /// Maps an open file. The descriptor stays the caller's.
 Result<Mapping> map_descriptor(int descriptor) {
-  struct stat info{};
+  struct stat info {};
   if (::fstat(descriptor, &info) != 0) {
     return error(StatusCode::kNotFound, "can't read its size: ", errno_text());
   }
@@ -135,8 +137,8 @@ Result<std::unique_ptr<SafetensorsFile>> SafetensorsFile::open(const std::filesy
     if (!file.ok()) return with_place(path_text(path), file.status());
     return file;
   } catch (const std::exception& problem) {
-    return error(StatusCode::kResourceExhausted, path_text(path), ": opening it failed: ",
-                 in_quotes(problem.what()));
+    return error(StatusCode::kResourceExhausted, path_text(path),
+                 ": opening it failed: ", in_quotes(problem.what()));
   }
 }
 

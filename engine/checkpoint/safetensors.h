@@ -29,10 +29,10 @@ struct StoredTensor {
 /// from under the mapping.
 class SafetensorsFile {
  public:
-  /// Errors: not_found when it cannot be opened or is no regular file; data_loss when the header lies
-  /// (length, JSON, offsets past the end, overlaps, holes, shape x dtype, duplicate names);
-  /// unsupported for a dtype that the format does not know (tensors of known dtypes that DType has no
-  /// name for are an error only when asked for); resource_exhausted when it cannot be mapped.
+  /// Errors: not_found when it cannot be opened or is no regular file; data_loss when the header
+  /// lies (length, JSON, offsets past the end, overlaps, holes, shape x dtype, duplicate names);
+  /// unsupported for a dtype that the format does not know (tensors of known dtypes that DType has
+  /// no name for are an error only when asked for); resource_exhausted when it cannot be mapped.
   static Result<std::unique_ptr<SafetensorsFile>> open(const std::filesystem::path& path);
   virtual ~SafetensorsFile() = default;
 

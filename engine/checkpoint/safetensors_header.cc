@@ -203,7 +203,8 @@ Status check_coverage(const SafetensorsHeader& header, std::int64_t data_size) {
     const TensorRecord& record = tensor->second;
     if (record.begin != covered) {
       return data_loss("tensor ", in_quotes(tensor->first), ": data_offsets: found begin ",
-                       record.begin, record.begin < covered ? " (an overlap)" : " (a hole before it)",
+                       record.begin,
+                       record.begin < covered ? " (an overlap)" : " (a hole before it)",
                        "; wanted ", covered, ", where the tensor before it ends");
     }
     covered = record.end;
@@ -243,8 +244,8 @@ Result<SafetensorsHeader> parse_safetensors_header(std::span<const std::byte> fi
     return parse(file_start, file_size);
   } catch (const std::exception& problem) {
     // The checks leave nothing for nlohmann to throw; what is left is memory.
-    return error(StatusCode::kResourceExhausted, "header: reading it failed: ",
-                 in_quotes(problem.what()));
+    return error(StatusCode::kResourceExhausted,
+                 "header: reading it failed: ", in_quotes(problem.what()));
   }
 }
 

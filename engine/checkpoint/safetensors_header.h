@@ -1,4 +1,4 @@
-// The header of a safetensors file: pure parsing of bytes, so that it can be tested and fuzzed alone.
+// The header of a safetensors file: pure parsing of bytes, so that it can be fuzzed alone.
 //
 // A file is: 8 bytes, little endian, the length N of the header; N bytes of JSON, one object that
 // maps each name to {"dtype", "shape", "data_offsets": [begin, end]}; then the data, which the
@@ -22,11 +22,11 @@ inline constexpr std::int64_t kMaxSafetensorsHeader = 100'000'000;
 
 /// What the header says of one tensor, checked.
 struct TensorRecord {
-  std::string dtype_text;      ///< as the file has it
-  bool loadable = false;       ///< DType has a name for it
-  DType dtype = DType::kF32;   ///< only when loadable
+  std::string dtype_text;     ///< as the file has it
+  bool loadable = false;      ///< DType has a name for it
+  DType dtype = DType::kF32;  ///< only when loadable
   std::vector<std::int64_t> shape;
-  std::int64_t begin = 0;      ///< from the start of the data
+  std::int64_t begin = 0;  ///< from the start of the data
   std::int64_t end = 0;
 };
 
@@ -36,10 +36,11 @@ struct SafetensorsHeader {
   std::map<std::string, std::string> metadata;
 };
 
-/// `file_start` is the file from its first byte on, at least up to the end of the header; `file_size`
-/// is the size of the whole. Reads nothing outside of `file_start`.
-/// Errors: data_loss for every contradiction, unsupported for a dtype that the format does not know,
-/// resource_exhausted when memory ends. Messages name the tensor, not the file. Throws nothing.
+/// `file_start`: the file from its first byte on, at least up to the end of the header; nothing
+/// outside of it is read. `file_size`: the size of the whole file.
+///
+/// Errors: data_loss for every contradiction, unsupported for a dtype that the format does not
+/// know, resource_exhausted when memory ends. Messages name the tensor, not the file. No throw.
 Result<SafetensorsHeader> parse_safetensors_header(std::span<const std::byte> file_start,
                                                    std::int64_t file_size);
 

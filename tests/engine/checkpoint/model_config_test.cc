@@ -1,0 +1,446 @@
+// Configs: each field missing, wrong or in contradiction, in turn; and the values of known models.
+#include "engine/checkpoint/model_config.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/engine/checkpoint/checkpoint_test_support.h"
+
+namespace hybridattn::engine {
+namespace {
+
+using nlohmann::json;
+using Parts = std::initializer_list<std::string_view>;
+
+/// The fewest fields that a dense model needs.
+json dense() {
+  return {{"model_type", "qwen3_5_text"}, {"hidden_size", 128},     {"vocab_size", 512},
+          {"intermediate_size", 256},     {"num_hidden_layers", 8}, {"num_attention_heads", 4},
+          {"num_key_value_heads", 2}};
+}
+
+json moe(const std::string& model_type) {
+  json config = dense();
+  config.erase("intermediate_size");
+  config.update({{"model_type", model_type},
+                 {"num_experts", 8},
+                 {"num_experts_per_tok", 2},
+                 {"moe_intermediate_size", 32},
+                 {"shared_expert_intermediate_size", 48}});
+  return config;
+}
+
+json nested(json text) {
+  const std::string type = text["model_type"];
+  return {{"model_type", type.substr(0, type.size() - 5)}, {"text_config", std::move(text)}};
+}
+
+json with(json config, const std::string& key, json value) {
+  config[key] = std::move(value);
+  return config;
+}
+
+json without(json config, const std::string& key) {
+  config.erase(key);
+  return config;
+}
+
+Result<ModelConfig> parse(const json& config, const std::string& generation = "") {
+  return ModelConfig::parse(config.dump(), generation);
+}
+
+/// The config, or a failed test and an empty one.
+ModelConfig good(const Result<ModelConfig>& result) {
+  EXPECT_TRUE(result.ok()) << result.status().message();
+  return result.ok() ? *result : ModelConfig();
+}
+
+void expect_bad(const json& config, StatusCode code, Parts parts) {
+  SCOPED_TRACE(config.dump());
+  const auto parsed = parse(config);
+  ASSERT_FALSE(parsed.ok());
+  expect_error(parsed.status(), code, parts);
+}
+
+void expect_wrong(const json& config, Parts parts) {
+  expect_bad(config, StatusCode::kDataLoss, parts);
+}
+
+void expect_unsupported(const json& config, Parts parts) {
+  expect_bad(config, StatusCode::kUnsupported, parts);
+}
+
+std::string layer_string(const ModelConfig& config) {
+  std::string out;
+  for (const LayerKind kind : config.layers) out += kind == LayerKind::kFullAttention ? 'F' : 'l';
+  return out;
+}
+
+std::string moe_string(const ModelConfig& config) {
+  std::string out;
+  for (const bool sparse : config.moe_layers) out += sparse ? 'm' : 'd';
+  return out;
+}
+
+TEST(ModelConfig, Defaults) {
+  const ModelConfig config = good(parse(dense()));
+  EXPECT_EQ(config.family, ModelFamily::kQwen35);
+  EXPECT_EQ(config.model_type, "qwen3_5_text");
+  EXPECT_EQ(layer_string(config), "lllFlllF");
+  EXPECT_EQ(moe_string(config), "dddddddd");
+  EXPECT_EQ(config.num_layers(), 8);
+  EXPECT_EQ(config.count(LayerKind::kFullAttention), 2);
+  EXPECT_EQ(config.count(LayerKind::kLinearAttention), 6);
+  EXPECT_EQ(config.head_dim, 256);
+  EXPECT_EQ(config.rotary_dim, 64);
+  EXPECT_EQ(config.rope_theta, 10000.0);
+  EXPECT_EQ(config.linear_num_key_heads, 16);
+  EXPECT_EQ(config.linear_num_value_heads, 32);
+  EXPECT_EQ(config.linear_key_head_dim, 128);
+  EXPECT_EQ(config.linear_value_head_dim, 128);
+  EXPECT_EQ(config.linear_conv_kernel_dim, 4);
+  EXPECT_EQ(config.rms_norm_eps, 1e-6f);
+  EXPECT_EQ(config.max_position_embeddings, 32768);
+  EXPECT_EQ(config.dtype, DType::kF32);
+  EXPECT_EQ(config.output_gate, GateKind::kSilu);
+  EXPECT_EQ(config.moe.num_experts, 0);
+  EXPECT_FALSE(config.tie_word_embeddings);
+  EXPECT_FALSE(config.tie_stated);
+  EXPECT_TRUE(config.eos_token_ids.empty());
+}
+
+TEST(ModelConfig, EachRequiredFieldMissing) {
+  for (const char* key : {"model_type", "hidden_size", "vocab_size", "intermediate_size",
+                          "num_hidden_layers", "num_attention_heads", "num_key_value_heads"}) {
+    expect_wrong(without(dense(), key), {"config.json: ", key, "found nothing", "wanted"});
+    expect_wrong(with(dense(), key, nullptr), {"config.json: ", key, "found null", "wanted"});
+  }
+  for (const char* key : {"num_experts", "num_experts_per_tok", "moe_intermediate_size",
+                          "shared_expert_intermediate_size"}) {
+    for (const char* type : {"qwen3_5_moe_text", "qwen3_next"}) {
+      expect_wrong(without(moe(type), key), {"config.json: ", key, "found nothing"});
+    }
+  }
+}
+
+TEST(ModelConfig, IntegersOfAnotherFormOrSize) {
+  for (const char* key :
+       {"hidden_size", "vocab_size", "intermediate_size", "num_hidden_layers",
+        "num_attention_heads", "num_key_value_heads", "head_dim", "linear_num_key_heads",
+        "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim",
+        "linear_conv_kernel_dim", "full_attention_interval", "max_position_embeddings",
+        "decoder_sparse_step"}) {
+    for (const json& value :
+         {json(4.0), json("4"), json(true), json::array({4}), json::object(), json(0), json(-4),
+          json(std::int64_t{1} << 40), json(INT64_MIN), json(UINT64_MAX), json(1e300)}) {
+      expect_wrong(with(dense(), key, value), {"config.json: ", key, "found", "an integer, 1 to "});
+    }
+  }
+  for (const char* key : {"num_experts", "num_experts_per_tok", "moe_intermediate_size"}) {
+    for (const json& value :
+         {json(2.0), json("2"), json(false), json(0), json(-1), json(std::int64_t{1} << 32)}) {
+      expect_wrong(with(moe("qwen3_5_moe_text"), key, value), {key, "an integer, 1 to "});
+    }
+  }
+  expect_wrong(with(moe("qwen3_next"), "shared_expert_intermediate_size", -1), {"0 to"});
+  expect_wrong(with(dense(), "hidden_size", 1 << 21), {"found 2097152", "1 to 1048576"});
+  expect_wrong(with(dense(), "num_hidden_layers", 100000), {"found 100000", "1 to 4096"});
+}
+
+TEST(ModelConfig, ModelTypes) {
+  EXPECT_EQ(good(parse(nested(dense()))).family, ModelFamily::kQwen35);
+  EXPECT_EQ(good(parse(nested(dense()))).model_type, "qwen3_5");
+  EXPECT_EQ(good(parse(with(dense(), "model_type", "qwen3_5"))).family, ModelFamily::kQwen35);
+  EXPECT_EQ(good(parse(moe("qwen3_5_moe_text"))).family, ModelFamily::kQwen35Moe);
+  EXPECT_EQ(good(parse(nested(moe("qwen3_5_moe_text")))).family, ModelFamily::kQwen35Moe);
+  EXPECT_EQ(good(parse(moe("qwen3_next"))).family, ModelFamily::kQwen3Next);
+  for (const char* type : {"qwen4_exp", "qwen3", "", "QWEN3_5", "olmo_hybrid"}) {
+    expect_unsupported(with(dense(), "model_type", type),
+                       {"config.json: model_type", concat("\"", type, "\""),
+                        "qwen3_5, qwen3_5_text, qwen3_5_moe, qwen3_5_moe_text, qwen3_next"});
+  }
+  expect_wrong(with(dense(), "model_type", 5), {"model_type", "found 5"});
+}
+
+TEST(ModelConfig, TextConfig) {
+  expect_wrong(with(moe("qwen3_next"), "text_config", dense()), {"text_config", "none with"});
+  expect_wrong(with(dense(), "text_config", dense()), {"text_config", "none with"});
+  expect_wrong(with(nested(dense()), "text_config", 1), {"text_config", "found 1", "an object"});
+  json other = nested(dense());
+  other["text_config"]["model_type"] = "qwen3_5_moe_text";
+  expect_wrong(
+      other, {"config.json: text_config: model_type", "\"qwen3_5_moe_text\"", "\"qwen3_5_text\""});
+  json bad = nested(dense());
+  bad["text_config"]["vocab_size"] = 0;
+  expect_wrong(bad, {"config.json: text_config: vocab_size", "found 0"});
+  // Fields of the vision part are nobody's business here.
+  json vision = nested(dense());
+  vision["vision_config"] = {{"hidden_act", "gelu"}, {"hidden_size", "x"}};
+  EXPECT_TRUE(parse(vision).ok());
+}
+
+TEST(ModelConfig, NotAConfig) {
+  for (const std::string_view text : {"", "{", "{\"a\":1,}", "nonsense", "{\"a\":NaN}"}) {
+    const auto parsed = ModelConfig::parse(text, "");
+    ASSERT_FALSE(parsed.ok());
+    expect_error(parsed.status(), StatusCode::kDataLoss, {"config.json: ", "JSON"});
+  }
+  for (const std::string_view text : {"[]", "null", "3", "\"x\""}) {
+    const auto parsed = ModelConfig::parse(text, "");
+    expect_error(parsed.status(), StatusCode::kDataLoss, {"config.json: ", "wanted an object"});
+  }
+  const auto twice = ModelConfig::parse(R"({"hidden_size":1,"hidden_size":2})", "");
+  expect_error(twice.status(), StatusCode::kDataLoss, {"\"hidden_size\"", "twice"});
+}
+
+TEST(ModelConfig, CutAtEveryByte) {
+  const std::string text = moe("qwen3_next").dump();
+  for (std::size_t length = 0; length < text.size(); ++length) {
+    EXPECT_FALSE(ModelConfig::parse(text.substr(0, length), "").ok()) << length;
+  }
+}
+
+TEST(ModelConfig, LayerTypes) {
+  json types = json::array();
+  for (const char c : std::string("FllFllll")) {
+    types.push_back(c == 'F' ? "full_attention" : "linear_attention");
+  }
+  json config = with(with(dense(), "layer_types", types), "full_attention_interval", 2);
+  EXPECT_EQ(layer_string(good(parse(config))), "FllFllll");
+  EXPECT_EQ(layer_string(good(parse(with(config, "layer_types", nullptr)))), "lFlFlFlF");
+  EXPECT_EQ(layer_string(good(parse(with(dense(), "full_attention_interval", 1)))), "FFFFFFFF");
+  EXPECT_EQ(layer_string(good(parse(with(dense(), "full_attention_interval", 9)))), "llllllll");
+  types.push_back("full_attention");
+  expect_wrong(with(dense(), "layer_types", types), {"layer_types", "array of 9", "= 8"});
+  expect_wrong(with(dense(), "layer_types", "full_attention"), {"layer_types", "an array"});
+  types.erase(8);
+  types[3] = "sliding_attention";
+  expect_unsupported(with(dense(), "layer_types", types),
+                     {"layer_types[3]", "\"sliding_attention\""});
+  types[3] = 1;
+  expect_wrong(with(dense(), "layer_types", types), {"layer_types[3]", "found 1"});
+}
+
+TEST(ModelConfig, RopeFormsAndPrecedence) {
+  json old = dense();
+  old.update({{"rope_theta", 5e5}, {"rope_scaling", nullptr}, {"partial_rotary_factor", 0.5}});
+  EXPECT_EQ(good(parse(old)).rope_theta, 5e5);
+  EXPECT_EQ(good(parse(old)).rotary_dim, 128);
+  json both =
+      with(old, "rope_parameters",
+           {{"rope_type", "default"}, {"rope_theta", 10000000}, {"partial_rotary_factor", 1}});
+  EXPECT_EQ(good(parse(both)).rope_theta, 1e7);
+  EXPECT_EQ(good(parse(both)).rotary_dim, 256);
+  EXPECT_EQ(good(parse(with(old, "rope_parameters", json::object()))).rope_theta, 5e5);
+  EXPECT_EQ(good(parse(with(dense(), "rope_scaling", {{"type", "default"}}))).rope_theta, 1e4);
+  const json scaling = {{"type", "default"}, {"rope_theta", 7e4}};
+  EXPECT_EQ(good(parse(with(both, "rope_scaling", scaling))).rope_theta, 1e7);
+  EXPECT_EQ(good(parse(with(old, "rope_scaling", scaling))).rope_theta, 7e4);
+  json upper = nested(dense());
+  upper["rope_theta"] = 3e4;
+  EXPECT_EQ(good(parse(upper)).rope_theta, 3e4);
+  upper["text_config"]["rope_theta"] = 4e4;
+  EXPECT_EQ(good(parse(upper)).rope_theta, 4e4);
+}
+
+TEST(ModelConfig, RopeThatIsRefused) {
+  for (const char* section : {"rope_parameters", "rope_scaling"}) {
+    for (const char* key : {"rope_type", "type"}) {
+      for (const char* type : {"yarn", "linear", "dynamic", "llama3", "mrope"}) {
+        expect_unsupported(with(dense(), section, {{key, type}}),
+                           {section, key, concat("\"", type, "\""), "default"});
+      }
+    }
+    expect_wrong(with(dense(), section, "yarn"), {section, "an object"});
+    expect_unsupported(with(dense(), section, {{"full_attention", {{"rope_theta", 1e4}}}}),
+                       {section, "full_attention", "nested"});
+  }
+  expect_unsupported(with(dense(), "rope_scaling", {{"factor", 4.0}}), {"rope_scaling", "type"});
+  json hidden = nested(dense());
+  hidden["rope_scaling"] = {{"type", "yarn"}};
+  expect_unsupported(hidden, {"config.json: rope_scaling", "\"yarn\""});
+  for (const json& theta : {json(0), json(-1.0), json("1e4"), json(false)}) {
+    expect_wrong(with(dense(), "rope_theta", theta), {"rope_theta", "a number"});
+  }
+}
+
+TEST(ModelConfig, RotaryDim) {
+  constexpr const char* kFactor = "partial_rotary_factor";
+  for (const json& factor : {json(0), json(-0.25), json(1.01), json("0.25"), json(1e300)}) {
+    expect_wrong(with(dense(), kFactor, factor), {kFactor, "a number"});
+  }
+  const json narrow = with(dense(), "head_dim", 100);
+  expect_wrong(narrow, {kFactor, "head_dim = 100", "not 25"});
+  expect_wrong(with(dense(), kFactor, 0.001), {kFactor, "not 0"});
+  EXPECT_EQ(good(parse(with(narrow, kFactor, 0.3))).rotary_dim, 30);
+  expect_wrong(with(dense(), "head_dim", 513), {"head_dim", "found 513", "1 to 512"});
+}
+
+TEST(ModelConfig, FieldsThatChangeTheArithmetic) {
+  for (const char* act : {"gelu", "gelu_pytorch_tanh", "relu", ""}) {
+    expect_unsupported(with(dense(), "hidden_act", act), {"hidden_act", "silu, swish"});
+    expect_unsupported(with(dense(), "output_gate_type", act),
+                       {"output_gate_type", "silu, swish, sigmoid"});
+  }
+  expect_wrong(with(dense(), "hidden_act", 1), {"hidden_act", "a string"});
+  EXPECT_TRUE(parse(with(dense(), "hidden_act", "swish")).ok());
+  expect_unsupported(with(dense(), "attention_bias", true), {"attention_bias", "found true"});
+  expect_unsupported(with(dense(), "mlp_bias", true), {"mlp_bias", "found true"});
+  expect_unsupported(with(dense(), "attn_output_gate", false), {"attn_output_gate", "found false"});
+  expect_wrong(with(dense(), "attention_bias", 0), {"attention_bias", "true or false"});
+  EXPECT_TRUE(parse(with(dense(), "attention_bias", nullptr)).ok());
+  expect_unsupported(with(dense(), "mamba_ssm_dtype", "float16"), {"mamba_ssm_dtype", "float32"});
+  EXPECT_TRUE(parse(with(dense(), "mamba_ssm_dtype", "bfloat16")).ok());
+}
+
+TEST(ModelConfig, OutputGate) {
+  for (const char* gate : {"silu", "swish"}) {
+    EXPECT_EQ(good(parse(with(dense(), "output_gate_type", gate))).output_gate, GateKind::kSilu);
+  }
+  EXPECT_EQ(good(parse(with(dense(), "output_gate_type", "sigmoid"))).output_gate,
+            GateKind::kSigmoid);
+  EXPECT_EQ(good(parse(with(dense(), "output_gate_type", nullptr))).output_gate, GateKind::kSilu);
+}
+
+TEST(ModelConfig, SlidingWindow) {
+  expect_unsupported(with(dense(), "use_sliding_window", true),
+                     {"use_sliding_window", "found true"});
+  expect_unsupported(with(dense(), "sliding_window", 4096), {"sliding_window", "found 4096"});
+  EXPECT_TRUE(parse(with(dense(), "sliding_window", nullptr)).ok());
+  EXPECT_TRUE(parse(with(with(dense(), "sliding_window", 4096), "use_sliding_window", false)).ok());
+}
+
+TEST(ModelConfig, Quantization) {
+  const json fp8 = {{"quant_method", "fp8"}, {"bits", 8}};
+  expect_unsupported(with(dense(), "quantization_config", fp8), {"quantization_config", "\"fp8\""});
+  expect_unsupported(with(nested(dense()), "quantization_config", fp8),
+                     {"config.json: q", "\"fp8\""});
+  json inner = nested(dense());
+  inner["text_config"]["quantization_config"] = fp8;
+  expect_unsupported(inner, {"text_config: quantization_config", "\"fp8\""});
+  expect_unsupported(with(dense(), "quantization_config", json::object()),
+                     {"found quant_method null"});
+  EXPECT_TRUE(parse(with(dense(), "quantization_config", nullptr)).ok());
+}
+
+TEST(ModelConfig, HeadsThatDoNotDivide) {
+  expect_wrong(with(dense(), "num_key_value_heads", 3), {"num_attention_heads", "found 4", "= 3"});
+  expect_wrong(with(dense(), "num_key_value_heads", 8), {"num_attention_heads", "found 4", "= 8"});
+  expect_wrong(with(dense(), "linear_num_key_heads", 5),
+               {"linear_num_value_heads", "found nothing", "= 5"});
+  expect_wrong(with(dense(), "linear_num_value_heads", 24),
+               {"linear_num_value_heads", "found 24", "= 16"});
+}
+
+TEST(ModelConfig, LinearDims) {
+  for (const char* key : {"linear_key_head_dim", "linear_value_head_dim"}) {
+    for (const int dim : {1, 8, 24, 120, 257, 272, 1024}) {
+      expect_unsupported(with(dense(), key, dim), {key, concat("found ", dim), "16, 16 to 256"});
+    }
+    for (const int dim : {16, 48, 256}) EXPECT_TRUE(parse(with(dense(), key, dim)).ok());
+  }
+  for (const int taps : {1, 5, 8}) {
+    expect_unsupported(with(dense(), "linear_conv_kernel_dim", taps),
+                       {"linear_conv_kernel_dim", concat("found ", taps), "2 to 4"});
+  }
+  EXPECT_EQ(good(parse(with(dense(), "linear_conv_kernel_dim", 2))).linear_conv_kernel_dim, 2);
+}
+
+TEST(ModelConfig, Epsilon) {
+  for (const json& eps : {json(0), json(-1e-6), json(1e-60), json(2), json(1e300), json("1e-6")}) {
+    expect_wrong(with(dense(), "rms_norm_eps", eps), {"rms_norm_eps", "a number"});
+  }
+  const auto infinite = ModelConfig::parse(R"({"rms_norm_eps":1e999})", "");
+  expect_error(infinite.status(), StatusCode::kDataLoss, {"config.json"});
+  EXPECT_EQ(good(parse(with(dense(), "rms_norm_eps", 1e-5))).rms_norm_eps, 1e-5f);
+}
+
+TEST(ModelConfig, Dtype) {
+  EXPECT_EQ(good(parse(with(dense(), "dtype", "bfloat16"))).dtype, DType::kBF16);
+  EXPECT_EQ(good(parse(with(dense(), "torch_dtype", "float16"))).dtype, DType::kF16);
+  EXPECT_EQ(good(parse(with(nested(dense()), "torch_dtype", "bfloat16"))).dtype, DType::kBF16);
+  json both = with(nested(dense()), "dtype", "bfloat16");
+  both["text_config"]["dtype"] = "float32";
+  EXPECT_EQ(good(parse(both)).dtype, DType::kF32);
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    expect_unsupported(with(dense(), key, "float8_e4m3fn"), {key, "float8_e4m3fn", "bfloat16"});
+    expect_wrong(with(dense(), key, 16), {key, "a string"});
+  }
+}
+
+TEST(ModelConfig, ExpertsAndTheirLayers) {
+  json config = moe("qwen3_next");
+  EXPECT_EQ(moe_string(good(parse(config))), "mmmmmmmm");
+  EXPECT_EQ(good(parse(config)).intermediate_size, 0);
+  config["intermediate_size"] = 256;
+  config["decoder_sparse_step"] = 2;
+  EXPECT_EQ(moe_string(good(parse(config))), "dmdmdmdm");
+  config["mlp_only_layers"] = {1, 6};
+  EXPECT_EQ(moe_string(good(parse(config))), "dddmdmdm");
+  EXPECT_EQ(good(parse(config)).intermediate_size, 256);
+  expect_wrong(without(config, "intermediate_size"), {"intermediate_size", "found nothing"});
+  for (const json& entry : {json(8), json(-1), json("1"), json(1.0)}) {
+    expect_wrong(with(config, "mlp_only_layers", json::array({1, entry})), {"mlp_only_layers[1]"});
+  }
+  config["num_experts"] = 0;
+  EXPECT_EQ(moe_string(good(parse(config))), "dddddddd");
+  EXPECT_EQ(good(parse(config)).moe.num_experts, 0);
+  expect_wrong(with(moe("qwen3_5_moe_text"), "num_experts", 0), {"num_experts", "found 0"});
+  expect_wrong(with(dense(), "num_experts", 8), {"num_experts", "found 8", "none with"});
+  expect_unsupported(with(moe("qwen3_5_moe_text"), "decoder_sparse_step", 2),
+                     {"decoder_sparse_step"});
+  expect_unsupported(with(moe("qwen3_5_moe_text"), "mlp_only_layers", {0}), {"mlp_only_layers"});
+}
+
+TEST(ModelConfig, Routing) {
+  const MoeConfig routing = good(parse(moe("qwen3_5_moe_text"))).moe;
+  EXPECT_EQ(routing.num_experts, 8);
+  EXPECT_EQ(routing.experts_per_token, 2);
+  EXPECT_EQ(routing.expert_width, 32);
+  EXPECT_EQ(routing.shared_expert_width, 48);
+  EXPECT_TRUE(routing.norm_topk_prob);
+  EXPECT_FALSE(good(parse(with(moe("qwen3_next"), "norm_topk_prob", false))).moe.norm_topk_prob);
+  expect_unsupported(with(moe("qwen3_5_moe_text"), "norm_topk_prob", false), {"norm_topk_prob"});
+  expect_wrong(with(moe("qwen3_next"), "num_experts_per_tok", 9),
+               {"num_experts_per_tok", "found 9", "num_experts = 8"});
+  EXPECT_TRUE(parse(with(moe("qwen3_next"), "shared_expert_intermediate_size", 0)).ok());
+}
+
+TEST(ModelConfig, TiedEmbeddings) {
+  const ModelConfig tied = good(parse(with(dense(), "tie_word_embeddings", true)));
+  EXPECT_TRUE(tied.tie_word_embeddings);
+  EXPECT_TRUE(tied.tie_stated);
+  json config = nested(with(dense(), "tie_word_embeddings", false));
+  EXPECT_FALSE(good(parse(config)).tie_word_embeddings);
+  EXPECT_TRUE(good(parse(config)).tie_stated);
+  EXPECT_TRUE(good(parse(with(config, "tie_word_embeddings", true))).tie_word_embeddings);
+  expect_wrong(with(dense(), "tie_word_embeddings", "yes"),
+               {"tie_word_embeddings", "true or false"});
+}
+
+TEST(ModelConfig, EosIsAUnion) {
+  using Ids = std::vector<std::int32_t>;
+  json config = nested(with(dense(), "eos_token_id", 5));
+  config["eos_token_id"] = {6, 5};
+  EXPECT_EQ(good(parse(config, R"({"eos_token_id":[7,6]})")).eos_token_ids, (Ids{5, 6, 7}));
+  EXPECT_EQ(good(parse(dense(), R"({"eos_token_id":3})")).eos_token_ids, (Ids{3}));
+  EXPECT_EQ(
+      good(parse(with(dense(), "eos_token_id", nullptr), R"({"eos_token_id":null})")).eos_token_ids,
+      Ids{});
+  for (const json& id :
+       {json(512), json(-1), json("1"), json(1.0), json(true), json::array({1, nullptr})}) {
+    expect_wrong(with(dense(), "eos_token_id", id), {"config.json: eos_token_id", "0 to 511"});
+    const auto parsed = parse(dense(), json{{"eos_token_id", id}}.dump());
+    expect_error(parsed.status(), StatusCode::kDataLoss,
+                 {"generation_config.json: eos_token_id", "0 to 511"});
+  }
+  expect_error(parse(dense(), "[]").status(), StatusCode::kDataLoss, {"generation_config.json: "});
+  expect_error(parse(dense(), "{").status(), StatusCode::kDataLoss, {"generation_config.json: "});
+}
+
+}  // namespace
+}  // namespace hybridattn::engine
