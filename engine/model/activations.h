@@ -28,9 +28,9 @@ struct FullAttentionBuffers {
   TensorView out;     ///< [T, HQ, D]
 
   FullAttentionBuffers(Arena& arena, const ModelConfig& c, DType dtype, std::int64_t tokens)
-      : q_gate(arena.take(dtype, {tokens, c.num_attention_heads, 2 * std::int64_t{c.head_dim}})),
-        k(arena.take(dtype, {tokens, c.num_key_value_heads, c.head_dim})),
-        v(arena.take(dtype, {tokens, c.num_key_value_heads, c.head_dim})),
+      : q_gate(arena.take(DType::kF32, {tokens, c.num_attention_heads, 2 * std::int64_t{c.head_dim}})),
+        k(arena.take(DType::kF32, {tokens, c.num_key_value_heads, c.head_dim})),
+        v(arena.take(DType::kF32, {tokens, c.num_key_value_heads, c.head_dim})),
         out(arena.take(dtype, {tokens, c.num_attention_heads, c.head_dim})) {}
 };
 
@@ -42,8 +42,8 @@ struct GdnBuffers {
   TensorView out;        ///< [T, HV, V]
 
   GdnBuffers(Arena& arena, const ModelConfig& c, DType dtype, std::int64_t tokens)
-      : mixed_qkv(arena.take(dtype, {tokens, channels(c)})),
-        z(arena.take(dtype, {tokens, c.linear_num_value_heads, c.linear_value_head_dim})),
+      : mixed_qkv(arena.take(DType::kF32, {tokens, channels(c)})),
+        z(arena.take(DType::kF32, {tokens, c.linear_num_value_heads, c.linear_value_head_dim})),
         a(arena.take(DType::kF32, {tokens, c.linear_num_value_heads})),
         b(arena.take(DType::kF32, {tokens, c.linear_num_value_heads})),
         out(arena.take(dtype, {tokens, c.linear_num_value_heads, c.linear_value_head_dim})) {}

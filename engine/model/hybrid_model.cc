@@ -51,7 +51,8 @@ TensorView rows_of(const TensorView& view, std::int64_t first, std::int64_t coun
 
 HybridModel::HybridModel(Context& context, ModelConfig config,
                          std::unique_ptr<ModelWeights> weights, DType dtype)
-    : context_(context), config_(std::move(config)), weights_(std::move(weights)), dtype_(dtype),
+    : context_(context), config_(std::move(config)), weights_(std::move(weights)),
+      dtype_(config_.moe.num_experts > 0 ? DType::kF32 : dtype),
       attention_(config_.layers.size()), gdn_(config_.layers.size()), arena_(context) {
   std::int32_t kv_index = 0;
   std::int32_t gdn_index = 0;
@@ -85,7 +86,7 @@ GdnStateShape HybridModel::state_shape(DType state_dtype) const {
   shape.conv_channels = static_cast<std::int32_t>(GdnBuffers::channels(config_));
   shape.conv_width = config_.linear_conv_kernel_dim;
   shape.state_dtype = state_dtype;
-  shape.conv_dtype = dtype_;
+  shape.conv_dtype = DType::kF32;
   return shape;
 }
 

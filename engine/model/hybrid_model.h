@@ -17,13 +17,16 @@ namespace hybridattn::engine {
 /// Not thread-safe: one forward pass at a time, on the context's thread.
 class HybridModel {
  public:
-  /// `dtype` is that of activations and products: f32, or bf16 (norms, gates, the delta rule and the
-  /// residual stream are float32 in both). `context` is borrowed.
+  /// `dtype` is what enters the matrix products: f32, or bf16. All else (the residual stream, norms,
+  /// gates, what a product gives) is float32 in both. A mixture of experts always takes f32: which
+  /// experts a token gets is a step function, and activations rounded to bf16 flip it often enough to
+  /// be seen in the logits. `context` is borrowed.
   HybridModel(Context& context, ModelConfig config, std::unique_ptr<ModelWeights> weights,
               DType dtype);
 
   const ModelConfig& config() const noexcept { return config_; }
   const ModelWeights& weights() const noexcept { return *weights_; }
+  /// What enters the products.
   DType dtype() const noexcept { return dtype_; }
 
   /// What caches for this model look like.
@@ -61,7 +64,7 @@ class HybridModel {
   Context& context_;
   ModelConfig config_;
   std::unique_ptr<ModelWeights> weights_;
-  DType dtype_;
+  DType dtype_;  // of what enters a product
   std::vector<RadixAttention> attention_;    // by layer; unused for GDN layers
   std::vector<RadixLinearAttention> gdn_;    // by layer; unused for attention layers
   Arena arena_;
