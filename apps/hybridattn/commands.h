@@ -54,6 +54,12 @@ Status info(const InfoOptions& options);
 /// Loads the engine with a progress bar. Errors: those of Engine::load, and of the device's name.
 Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options);
 
+/// A name that --device takes. Errors: invalid_argument.
+Status parse_device(const std::string& text, ContextOptions& options);
+
+/// Everything that was printed reached standard output. Errors: data_loss.
+Status check_output();
+
 /// Most memory that this process held at once, in bytes.
 std::int64_t peak_rss_bytes();
 

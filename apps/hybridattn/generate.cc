@@ -102,6 +102,8 @@ class Runner {
         outcomes_[index].ids.push_back(event.token);
         on_token(index, event.token);
       }
+      // Nobody reads what would come next.
+      if (!std::cout) return check_output();
     }
     return {};
   }
@@ -109,7 +111,10 @@ class Runner {
  private:
   Status cancel_all() {
     for (const auto& [id, index] : by_id_) {
-      if (outcomes_[index].finish == engine::Finish::kNone) HYBRIDATTN_TRY(engine_.cancel(id));
+      if (outcomes_[index].finish != engine::Finish::kNone) continue;
+      // Not found: it has ended, and its last event comes with the next step.
+      const Status cancelled = engine_.cancel(id);
+      if (!cancelled.ok() && cancelled.code() != StatusCode::kNotFound) return cancelled;
     }
     return {};
   }
@@ -193,18 +198,25 @@ Status print_all(const std::vector<Outcome>& outcomes, const std::optional<Token
   return {};
 }
 
-Status check_output() {
-  std::cout.flush();
-  if (std::cout) return {};
-  return error(StatusCode::kDataLoss, "standard output cannot be written");
+/// From now on Ctrl-C ends the run with what there is; a second one ends the program.
+void catch_interrupts() {
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  action.sa_flags = SA_RESTART | static_cast<int>(SA_RESETHAND);
+  sigaction(SIGINT, &action, nullptr);
 }
 
 }  // namespace
 
-Status generate(const GenerateOptions& o) {
+Status generate(const GenerateOptions& options) {
+  catch_interrupts();
+  GenerateOptions o = options;
   HYBRIDATTN_ASSIGN(const std::vector<Prompt> prompts, read_prompts(o));
   const bool text = std::any_of(prompts.begin(), prompts.end(),
                                 [](const Prompt& p) { return p.text.has_value(); });
+  // Caches are made for the requests that there are.
+  o.max_batch = static_cast<std::int32_t>(
+      std::min(static_cast<std::size_t>(o.max_batch), prompts.size()));
   HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine, load_engine(o));
   HYBRIDATTN_ASSIGN(const std::optional<Tokenizer> tokenizer, load_tokenizer(o.model, text));
   HYBRIDATTN_ASSIGN(std::vector<Outcome> outcomes, encode_prompts(prompts, tokenizer));
@@ -215,11 +227,9 @@ Status generate(const GenerateOptions& o) {
   HYBRIDATTN_TRY(engine->allocate_caches({longest + o.max_new_tokens, o.memory}));
   const bool several = o.prompts_file.has_value();
   Printer printer(tokenizer, !o.json && !several);
-  std::signal(SIGINT, on_interrupt);
   Runner runner(*engine, outcomes);
   HYBRIDATTN_TRY(runner.run(o, tokenizer ? tokenizer->vocab_size() : 0,
                             [&](std::size_t, std::int32_t token) { printer.token(token); }));
-  std::signal(SIGINT, SIG_DFL);
   const engine::EngineStats& stats = engine->stats();
   if (o.json) {
     HYBRIDATTN_TRY(print_json(outcomes, tokenizer, stats, several));
@@ -228,11 +238,12 @@ Status generate(const GenerateOptions& o) {
   } else {
     printer.finish();
   }
+  HYBRIDATTN_TRY(check_output());
   std::cerr << "prefill " << stats.prefill_tokens << " tokens, "
             << rate(stats.prefill_tokens, stats.prefill_seconds) << " tokens/s; decode "
             << stats.decode_tokens << " tokens, "
             << rate(stats.decode_tokens, stats.decode_seconds) << " tokens/s\n";
-  return check_output();
+  return {};
 }
 
 }  // namespace hybridattn::app

@@ -63,9 +63,7 @@ Status info(const InfoOptions& o) {
   } else {
     print_text(out);
   }
-  std::cout.flush();
-  if (!std::cout) return error(StatusCode::kDataLoss, "standard output cannot be written");
-  return {};
+  return check_output();
 }
 
 }  // namespace hybridattn::app

@@ -1,6 +1,7 @@
 #include "apps/hybridattn/inputs.h"
 
 #include <charconv>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -14,12 +15,18 @@ namespace {
 
 using nlohmann::json;
 
+/// A value for a message. Never its whole text: that may be long, and is nested as the file likes.
+std::string brief(const json& value) {
+  if (value.is_number()) return value.dump();
+  return concat("of type ", value.type_name());
+}
+
 Result<std::vector<std::int32_t>> ids_of(const std::string& where, const json& list) {
   std::vector<std::int32_t> ids;
   for (std::size_t i = 0; i < list.size(); ++i) {
     const json& item = list[i];
     if (!item.is_number_integer() || item < 0 || item > std::numeric_limits<std::int32_t>::max()) {
-      return data_loss(where, ": element ", i, " is ", item.dump(), ", must be a token id");
+      return data_loss(where, ": element ", i, " is ", brief(item), ", must be a token id");
     }
     ids.push_back(item.get<std::int32_t>());
   }
@@ -54,6 +61,10 @@ Result<Prompt> prompt_of(const std::string& where, const std::string& line) {
 Result<std::string> read_text(const std::string& path) {
   if (path == "-") {
     return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+  }
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    return error(StatusCode::kNotFound, path, ": is a folder, must be a file");
   }
   std::ifstream file(path, std::ios::binary);
   std::string text;

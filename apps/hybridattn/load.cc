@@ -1,6 +1,9 @@
 // Loading the engine for a verb.
 #include <sys/resource.h>
 
+#include <charconv>
+#include <iostream>
+
 #include "apps/hybridattn/commands.h"
 #include "apps/hybridattn/progress_bar.h"
 #include "hybridattn/status_macros.h"
@@ -8,21 +11,35 @@
 namespace hybridattn::app {
 namespace {
 
-Status parse_device(const std::string& text, ContextOptions& options) {
-  if (text == "cpu") return {};
-  const bool cuda = text == "cuda" || (text.rfind("cuda:", 0) == 0 && text.size() > 5 &&
-                                       text.find_first_not_of("0123456789", 5) == std::string::npos);
-  if (!cuda) return invalid_argument("--device is \"", text, "\", must be cpu, cuda or cuda:N");
-  options.device = DeviceType::kCuda;
-  return {};
-}
-
 DType parse_dtype(const std::string& name) {
   if (name == "bf16") return DType::kBF16;
   return name == "f16" ? DType::kF16 : DType::kF32;
 }
 
 }  // namespace
+
+Status parse_device(const std::string& text, ContextOptions& options) {
+  if (text == "cpu") return {};
+  const char* end = text.data() + text.size();
+  const char* at = end;
+  if (text.rfind("cuda:", 0) == 0) {
+    // From a digit on: a sign is no part of an index.
+    at = text.size() > 5 && text[5] >= '0' && text[5] <= '9' ? text.data() + 5 : text.data();
+  }
+  const bool plain = text == "cuda";
+  const auto parsed = std::from_chars(at, end, options.device_index);
+  if (!plain && (parsed.ec != std::errc() || parsed.ptr != end)) {
+    return invalid_argument("value is \"", text, "\", must be cpu, cuda or cuda:N");
+  }
+  options.device = DeviceType::kCuda;
+  return {};
+}
+
+Status check_output() {
+  std::cout.flush();
+  if (std::cout) return {};
+  return error(StatusCode::kDataLoss, "standard output cannot be written");
+}
 
 Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options) {
   engine::EngineOptions o;

@@ -1,9 +1,13 @@
 // The command line: arguments, call, print.
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <cmath>
+#include <csignal>
 #include <iostream>
+#include <limits>
 
 #include "apps/hybridattn/commands.h"
+#include "apps/hybridattn/inputs.h"
 
 namespace hybridattn::app {
 namespace {
@@ -12,7 +16,7 @@ namespace {
 const CLI::Validator kFinite(
     [](std::string& text) -> std::string {
       char* end = nullptr;
-      const double value = std::strtod(text.c_str(), &end);
+      const float value = std::strtof(text.c_str(), &end);  // as the options are
       if (*end != '\0' || end == text.c_str() || !std::isfinite(value)) {
         return "value is \"" + text + "\", must be a finite number";
       }
@@ -20,22 +24,42 @@ const CLI::Validator kFinite(
     },
     "NUMBER");
 
-CLI::Validator at_least(double low) {
+/// Rejects what is no whole number of [low, high], "1.5" and "1e3" included.
+template <class Int>
+CLI::Validator whole(Int low, Int high = std::numeric_limits<Int>::max()) {
   return CLI::Validator(
-      [low](std::string& text) -> std::string {
-        char* end = nullptr;
-        const double value = std::strtod(text.c_str(), &end);
-        if (*end == '\0' && end != text.c_str() && value >= low) return "";
-        return "value is \"" + text + "\", must be a number of at least " + concat(low);
+      [low, high](std::string& text) -> std::string {
+        Int value{};
+        const char* end = text.data() + text.size();
+        const auto parsed = std::from_chars(text.data(), end, value);
+        if (parsed.ec == std::errc() && parsed.ptr == end && value >= low && value <= high) return "";
+        return "value is \"" + text + "\", must be a whole number of " + concat(low) + " to " +
+               concat(high);
       },
       "N");
 }
 
+/// What a parser of ours says of the text.
+template <class Parse>
+CLI::Validator parsed_by(const Parse& parse) {
+  return CLI::Validator([parse](std::string& text) { return parse(text).message(); }, "");
+}
+
+Status check_device(const std::string& text) {
+  ContextOptions ignored;
+  return parse_device(text, ignored);
+}
+
+CLI::Validator id_list() {
+  return parsed_by([](const std::string& text) { return parse_id_list("value", text).status(); });
+}
+
 void add_common(CLI::App& app, CommonOptions& o) {
   app.add_option("--model", o.model, "Folder of the checkpoint")->required();
-  app.add_option("--device", o.device, "cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("--device", o.device, "cpu, cuda or cuda:N")->check(parsed_by(check_device))
+      ->capture_default_str();
   app.add_option("--threads", o.threads, "Threads (0 = one for each core)")
-      ->check(at_least(0))->capture_default_str();
+      ->check(whole(0, 1024))->capture_default_str();
   app.add_flag("--json", o.json, "One JSON object on standard output");
   app.add_option("--dtype", o.dtype, "Type of activations and products: f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}));
@@ -43,12 +67,12 @@ void add_common(CLI::App& app, CommonOptions& o) {
       ->check(CLI::IsMember({"f32", "bf16", "f16"}));
   app.add_option("--state-dtype", o.state_dtype, "Type of recurrent states at rest: f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}))->capture_default_str();
-  app.add_option("--chunk", o.chunk, "Prompt tokens of one step")->check(at_least(1))
+  app.add_option("--chunk", o.chunk, "Prompt tokens of one step")->check(whole(1))
       ->capture_default_str();
-  app.add_option("--max-batch", o.max_batch, "Requests that run at once")->check(at_least(1))
+  app.add_option("--max-batch", o.max_batch, "Requests that run at once")->check(whole(1))
       ->capture_default_str();
   app.add_option("--memory", o.memory, "Bytes for the caches (0 = what the requests need)")
-      ->check(at_least(0))->capture_default_str();
+      ->check(whole(std::int64_t{0}))->capture_default_str();
 }
 
 void add_generate(CLI::App& app, GenerateOptions& o) {
@@ -56,22 +80,23 @@ void add_generate(CLI::App& app, GenerateOptions& o) {
   CLI::Option_group* prompt = app.add_option_group("prompt", "Exactly one of these");
   prompt->add_option("--prompt", o.prompt, "The text to continue");
   prompt->add_option("--prompt-file", o.prompt_file, "A file with the text; - = standard input");
-  prompt->add_option("--prompt-ids", o.prompt_ids, "Token ids: 1,2,3 (no tokenizer needed)");
+  prompt->add_option("--prompt-ids", o.prompt_ids, "Token ids: 1,2,3 (no tokenizer needed)")
+      ->check(id_list());
   prompt->add_option("--ids-file", o.ids_file, "A JSON list of ids, or an object with one list");
   prompt->add_option("--prompts-file", o.prompts_file,
                      "Several prompts: one a line, or JSON lines {\"prompt\": ...}, "
                      "{\"prompt_ids\": [...]} or [ids]");
   prompt->require_option(1);
   app.add_option("--max-new-tokens", o.max_new_tokens, "Tokens to generate, at most")
-      ->check(at_least(0))->capture_default_str();
+      ->check(whole(0))->capture_default_str();
   app.add_option("--temperature", o.sampling.temperature, "0 = greedy")->check(kFinite)
       ->capture_default_str();
-  app.add_option("--top-k", o.sampling.top_k, "0 = off")->check(kFinite)->capture_default_str();
+  app.add_option("--top-k", o.sampling.top_k, "0 = off")->check(whole(0))->capture_default_str();
   app.add_option("--top-p", o.sampling.top_p, "1 = off")->check(kFinite)->capture_default_str();
   app.add_option("--min-p", o.sampling.min_p, "0 = off")->check(kFinite)->capture_default_str();
   app.add_option("--repetition-penalty", o.sampling.repetition_penalty, "1 = off")->check(kFinite)
       ->capture_default_str();
-  app.add_option("--seed", o.sampling.seed, "Seed of the sampler")->check(at_least(0))
+  app.add_option("--seed", o.sampling.seed, "Seed of the sampler")->check(whole(std::uint64_t{0}))
       ->capture_default_str();
   app.add_flag("--ignore-eos", o.ignore_eos, "Go on past end-of-text tokens");
 }
@@ -79,25 +104,29 @@ void add_generate(CLI::App& app, GenerateOptions& o) {
 void add_score(CLI::App& app, ScoreOptions& o) {
   add_common(app, o);
   CLI::Option_group* input = app.add_option_group("input", "Exactly one of these");
-  input->add_option("--ids", o.ids, "Token ids: 1,2,3");
+  input->add_option("--ids", o.ids, "Token ids: 1,2,3")->check(id_list());
   input->add_option("--ids-file", o.ids_file, "A JSON list of ids, or an object with one list");
   input->add_option("--text-file", o.text_file, "A file with text; - = standard input");
   input->require_option(1);
 }
 
-/// One line: CLI11 has the option's name and what was wanted in what().
-int usage_error(const std::string& message) {
-  std::string line = message;
-  for (char& c : line) {
+/// One line, whatever a file's name or an option's value holds.
+void print_error(std::string message) {
+  for (char& c : message) {
     if (c == '\n' || c == '\r') c = ' ';
   }
-  std::cerr << "hybridattn: " << line << " (see --help)\n";
+  std::cerr << "hybridattn: " << message << '\n';
+}
+
+/// CLI11 has the option's name and what was wanted in what().
+int usage_error(const std::string& message) {
+  print_error(message + " (see --help)");
   return kExitUsage;
 }
 
 int finish(const Status& status) {
   if (status.ok()) return kExitOk;
-  std::cerr << "hybridattn: " << status.message() << '\n';
+  print_error(status.message());
   return kExitData;
 }
 
@@ -117,7 +146,8 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& e) {
-    return app.exit(e);
+    app.exit(e);
+    return finish(check_output());
   } catch (const CLI::ParseError& e) {
     return usage_error(e.what());
   }
@@ -135,12 +165,14 @@ int run(int argc, char** argv) {
 }  // namespace hybridattn::app
 
 int main(int argc, char** argv) {
+  // A reader of standard output who goes away is an error like any other, and no signal.
+  std::signal(SIGPIPE, SIG_IGN);
   try {
     return hybridattn::app::run(argc, argv);
   } catch (const std::bad_alloc&) {
-    std::cerr << "hybridattn: out of memory\n";
+    hybridattn::app::print_error("out of memory");
   } catch (const std::exception& e) {
-    std::cerr << "hybridattn: " << e.what() << '\n';
+    hybridattn::app::print_error(e.what());
   }
   return hybridattn::app::kExitData;
 }

@@ -49,9 +49,7 @@ Status score(const ScoreOptions& options) {
     std::cout << ids.size() << " tokens, mean negative log-likelihood " << result.mean_nll
               << ", perplexity " << std::exp(result.mean_nll) << '\n';
   }
-  std::cout.flush();
-  if (!std::cout) return error(StatusCode::kDataLoss, "standard output cannot be written");
-  return {};
+  return check_output();
 }
 
 }  // namespace hybridattn::app

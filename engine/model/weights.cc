@@ -87,9 +87,10 @@ Status ModelLoader::load(ModelWeights& weights) {
   HYBRIDATTN_ASSIGN(weights.final_norm, loader_.floats(prefix + "norm.weight", {c_.hidden_size}));
   // What the file holds decides, since nested configs state the tie at two levels that may disagree.
   weights.tied = !loader_.has("lm_head.weight");
-  if (weights.tied && c_.tie_stated && !c_.tie_word_embeddings) {
+  if (weights.tied && !c_.tie_word_embeddings) {
     return error(StatusCode::kNotFound, "checkpoint: tensor lm_head.weight is missing and "
-                 "config.json has tie_word_embeddings false");
+                 "config.json has ", c_.tie_stated ? "" : "no ", "tie_word_embeddings",
+                 c_.tie_stated ? " false" : " (the default is false)");
   }
   weights.lm_head = weights.embedding;
   if (!weights.tied) {

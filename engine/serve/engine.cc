@@ -92,6 +92,11 @@ Status Engine::allocate_caches(const CacheOptions& options) {
   return {};
 }
 
+std::int64_t Engine::step_tokens() const {
+  const std::int64_t held = capacity_tokens_ * options_.max_batch;
+  return std::min<std::int64_t>(options_.chunk, held) + options_.max_batch;
+}
+
 Status Engine::make_backends() {
   const ModelConfig& c = model_->config();
   HYBRIDATTN_ASSIGN(std::unique_ptr<PagedAttnBackend> paged,

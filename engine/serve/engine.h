@@ -123,7 +123,8 @@ class Engine {
   struct Step;
 
   Engine(EngineOptions options, std::unique_ptr<Context> context, std::unique_ptr<HybridModel> model);
-  std::int64_t step_tokens() const { return std::int64_t{options_.chunk} + options_.max_batch; }
+  /// Of the largest step. A chunk beyond what the caches hold asks for no more memory than they do.
+  std::int64_t step_tokens() const;
   Status make_backends();
   Status check_prompt(const char* verb, std::span<const std::int32_t> ids, std::int64_t total) const;
   void admit();

@@ -11,6 +11,13 @@
 namespace hybridattn::engine {
 namespace {
 
+/// A NaN in an order or in a sum would spoil all other ids: to the sampler it is the unlikeliest.
+void drop_nans(std::span<float> logits) {
+  for (float& logit : logits) {
+    if (std::isnan(logit)) logit = -std::numeric_limits<float>::infinity();
+  }
+}
+
 void penalize(std::span<float> logits, std::span<const std::int32_t> history, float penalty) {
   if (penalty == 1.0f) return;
   const std::unordered_set<std::int32_t> seen(history.begin(), history.end());
@@ -66,6 +73,7 @@ std::int32_t Sampler::next(std::span<float> all_logits, std::span<const std::int
                            std::int32_t limit) {
   const std::span<float> logits =
       all_logits.first(std::min(all_logits.size(), static_cast<std::size_t>(limit)));
+  drop_nans(logits);
   penalize(logits, history, params_.repetition_penalty);
   if (params_.temperature == 0) return argmax(logits);
 
@@ -77,13 +85,17 @@ std::int32_t Sampler::next(std::span<float> all_logits, std::span<const std::int
   // Plain temperature sampling needs no order, which for a large vocabulary costs more than the rest.
   const bool ordered = params_.top_k > 0 || params_.top_p < 1 || params_.min_p > 0;
   if (!ordered) std::swap(order_[0], order_[static_cast<std::size_t>(argmax(logits))]);
-  if (ordered) std::partial_sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(kept), order_.end(),
-                    [&](std::int32_t a, std::int32_t b) {
-                      return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
-                    });
+  if (ordered) {
+    std::partial_sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(kept),
+                      order_.end(), [&](std::int32_t a, std::int32_t b) {
+                        return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
+                      });
+  }
   const double top = logit(order_[0]);
   const auto weight = [&](std::size_t i) {
-    return std::exp((static_cast<double>(logit(order_[i])) - top) / params_.temperature);
+    // Equal first: infinity minus infinity would be NaN.
+    const double x = logit(order_[i]);
+    return x == top ? 1.0 : std::exp((x - top) / params_.temperature);
   };
   double total = 0;
   for (std::size_t i = 0; i < kept; ++i) total += weight(i);

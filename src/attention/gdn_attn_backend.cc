@@ -5,6 +5,7 @@
 #include "hybridattn/ops.h"
 #include "hybridattn/status_macros.h"
 #include "src/attention/token_runs.h"
+#include "src/core/arg_check.h"
 #include "src/core/context_impl.h"
 #include "src/ops/gdn_prefill_params.h"
 
@@ -121,7 +122,18 @@ Status check_args(const Plan& plan, const RadixLinearAttention& layer, const Gdn
     return invalid_argument("GDNAttnBackend: layer ", layer.layer_id,
                             ": z and norm_weight must be given together");
   }
-  return {};
+  // All before the first op: once the convolution has run, its state has advanced.
+  core::ArgCheck check("GDNAttnBackend");
+  check.input("mixed_qkv", args.mixed_qkv, {"T", "C"});
+  check.input("a", args.a, {"T", "HV"}).input("b", args.b, {"T", "HV"});
+  check.output("out", args.out, {"T", "HV", "V"});
+  check.optional_input("z", args.z, {"T", "HV", "V"});
+  check.optional_input("norm_weight", args.norm_weight, {"V"});
+  check.require(check["HV"] == layer.num_v_heads, "layer ", layer.layer_id, ": a has HV = ",
+                check["HV"], ", must be ", layer.num_v_heads);
+  check.require(check["V"] == layer.head_v_dim, "layer ", layer.layer_id, ": out has V = ",
+                check["V"], ", must be ", layer.head_v_dim);
+  return check.status();
 }
 
 /// The delta rule over the convolution's output: decode rows step, the others go in chunks.
@@ -148,6 +160,19 @@ Status run_delta_rule(Context& context, const GdnPlan& plan, const RadixLinearAt
   return {};
 }
 
+/// Zeros for the pad tokens of `out`, whose heads need not be dense.
+Status zero_pads(Context& context, const std::vector<std::int32_t>& pads, const TensorView& out) {
+  const auto count = static_cast<std::int32_t>(pads.size());
+  if (count == 0) return {};
+  if (out.stride(1) == out.dim(2)) return zero_slots(context, {out, pads.data(), count});
+  for (std::int64_t head = 0; head < out.dim(1); ++head) {
+    const TensorView one =
+        out.at(head * out.stride(1), {out.dim(0), out.dim(2)}, {out.stride(0), 1});
+    HYBRIDATTN_TRY(zero_slots(context, {one, pads.data(), count}));
+  }
+  return {};
+}
+
 /// The gated norm of the real tokens. Pad tokens are not read: their z may be anything.
 Status run_gated_norm(Context& context, const GdnPlan& plan, const GdnRunArgs& args,
                       const TensorView& x) {
@@ -157,9 +182,7 @@ Status run_gated_norm(Context& context, const GdnPlan& plan, const GdnRunArgs& a
                   args.norm_weight, backend::slice_tokens(args.out, run), args.norm_epsilon,
                   args.gate}));
   }
-  if (plan.runs.pads.empty()) return {};
-  return zero_slots(context, {args.out, plan.runs.pads.data(),
-                              static_cast<std::int32_t>(plan.runs.pads.size())});
+  return zero_pads(context, plan.runs.pads, args.out);
 }
 
 }  // namespace

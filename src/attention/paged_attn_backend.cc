@@ -21,7 +21,9 @@ struct PagedPlan final : Plan {
     rows.q_length = q_length.data();
     rows.kv_length = kv_length.data();
     rows.kv_start = kv_start.data();
-    rows.pages = pages.data();
+    // Null would mean dense keys; a batch of padding alone has no page.
+    static constexpr std::int32_t kNoPage = kPadIndex;
+    rows.pages = pages.empty() ? &kNoPage : pages.data();
     rows.num_pages_listed = static_cast<std::int64_t>(pages.size());
     return rows;
   }
@@ -59,6 +61,7 @@ Status check_layers(const PagedKvView& cache) {
 /// A row's pages exist and are enough; what it writes no other row writes.
 Status check_row_pages(const BatchRow& row, std::int32_t index, const CacheShape& cache,
                        std::unordered_map<std::int32_t, std::int32_t>& writers) {
+  if (row.kind == RowKind::kPad) return {};  // its tokens have no place anywhere
   const std::int64_t length = row.computed + row.new_tokens;
   const std::int64_t needed = (length + cache.page_size - 1) / cache.page_size;
   if (static_cast<std::int64_t>(row.pages.size()) < needed) {

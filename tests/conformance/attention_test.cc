@@ -1,0 +1,206 @@
+// Conformance of softmax attention and of the merge of its results.
+#include <optional>
+
+#include "tests/conformance/bounds.h"
+
+namespace hybridattn::testing {
+namespace {
+
+class ConformanceAttention : public Conformance {
+ protected:
+  struct Case {
+    std::int64_t page_size = 16;  // 0 = dense
+    std::int64_t hk = 2;
+    std::int64_t group = 3;
+    std::int64_t dim = 24;
+    std::int64_t v_dim = 40;
+    Layout layout = Layout::kDense;
+    AttentionOptions options{0.2f, true, 0.0f, -1};
+    bool sinks = false;
+  };
+  struct Row {
+    std::int32_t queries;
+    std::int32_t keys;
+  };
+  static std::vector<Row> rows_of_table() {
+    return {{1, 1}, {70, 70}, {0, 9}, {1, 130}, {3, 0}, {5, 64}, {2, 65}, {66, 150}};
+  }
+
+  void check(const Case& c) { check(c, rows_of_table()); }
+  void check(const Case& c, const std::vector<Row>& row_list);
+};
+
+INSTANTIATE_TEST_SUITE_P(Table, ConformanceAttention, ::testing::ValuesIn(all_setups()),
+                         setup_name);
+
+/// Page ids in an order that is not that of the rows, with free pages between.
+struct Cache {
+  KvRows rows;
+  std::int64_t pages = 1;
+  std::vector<std::pair<std::int64_t, std::int64_t>> used;  // page, tokens that are keys
+};
+
+template <class RowList>
+Cache lay_out(const RowList& list, std::int64_t page_size) {
+  Cache cache;
+  std::int64_t total = 0;
+  for (const auto& row : list) {
+    total += page_size == 0 ? row.keys + 2 : (row.keys + page_size - 1) / page_size + 1;
+  }
+  cache.pages = total + 1;
+  std::int64_t next = cache.pages - 1;
+  std::int64_t key = 1;
+  std::int32_t token = 1;
+  for (const auto& row : list) {
+    std::vector<std::int32_t> ids;
+    for (std::int64_t left = row.keys; page_size > 0 && left > 0; left -= page_size) {
+      ids.push_back(static_cast<std::int32_t>(next));
+      cache.used.emplace_back(next--, std::min(left, page_size));
+    }
+    for (std::int64_t i = 0; page_size == 0 && i < row.keys; ++i) cache.used.emplace_back(key + i, 1);
+    --next;  // a free page
+    cache.rows.add(token, row.queries, row.keys, ids, page_size == 0 ? key : 0);
+    token += row.queries + 1;  // and a token that belongs to nobody
+    key += row.keys + 1;
+  }
+  return cache;
+}
+
+void poison_free_keys(Operand& operand, const Cache& cache, std::int64_t page_size) {
+  std::vector<std::int64_t> filled(static_cast<std::size_t>(cache.pages), 0);
+  for (const auto& [page, tokens] : cache.used) filled[static_cast<std::size_t>(page)] = tokens;
+  for (std::int64_t page = 0; page < cache.pages; ++page) {
+    const std::int64_t tokens = filled[static_cast<std::size_t>(page)];
+    if (page_size == 0 && tokens == 0) operand.poison({page});
+    for (const Source s : {Source::kKernel, Source::kRounded, Source::kExact}) {
+      for (std::int64_t i = tokens; i < page_size; ++i) operand.of(s).poison({page, i});
+    }
+  }
+}
+
+void ConformanceAttention::check(const Case& c, const std::vector<Row>& row_list) {
+  const Cache cache = lay_out(row_list, c.page_size);
+  const std::int64_t hq = c.hk * c.group;
+  std::int64_t tokens = 2;
+  std::vector<std::int64_t> named;
+  for (const Row& row : row_list) {
+    for (std::int32_t i = 0; i < row.queries; ++i) named.push_back(tokens - 1 + i);
+    tokens += row.queries + 1;
+  }
+  const auto shape = [&](std::int64_t dim) {
+    return c.page_size == 0 ? Shape{cache.pages, c.hk, dim}
+                            : Shape{cache.pages, c.page_size, c.hk, dim};
+  };
+  const std::int64_t keys = cache.pages * std::max<std::int64_t>(c.page_size, 1) * c.hk;
+  Operand q(dtype(), {tokens, hq, c.dim}, c.layout, random.values(tokens * hq * c.dim, -2, 2));
+  Operand k(dtype(), shape(c.dim), c.layout, random.values(keys * c.dim, -2, 2));
+  Operand v(dtype(), shape(c.v_dim), c.layout, random.values(keys * c.v_dim, -2, 2));
+  poison_free_keys(k, cache, c.page_size);
+  poison_free_keys(v, cache, c.page_size);
+  Operand sinks(DType::kF32, {hq}, Layout::kDense, random.values(hq, -1, 3));
+  Operand out(dtype(), {tokens, hq, c.v_dim}, c.layout);
+  Operand lse(DType::kF32, {tokens, hq}, Layout::kSliced);
+  run(attention, reference::attention, [&](Source s) {
+    return AttentionArgs{cache.rows.view(c.page_size > 0), q(s), k(s), v(s), out(s),
+                         c.sinks ? sinks(s) : TensorView(), lse(s), c.options};
+  });
+  expect_conforms(out, named, kAttentionBound, dtype());
+  expect_conforms(lse, named, kAttentionBound, dtype());
+  EXPECT_TRUE(out.kernel().is_poison({0}));
+  EXPECT_TRUE(lse.kernel().is_poison({0}));
+}
+
+TEST_P(ConformanceAttention, PagesOfEverySize) {
+  for (const std::int64_t page_size : {1, 7, 16, 64}) {
+    Case c;
+    c.page_size = page_size;
+    check(c);
+  }
+}
+
+TEST_P(ConformanceAttention, DenseKeys) {
+  Case c;
+  c.page_size = 0;
+  check(c);
+  c.layout = Layout::kTransposed;
+  check(c);
+}
+
+TEST_P(ConformanceAttention, StridedTensors) {
+  Case c;
+  for (const Layout layout : {Layout::kSliced, Layout::kTransposed}) {
+    c.layout = layout;
+    check(c);
+  }
+}
+
+TEST_P(ConformanceAttention, WithoutCausalMask) {
+  Case c;
+  c.options.causal = false;
+  check(c);
+}
+
+TEST_P(ConformanceAttention, Windows) {
+  for (const std::int32_t window : {1, 5, 64, 100}) {
+    Case c;
+    c.options.window = window;
+    c.page_size = 7;
+    check(c);
+  }
+}
+
+TEST_P(ConformanceAttention, CapAndSinks) {
+  Case c;
+  c.options.logit_cap = 2.5f;
+  check(c);
+  c.sinks = true;
+  check(c);
+  c.options.window = 9;
+  check(c);
+}
+
+TEST_P(ConformanceAttention, GroupsAndHeadDims) {
+  const std::vector<Row> few{{1, 70}, {9, 40}};
+  for (const std::int64_t group : {1, 2, 4, 7, 16, 80}) {
+    Case c;
+    c.group = group;
+    c.hk = group > 4 ? 1 : 2;
+    check(c, few);
+  }
+  for (const std::int64_t dim : {1, 16, 33, 128, 256, 512}) {
+    Case c;
+    c.hk = 1;
+    c.dim = dim;
+    c.v_dim = 513 - dim;
+    c.options.scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    check(c, few);
+  }
+}
+
+TEST_P(ConformanceAttention, MergeOfTwoHalvesIsTheWhole) {
+  const Shape shape{4, 3, 20};
+  Operand a(dtype(), shape, Layout::kTransposed, random.values(240, -2, 2));
+  Operand b(dtype(), shape, Layout::kSliced, random.values(240, -2, 2));
+  Operand lse_a(DType::kF32, {4, 3}, Layout::kSliced, random.values(12, -20, 20));
+  Operand lse_b(DType::kF32, {4, 3}, Layout::kSliced, random.values(12, -20, 20));
+  for (const Source s : {Source::kKernel, Source::kRounded, Source::kExact}) {
+    lse_a.of(s).set({0, 0}, -INFINITY);  // a side without weight may hold anything
+    a.of(s).poison({0, 0});
+    lse_b.of(s).set({1, 1}, -INFINITY);
+    b.of(s).poison({1, 1});
+    lse_a.of(s).set({2, 2}, -INFINITY);
+    lse_b.of(s).set({2, 2}, -INFINITY);
+  }
+  Operand out(dtype(), shape, Layout::kSliced);
+  Operand lse(DType::kF32, {4, 3}, Layout::kSliced);
+  run(merge_states, reference::merge_states, [&](Source s) {
+    return MergeStatesArgs{a(s), lse_a(s), b(s), lse_b(s), out(s), lse(s)};
+  });
+  expect_conforms(out, everything(4), kMergeStatesBound, dtype());
+  expect_conforms(lse, everything(4), kMergeStatesBound, DType::kF32);
+  EXPECT_EQ(out.kernel().get({2, 2, 7}), 0.0);
+  EXPECT_EQ(lse.kernel().get({2, 2}), -INFINITY);
+}
+
+}  // namespace
+}  // namespace hybridattn::testing

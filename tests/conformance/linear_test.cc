@@ -1,0 +1,68 @@
+// Conformance of the matrix product.
+#include "tests/conformance/bounds.h"
+
+namespace hybridattn::testing {
+namespace {
+
+class ConformanceLinear : public Conformance {};
+
+INSTANTIATE_TEST_SUITE_P(Table, ConformanceLinear, ::testing::ValuesIn(all_setups()), setup_name);
+
+TEST_P(ConformanceLinear, EveryRowCountAndTail) {
+  for (const std::int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 103}) {
+    for (const std::int64_t k : {1, 7, 16, 33, 300}) {
+      const std::int64_t n = m == 9 ? 70 : 5;
+      Operand x(dtype(), {m, k}, Layout::kSliced, random.values(m * k, -1, 1));
+      Operand weight(dtype(), {n, k}, Layout::kSliced, random.values(n * k, -1, 1));
+      Operand out(DType::kF32, {m, n}, Layout::kSliced);
+      run(linear, reference::linear,
+          [&](Source s) { return LinearArgs{x(s), weight(s), out(s)}; });
+      expect_conforms(out, everything(m), kLinearBound, dtype());
+    }
+  }
+}
+
+TEST_P(ConformanceLinear, EveryPairOfTypesAndAccumulation) {
+  for (const DType weight_type : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const DType out_type : {DType::kF32, DType::kBF16, DType::kF16}) {
+      for (const bool accumulate : {false, true}) {
+        Operand x(dtype(), {5, 77}, Layout::kSliced, random.values(5 * 77, -1, 1));
+        Operand weight(weight_type, {9, 77}, Layout::kSliced, random.values(9 * 77, -1, 1));
+        Operand out(out_type, {5, 9}, Layout::kSliced, random.values(45, -4, 4));
+        run(linear, reference::linear,
+            [&](Source s) { return LinearArgs{x(s), weight(s), out(s), accumulate}; });
+        const DType least = half_ulp(weight_type) > half_ulp(dtype()) ? weight_type : dtype();
+        const DType in = half_ulp(out_type) > half_ulp(least) ? out_type : least;
+        expect_conforms(out, everything(5), kLinearBound, in);
+      }
+    }
+  }
+}
+
+TEST_P(ConformanceLinear, AnEmptySumIsZero) {
+  Buffer x(dtype(), {3, 0});
+  Buffer weight(dtype(), {4, 0});
+  Buffer out(dtype(), {3, 4});
+  ASSERT_OK(linear(context(), {x.view(), weight.view(), out.view()}));
+  for (const double value : out.values()) EXPECT_EQ(value, 0.0);
+}
+
+TEST_P(ConformanceLinear, ARowDoesNotDependOnTheRowsBesideIt) {
+  const std::int64_t k = 131;
+  const std::int64_t n = 67;
+  Operand x(dtype(), {9, k}, Layout::kDense, random.values(9 * k, -1, 1));
+  Operand weight(dtype(), {n, k}, Layout::kDense, random.values(n * k, -1, 1));
+  Buffer all(dtype(), {9, n});
+  ASSERT_OK(linear(context(), {x.kernel().view(), weight.kernel().view(), all.view()}));
+  for (std::int64_t first = 0; first < 9; ++first) {
+    for (std::int64_t m = 1; first + m <= 9; ++m) {
+      Buffer some(dtype(), {m, n});
+      const ConstTensorView rows = ConstTensorView(x.kernel().view()).at(first * k, {m, k}, {k, 1});
+      ASSERT_OK(linear(context(), {rows, weight.kernel().view(), some.view()}));
+      for (std::int64_t i = 0; i < m; ++i) EXPECT_EQ(some.bytes(i), all.bytes(first + i));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace hybridattn::testing

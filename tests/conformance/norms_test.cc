@@ -1,0 +1,93 @@
+// Conformance of the norms.
+#include "tests/conformance/bounds.h"
+
+namespace hybridattn::testing {
+namespace {
+
+class ConformanceNorms : public Conformance {};
+
+INSTANTIATE_TEST_SUITE_P(Table, ConformanceNorms, ::testing::ValuesIn(all_setups()), setup_name);
+
+constexpr std::int64_t kTokens = 4;
+constexpr std::int64_t kHeads = 3;
+
+std::vector<Layout> layouts() { return {Layout::kDense, Layout::kSliced, Layout::kTransposed}; }
+std::vector<std::int64_t> dims() { return {1, 16, 77, 256}; }
+
+TEST_P(ConformanceNorms, L2Norm) {
+  for (const std::int64_t dim : dims()) {
+    for (const Layout layout : layouts()) {
+      const Shape shape{kTokens, kHeads, dim};
+      Operand x(dtype(), shape, layout, random.values(kTokens * kHeads * dim, -3, 3));
+      Operand out(dtype(), shape, layout);
+      run(l2norm, reference::l2norm, [&](Source s) { return L2NormArgs{x(s), out(s), 0.0883f}; });
+      expect_conforms(out, everything(kTokens), kL2NormBound, dtype());
+    }
+  }
+}
+
+TEST_P(ConformanceNorms, RmsNormOfHeads) {
+  for (const std::int64_t dim : dims()) {
+    for (const bool zero_centered : {false, true}) {
+      const Shape shape{kTokens, kHeads, dim};
+      Operand x(dtype(), shape, Layout::kTransposed, random.values(kTokens * kHeads * dim, -3, 3));
+      Operand weight(dtype(), {dim}, Layout::kDense, random.values(dim, -0.5, 1.5));
+      Operand out(dtype(), shape, Layout::kSliced);
+      run(rms_norm, reference::rms_norm, [&](Source s) {
+        return RmsNormArgs{x(s), weight(s), out(s), 1e-5f, zero_centered};
+      });
+      expect_conforms(out, everything(kTokens), kRmsNormBound, dtype());
+    }
+  }
+}
+
+TEST_P(ConformanceNorms, RmsNormOfRows) {
+  Operand x(dtype(), {kTokens, 130}, Layout::kSliced, random.values(kTokens * 130, -3, 3));
+  Operand weight(DType::kF32, {130}, Layout::kDense, random.values(130, -0.5, 1.5));
+  Operand out(dtype(), {kTokens, 130}, Layout::kSliced);
+  run(rms_norm, reference::rms_norm,
+      [&](Source s) { return RmsNormArgs{x(s), weight(s), out(s), 1e-6f, true}; });
+  expect_conforms(out, everything(kTokens), kRmsNormBound, dtype());
+}
+
+TEST_P(ConformanceNorms, RmsNormInPlace) {
+  Operand x(dtype(), {kTokens, kHeads, 24}, Layout::kSliced,
+            random.values(kTokens * kHeads * 24, -3, 3));
+  Operand weight(dtype(), {24}, Layout::kDense, random.values(24, -0.5, 1.5));
+  Operand out(dtype(), {kTokens, kHeads, 24}, Layout::kSliced);
+  run(rms_norm, reference::rms_norm,
+      [&](Source s) { return RmsNormArgs{x(s), weight(s), out(s)}; });
+  Buffer& same = x.kernel();
+  ASSERT_OK(rms_norm(context(), {same.view(), weight.kernel().view(), same.view()}));
+  EXPECT_EQ(same.memory(), out.kernel().memory());
+}
+
+TEST_P(ConformanceNorms, GatedRmsNorm) {
+  for (const std::int64_t dim : dims()) {
+    for (const GateKind gate : {GateKind::kSilu, GateKind::kSigmoid}) {
+      const Shape shape{kTokens, kHeads, dim};
+      const std::int64_t count = kTokens * kHeads * dim;
+      Operand x(dtype(), shape, Layout::kTransposed, random.values(count, -3, 3));
+      Operand z(dtype(), shape, Layout::kSliced, random.values(count, -6, 6));
+      Operand weight(dtype(), {dim}, Layout::kDense, random.values(dim, 0.2, 1.5));
+      Operand out(dtype(), shape, Layout::kSliced);
+      run(gated_rms_norm, reference::gated_rms_norm, [&](Source s) {
+        return GatedRmsNormArgs{x(s), z(s), weight(s), out(s), 1e-6f, gate};
+      });
+      expect_conforms(out, everything(kTokens), kGatedRmsNormBound, dtype());
+    }
+  }
+}
+
+TEST_P(ConformanceNorms, EpsilonStandsInsideTheRoot) {
+  // With values near the root of epsilon every other place for it gives another result.
+  Operand x(DType::kF32, {2, 1, 16}, Layout::kDense, random.values(32, -1e-3, 1e-3));
+  Operand weight(DType::kF32, {16}, Layout::kDense, std::vector<double>(16, 1.0));
+  Operand out(DType::kF32, {2, 1, 16}, Layout::kDense);
+  run(rms_norm, reference::rms_norm,
+      [&](Source s) { return RmsNormArgs{x(s), weight(s), out(s), 1e-6f, false}; });
+  expect_conforms(out, everything(2), kRmsNormBound, DType::kF32);
+}
+
+}  // namespace
+}  // namespace hybridattn::testing

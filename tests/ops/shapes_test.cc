@@ -1,0 +1,57 @@
+// Every op refuses shapes that do not fit together, naming the op, the tensor and both sizes.
+#include "hybridattn/ops.h"
+#include "tests/support/contexts.h"
+#include "tests/support/tensor.h"
+
+namespace hybridattn::testing {
+namespace {
+
+TEST(Shapes, EachOpNamesItselfTheTensorAndBothSizes) {
+  const auto context = make_context();
+  Buffer x(DType::kF32, {2, 3, 16});
+  Buffer y(DType::kF32, {2, 3, 17});
+  Buffer fewer(DType::kF32, {2, 2, 16});
+  Buffer w(DType::kF32, {16});
+  Buffer w17(DType::kF32, {17});
+  Buffer flat(DType::kF32, {2, 16});
+  Buffer flat17(DType::kF32, {2, 17});
+  Buffer table(DType::kF32, {2, 9});
+  EXPECT_ERROR(l2norm(*context, {x.view(), y.view()}), kInvalidArgument, "l2norm: out", "17", "16");
+  EXPECT_ERROR(rms_norm(*context, {x.view(), w17.view(), x.view()}), kInvalidArgument,
+               "rms_norm: weight", "17", "x has 16");
+  EXPECT_ERROR(rms_norm(*context, {flat.view(), w.view(), x.view()}), kInvalidArgument,
+               "rms_norm: out", "3", "1");
+  EXPECT_ERROR(gated_rms_norm(*context, {x.view(), fewer.view(), w.view(), x.view()}),
+               kInvalidArgument, "gated_rms_norm: z", "H = 2", "x has 3");
+  EXPECT_ERROR(sigmoid_gate(*context, {x.view(), y.view(), x.view()}), kInvalidArgument,
+               "sigmoid_gate: gate", "17", "16");
+  EXPECT_ERROR(silu_mul(*context, {flat.view(), flat17.view(), flat.view()}), kInvalidArgument,
+               "silu_mul: up", "17", "16");
+  EXPECT_ERROR(rotary(*context, {x.view(), table.view(), table.view(), x.view()}), kInvalidArgument,
+               "rotary: cos", "R/2 = 9", "D = 16");
+  EXPECT_ERROR(linear(*context, {flat.view(), flat17.view(), flat.view()}), kInvalidArgument,
+               "linear: weight", "K = 17", "x has 16");
+  EXPECT_ERROR(gdn_gates(*context, {flat.view(), flat17.view(), w.view(), w.view(), flat.view(),
+                                    flat.view()}),
+               kInvalidArgument, "gdn_gates: b", "HV = 17", "a has 16");
+  Buffer lse(DType::kF32, {2, 2});
+  EXPECT_ERROR(merge_states(*context, {x.view(), lse.view(), x.view(), lse.view(), x.view(), {}}),
+               kInvalidArgument, "merge_states: lse_a", "H = 2", "out_a has 3");
+}
+
+TEST(Shapes, ScalarsAreChecked) {
+  const auto context = make_context();
+  Buffer x(DType::kF32, {2, 3, 16});
+  Buffer w(DType::kF32, {16});
+  EXPECT_ERROR(rms_norm(*context, {x.view(), w.view(), x.view(), -1.0f}), kInvalidArgument,
+               "epsilon is -1");
+  EXPECT_ERROR(gated_rms_norm(*context, {x.view(), x.view(), w.view(), x.view(), -1.0f}),
+               kInvalidArgument, "epsilon is -1");
+  EXPECT_ERROR(gated_rms_norm(*context, {x.view(), x.view(), w.view(), x.view(), 1e-6f,
+                                         static_cast<GateKind>(9)}),
+               kInvalidArgument, "gate is 9");
+  EXPECT_TRUE(x.is_poison({}));
+}
+
+}  // namespace
+}  // namespace hybridattn::testing
