@@ -20,15 +20,11 @@ DType parse_dtype(const std::string& name) {
 
 Status parse_device(const std::string& text, ContextOptions& options) {
   if (text == "cpu") return {};
-  const char* end = text.data() + text.size();
-  const char* at = end;
-  if (text.rfind("cuda:", 0) == 0) {
-    // From a digit on: a sign is no part of an index.
-    at = text.size() > 5 && text[5] >= '0' && text[5] <= '9' ? text.data() + 5 : text.data();
-  }
-  const bool plain = text == "cuda";
-  const auto parsed = std::from_chars(at, end, options.device_index);
-  if (!plain && (parsed.ec != std::errc() || parsed.ptr != end)) {
+  const std::string index = text.rfind("cuda:", 0) == 0 ? text.substr(5) : "";
+  const char* end = index.data() + index.size();
+  const auto parsed = std::from_chars(index.data(), end, options.device_index);
+  const bool is_index = parsed.ec == std::errc() && parsed.ptr == end && options.device_index >= 0;
+  if (text != "cuda" && !is_index) {
     return invalid_argument("value is \"", text, "\", must be cpu, cuda or cuda:N");
   }
   options.device = DeviceType::kCuda;

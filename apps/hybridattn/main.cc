@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cmath>
 #include <csignal>
+#include <cstdlib>
 #include <iostream>
 #include <limits>
 
@@ -32,7 +33,8 @@ CLI::Validator whole(Int low, Int high = std::numeric_limits<Int>::max()) {
         Int value{};
         const char* end = text.data() + text.size();
         const auto parsed = std::from_chars(text.data(), end, value);
-        if (parsed.ec == std::errc() && parsed.ptr == end && value >= low && value <= high) return "";
+        const bool is_whole = parsed.ec == std::errc() && parsed.ptr == end;
+        if (is_whole && value >= low && value <= high) return "";
         return "value is \"" + text + "\", must be a whole number of " + concat(low) + " to " +
                concat(high);
       },

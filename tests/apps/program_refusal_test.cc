@@ -1,4 +1,5 @@
-// Bad command lines, bad files, bad places to write to: one line, the right exit code, never a signal.
+// Bad command lines, bad files, bad places to write to: one line, the right exit code, never a
+// signal.
 #include "tests/apps/program_test_support.h"
 
 namespace hybridattn::app {
@@ -29,20 +30,42 @@ TEST(ProgramUsage, VerbsAndOptions) {
 
 TEST(ProgramUsage, Numbers) {
   const std::vector<Args> bad = {
-      {"--temperature", "nan"}, {"--temperature", "inf"}, {"--temperature", "-1"},
-      {"--temperature", "hot"}, {"--temperature", "1e39"}, {"--temperature", ""},
-      {"--top-k", "-1"},        {"--top-k", "1.5"},       {"--top-k", "nan"},
-      {"--top-p", "0"},         {"--top-p", "2"},         {"--top-p", "nan"},
-      {"--min-p", "-0.1"},      {"--min-p", "1.1"},       {"--min-p", "inf"},
-      {"--repetition-penalty", "0"}, {"--repetition-penalty", "-2"},
+      {"--temperature", "nan"},
+      {"--temperature", "inf"},
+      {"--temperature", "-1"},
+      {"--temperature", "hot"},
+      {"--temperature", "1e39"},
+      {"--temperature", ""},
+      {"--top-k", "-1"},
+      {"--top-k", "1.5"},
+      {"--top-k", "nan"},
+      {"--top-p", "0"},
+      {"--top-p", "2"},
+      {"--top-p", "nan"},
+      {"--min-p", "-0.1"},
+      {"--min-p", "1.1"},
+      {"--min-p", "inf"},
+      {"--repetition-penalty", "0"},
+      {"--repetition-penalty", "-2"},
       {"--repetition-penalty", "nan"},
-      {"--seed", "-1"},         {"--seed", "18446744073709551616"},
-      {"--chunk", "0"},         {"--chunk", "-1"},        {"--chunk", "1.5"},
-      {"--chunk", "99999999999"}, {"--chunk", "8x"},
-      {"--max-batch", "0"},     {"--max-batch", "-3"},    {"--max-batch", "many"},
-      {"--threads", "-1"},      {"--threads", "99999"},   {"--threads", "two"},
-      {"--max-new-tokens", "-1"}, {"--max-new-tokens", "2147483648"},
-      {"--memory", "-1"},       {"--memory", "1G"},       {"--memory", "9223372036854775808"},
+      {"--seed", "-1"},
+      {"--seed", "18446744073709551616"},
+      {"--chunk", "0"},
+      {"--chunk", "-1"},
+      {"--chunk", "1.5"},
+      {"--chunk", "99999999999"},
+      {"--chunk", "8x"},
+      {"--max-batch", "0"},
+      {"--max-batch", "-3"},
+      {"--max-batch", "many"},
+      {"--threads", "-1"},
+      {"--threads", "99999"},
+      {"--threads", "two"},
+      {"--max-new-tokens", "-1"},
+      {"--max-new-tokens", "2147483648"},
+      {"--memory", "-1"},
+      {"--memory", "1G"},
+      {"--memory", "9223372036854775808"},
   };
   for (const Args& option : bad) {
     Args args = on("generate", checkpoint("golden_a"), {"--prompt-ids", "1"});
@@ -54,7 +77,8 @@ TEST(ProgramUsage, Numbers) {
 TEST(ProgramUsage, ChoicesAndIds) {
   const std::string model = checkpoint("golden_a");
   for (const char* device : {"cuda:x", "cuda:", "cuda:-1", "cuda:99999999999", "gpu", ""}) {
-    expect_refusal(generate_ids(model, {"--device", device}), kUsage, {"--device", device, "cuda:N"});
+    expect_refusal(generate_ids(model, {"--device", device}), kUsage,
+                   {"--device", device, "cuda:N"});
   }
   for (const char* device : {"cuda", "cuda:0"}) {
     expect_refusal(generate_ids(model, {"--device", device}), kData, {"cuda"});
@@ -62,7 +86,8 @@ TEST(ProgramUsage, ChoicesAndIds) {
   expect_refusal(generate_ids(model, {"--dtype", "f16"}), kUsage, {"--dtype", "f16"});
   expect_refusal(generate_ids(model, {"--kv-dtype", "i8"}), kUsage, {"--kv-dtype", "i8"});
   expect_refusal(generate_ids(model, {"--state-dtype", "f16"}), kUsage, {"--state-dtype", "f16"});
-  for (const char* ids : {"-1", "1,-2", "x", "1,x,3", "1,,3", "1,", "", "1 2", "1.5", "2147483648"}) {
+  for (const char* ids :
+       {"-1", "1,-2", "x", "1,x,3", "1,,3", "1,", "", "1 2", "1.5", "2147483648"}) {
     expect_refusal(on("generate", model, {"--prompt-ids", ids}), kUsage, {"--prompt-ids", "id"});
     expect_refusal(on("score", model, {"--ids", ids}), kUsage, {"--ids", "id"});
   }
@@ -170,8 +195,8 @@ TEST(ProgramInputs, ContextAndMemory) {
   const std::string model = checkpoint("golden_a");
   expect_refusal(generate_ids(model, {"--memory", "1000"}), kData, {"1000", "bytes"});
   // One state and few pages.
-  expect_refusal(on("generate", model, {"--prompt-ids", "1", "--max-new-tokens", "30000", "--memory",
-                                        "2000000"}),
+  expect_refusal(on("generate", model,
+                    {"--prompt-ids", "1", "--max-new-tokens", "30000", "--memory", "2000000"}),
                  kData, {"30001", "tokens"});
 }
 
@@ -205,9 +230,8 @@ TEST(ProgramModel, TokenizerMissingOrOfAnotherKind) {
   const Args text = on("generate", folder.path(), {"--prompt", "a"});
   expect_refusal(text, kData, {"tokenizer.json"});
   expect_refusal(on("score", folder.path(), {"--text-file", "-"}), kData, {"tokenizer.json"}, "a");
-  for (const char* content :
-       {R"({"model": {"type": "WordPiece", "vocab": {}}})", R"({"model": {"type": "Unigram"}})",
-        "{}", "[", ""}) {
+  for (const char* content : {R"({"model": {"type": "WordPiece", "vocab": {}}})",
+                              R"({"model": {"type": "Unigram"}})", "{}", "[", ""}) {
     folder.write("tokenizer.json", content);
     expect_refusal(text, kData, {"tokenizer.json"});
     expect_refusal(generate_ids(folder.path()), kData, {"tokenizer.json"});
@@ -236,9 +260,9 @@ TEST(ProgramModel, DamagedWeights) {
   lying.replace(lying.find("\"shape\":["), 9, "\"shape\":[9");
   std::string offsets = whole;
   offsets.replace(offsets.find("\"data_offsets\":["), 16, "\"data_offsets\":[9");
-  for (const std::string& content : {std::string(), std::string("GGUF"), whole.substr(0, 100),
-                                     whole.substr(0, whole.size() - 1), whole + "x", long_header,
-                                     lying, offsets}) {
+  for (const std::string& content :
+       {std::string(), std::string("GGUF"), whole.substr(0, 100), whole.substr(0, whole.size() - 1),
+        whole + "x", long_header, lying, offsets}) {
     folder.write("model.safetensors", content);
     expect_refusal(generate_ids(folder.path()), kData, {"model.safetensors"});
   }
@@ -267,8 +291,9 @@ TEST(ProgramModel, ConfigsThatItCannotServe) {
       {{{"quantization_config", {{"quant_method", "fp8"}}}}, "quantization_config"},
       {{{"model_type", "llama"}}, "llama"},
       {{{"attention_bias", true}}, "attention_bias"},
-      {{{"layer_types", {"linear_attention", "linear_attention", "linear_attention",
-                         "linear_attention"}}}, "full attention"},
+      {{{"layer_types",
+         {"linear_attention", "linear_attention", "linear_attention", "linear_attention"}}},
+       "full attention"},
       {{{"max_position_embeddings", 0}}, "max_position_embeddings"},
   };
   for (const auto& [patch, part] : patches) {
@@ -283,9 +308,9 @@ TEST(ProgramModel, ConfigsThatItCannotServe) {
 
 TEST(ProgramOutput, FullOrClosed) {
   const std::string model = checkpoint("golden_a");
-  for (const Args& args : {generate_ids(model), generate_ids(model, {"--json"}), on("info", model, {}),
-                           on("score", model, {"--ids", "1,2", "--json"}), Args{"--help"},
-                           Args{"--version"}}) {
+  for (const Args& args :
+       {generate_ids(model), generate_ids(model, {"--json"}), on("info", model, {}),
+        on("score", model, {"--ids", "1,2", "--json"}), Args{"--help"}, Args{"--version"}}) {
     Process full(args, "/dev/full");
     full.give("");
     Process closed(args, std::string(Process::kNoReader));

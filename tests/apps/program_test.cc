@@ -45,22 +45,23 @@ TEST(ProgramHelp, EachVerb) {
 TEST(ProgramGenerate, JsonOfOnePrompt) {
   const json out = run_json(
       on("generate", checkpoint("tiny-model"), {"--prompt", kPrompt, "--max-new-tokens", "8"}));
-  EXPECT_EQ(keys_of(out), (std::set<std::string>{"prompt_ids", "ids", "text", "finish",
-                                                 "prefill_tokens_per_s", "decode_tokens_per_s",
-                                                 "peak_rss_bytes"}));
+  EXPECT_EQ(keys_of(out),
+            (std::set<std::string>{"prompt_ids", "ids", "text", "finish", "prefill_tokens_per_s",
+                                   "decode_tokens_per_s", "peak_rss_bytes"}));
   expect_generation(out);
   expect_rates(out);
   EXPECT_EQ(out["ids"].size(), 8u);
   EXPECT_EQ(out["finish"], "length");
-  const json expected = json::parse(read_file(checkpoint("tiny-model") + "/expected.json"))["cases"][0];
+  const json expected =
+      json::parse(read_file(checkpoint("tiny-model") + "/expected.json"))["cases"][0];
   EXPECT_EQ(out["prompt_ids"], expected["ids"]);
   EXPECT_EQ(expected["text"].get<std::string>().rfind(out["text"].get<std::string>(), 0), 0u);
 }
 
 TEST(ProgramGenerate, StreamedTextIsTheJsonText) {
-  const Args args = on("generate", checkpoint("tiny-model"),
-                       {"--prompt", kPrompt, "--max-new-tokens", "40", "--temperature", "1.5",
-                        "--seed", "3"});
+  const Args args =
+      on("generate", checkpoint("tiny-model"),
+         {"--prompt", kPrompt, "--max-new-tokens", "40", "--temperature", "1.5", "--seed", "3"});
   const Process::End streamed = run_program(args);
   EXPECT_EQ(streamed.code, 0) << streamed.err;
   const json out = run_json(args);
@@ -83,10 +84,12 @@ TEST(ProgramGenerate, IdsNeedNoTokenizer) {
 TEST(ProgramGenerate, PromptFromAFileAndFromStandardInput) {
   const Folder folder;
   const std::string model = checkpoint("tiny-model");
-  const json wanted = run_json(on("generate", model, {"--prompt", kPrompt, "--max-new-tokens", "5"}));
+  const json wanted =
+      run_json(on("generate", model, {"--prompt", kPrompt, "--max-new-tokens", "5"}));
   const std::string file = folder.write("prompt.txt", kPrompt);
-  EXPECT_EQ(run_json(on("generate", model, {"--prompt-file", file, "--max-new-tokens", "5"}))["ids"],
-            wanted["ids"]);
+  EXPECT_EQ(
+      run_json(on("generate", model, {"--prompt-file", file, "--max-new-tokens", "5"}))["ids"],
+      wanted["ids"]);
   EXPECT_EQ(run_json(on("generate", model, {"--prompt-file", "-", "--max-new-tokens", "5"}),
                      kPrompt)["ids"],
             wanted["ids"]);
@@ -97,7 +100,8 @@ TEST(ProgramGenerate, IdsFile) {
   const std::string model = checkpoint("golden_a");
   for (const char* text : {"[4, 5, 6]", R"({"name": "x", "anything": [4, 5, 6]})"}) {
     const std::string file = folder.write("ids.json", text);
-    EXPECT_EQ(run_json(on("generate", model, {"--ids-file", file, "--max-new-tokens", "0"}))["prompt_ids"],
+    EXPECT_EQ(run_json(on("generate", model,
+                          {"--ids-file", file, "--max-new-tokens", "0"}))["prompt_ids"],
               json({4, 5, 6}));
   }
 }
@@ -107,7 +111,8 @@ TEST(ProgramGenerate, PromptsFileKeepsItsOrder) {
   const std::string model = checkpoint("tiny-model");
   const json one = run_json(on("generate", model, {"--prompt", kPrompt, "--max-new-tokens", "6"}));
   const std::string lines = folder.write("lines.txt", "The wolf\r\n\n" + kPrompt + "\nA\n");
-  const json plain = run_json(on("generate", model, {"--prompts-file", lines, "--max-new-tokens", "6"}));
+  const json plain =
+      run_json(on("generate", model, {"--prompts-file", lines, "--max-new-tokens", "6"}));
   EXPECT_EQ(keys_of(plain), (std::set<std::string>{"results", "prefill_tokens_per_s",
                                                    "decode_tokens_per_s", "peak_rss_bytes"}));
   expect_rates(plain);
@@ -116,11 +121,11 @@ TEST(ProgramGenerate, PromptsFileKeepsItsOrder) {
   EXPECT_EQ(plain["results"][1]["ids"], one["ids"]);
   EXPECT_EQ(plain["results"][2]["prompt_ids"].size(), 1u);
 
-  const std::string jsonl =
-      folder.write("lines.jsonl", "{\"prompt\": \"The wolf\"}\n{\"prompt_ids\": " +
-                                      one["prompt_ids"].dump() + "}\n[9, 8]\n");
-  const json mixed = run_json(on("generate", model, {"--prompts-file", jsonl, "--max-new-tokens", "6",
-                                                     "--max-batch", "2"}));
+  const std::string jsonl = folder.write(
+      "lines.jsonl",
+      "{\"prompt\": \"The wolf\"}\n{\"prompt_ids\": " + one["prompt_ids"].dump() + "}\n[9, 8]\n");
+  const json mixed = run_json(on(
+      "generate", model, {"--prompts-file", jsonl, "--max-new-tokens", "6", "--max-batch", "2"}));
   ASSERT_EQ(mixed["results"].size(), 3u);
   EXPECT_EQ(mixed["results"][0]["ids"], plain["results"][0]["ids"]);
   EXPECT_EQ(mixed["results"][1]["ids"], one["ids"]);
@@ -130,8 +135,8 @@ TEST(ProgramGenerate, PromptsFileKeepsItsOrder) {
 TEST(ProgramGenerate, PromptsFileAsText) {
   const Folder folder;
   const std::string file = folder.write("lines.txt", "The wolf\nA\n");
-  const Process::End end = run_program(on("generate", checkpoint("tiny-model"),
-                                          {"--prompts-file", file, "--max-new-tokens", "3"}));
+  const Process::End end = run_program(
+      on("generate", checkpoint("tiny-model"), {"--prompts-file", file, "--max-new-tokens", "3"}));
   EXPECT_EQ(end.code, 0);
   EXPECT_EQ(end.out.rfind("[0] ", 0), 0u) << end.out;
   EXPECT_NE(end.out.find("\n[1] "), std::string::npos) << end.out;
@@ -140,7 +145,8 @@ TEST(ProgramGenerate, PromptsFileAsText) {
 TEST(ProgramGenerate, EndOfText) {
   const Folder folder;
   folder.fill("golden_a");
-  const Args args = on("generate", folder.path(), {"--prompt-ids", "1,2,3", "--max-new-tokens", "6"});
+  const Args args =
+      on("generate", folder.path(), {"--prompt-ids", "1,2,3", "--max-new-tokens", "6"});
   const json free_run = run_json(args);
   ASSERT_EQ(free_run["ids"].size(), 6u);
   folder.patch_config({{"eos_token_id", free_run["ids"][2]}});
@@ -158,15 +164,15 @@ TEST(ProgramGenerate, AskingForMoreThanTheContextStopsThere) {
   folder.fill("golden_a");
   folder.patch_config({{"max_position_embeddings", 12}});
   const json out = run_json(on("generate", folder.path(),
-                               {"--prompt-ids", "1,2,3", "--max-new-tokens", "2147483647", "--chunk",
-                                "2147483647", "--max-batch", "2147483647"}));
+                               {"--prompt-ids", "1,2,3", "--max-new-tokens", "2147483647",
+                                "--chunk", "2147483647", "--max-batch", "2147483647"}));
   EXPECT_EQ(out["ids"].size(), 9u);
   EXPECT_EQ(out["finish"], "length");
 }
 
 TEST(ProgramGenerate, Dtypes) {
-  const Args args = {"--prompt-ids", "1,2,3", "--max-new-tokens", "3", "--dtype",
-                     "f32",          "--kv-dtype", "f16", "--state-dtype", "bf16"};
+  const Args args = {"--prompt-ids", "1,2,3", "--max-new-tokens", "3",   "--dtype", "f32",
+                     "--kv-dtype",   "f16",   "--state-dtype",    "bf16"};
   EXPECT_EQ(run_json(on("generate", checkpoint("golden_a"), args))["ids"].size(), 3u);
 }
 
@@ -183,12 +189,13 @@ TEST(ProgramInterrupt, EndsWithWhatThereIs) {
   EXPECT_EQ(end.out.back(), '\n');
 }
 
-// The handler is there before anything slow, so a signal at any moment after the start ends well. The
-// prompts come through standard input: once they are taken the program runs.
+// The handler is there before anything slow, so a signal at any moment after the start ends well.
+// The prompts come through standard input: once they are taken the program runs.
 TEST(ProgramInterrupt, JsonIsValidAndSaysCancelled) {
   for (const int milliseconds : {0, 20, 100}) {
-    Process process(on("generate", checkpoint("tiny-model"),
-                       {"--prompts-file", "-", "--max-new-tokens", "4000", "--ignore-eos", "--json"}));
+    Process process(
+        on("generate", checkpoint("tiny-model"),
+           {"--prompts-file", "-", "--max-new-tokens", "4000", "--ignore-eos", "--json"}));
     process.give_part("The wolf\nA king\n");
     process.give("");
     usleep(static_cast<useconds_t>(milliseconds) * 1000);
@@ -206,12 +213,12 @@ TEST(ProgramInterrupt, JsonIsValidAndSaysCancelled) {
   }
 }
 
-// The signal comes while the program reads its input: nothing is generated, and requests that end by
-// themselves at once are no error.
+// The signal comes while the program reads its input: nothing is generated, and requests that end
+// by themselves at once are no error.
 TEST(ProgramInterrupt, BeforeTheFirstToken) {
   for (const char* tokens : {"4000", "0"}) {
-    Process process(on("generate", checkpoint("tiny-model"), {"--prompts-file", "-", "--json",
-                                                              "--max-new-tokens", tokens}));
+    Process process(on("generate", checkpoint("tiny-model"),
+                       {"--prompts-file", "-", "--json", "--max-new-tokens", tokens}));
     process.give_part("The wolf\n");
     process.send(SIGINT);
     process.give("A king\n");
@@ -234,13 +241,15 @@ TEST(ProgramScore, MemoryOfOneSequence) {
   const std::int64_t state = info["state_bytes_per_sequence"];
   const std::int64_t token = info["kv_bytes_per_token"];
   const std::string memory = std::to_string(state + 16 * token);
-  EXPECT_EQ(run_json(on("score", model, {"--ids", "1,2,3", "--memory", memory}))["argmax"].size(), 3u);
+  EXPECT_EQ(run_json(on("score", model, {"--ids", "1,2,3", "--memory", memory}))["argmax"].size(),
+            3u);
   expect_refusal(on("score", model, {"--ids", "1,2,3", "--memory", std::to_string(state)}), kData,
                  {std::to_string(state)});
 }
 
 TEST(ProgramScore, Json) {
-  const json out = run_json(on("score", checkpoint("golden_a"), {"--ids", "1,2,3,4", "--chunk", "3"}));
+  const json out =
+      run_json(on("score", checkpoint("golden_a"), {"--ids", "1,2,3,4", "--chunk", "3"}));
   EXPECT_EQ(keys_of(out), (std::set<std::string>{"argmax", "logprobs", "mean_nll", "perplexity",
                                                  "last_logits", "peak_rss_bytes"}));
   EXPECT_EQ(out["argmax"].size(), 4u);
@@ -260,7 +269,8 @@ TEST(ProgramScore, Inputs) {
   const json ids = json::parse(read_file(model + "/expected.json"))["cases"][0]["ids"];
   const std::string file = folder.write("ids.json", json({{"ids", ids}}).dump());
   EXPECT_EQ(run_json(on("score", model, {"--ids-file", file}))["logprobs"], from_text["logprobs"]);
-  EXPECT_EQ(run_json(on("score", model, {"--text-file", "-"}), kPrompt)["argmax"], from_text["argmax"]);
+  EXPECT_EQ(run_json(on("score", model, {"--text-file", "-"}), kPrompt)["argmax"],
+            from_text["argmax"]);
   const json single = run_json(on("score", model, {"--ids", "7"}));
   EXPECT_EQ(single["mean_nll"], 0.0);
   EXPECT_EQ(single["logprobs"], json::array());

@@ -160,7 +160,7 @@ class Process {
   }
 
   struct End {
-    int code = -1;   ///< exit code; -1 = ended by a signal
+    int code = -1;  ///< exit code; -1 = ended by a signal
     int signal = 0;
     std::string out;
     std::string err;
@@ -228,7 +228,8 @@ inline constexpr int kUsage = 2;
 inline constexpr int kData = 1;
 
 /// One line on standard error with each part in it, nothing on standard output, that exit code.
-inline void expect_refusal(const Args& args, int code, std::initializer_list<std::string_view> parts,
+inline void expect_refusal(const Args& args, int code,
+                           std::initializer_list<std::string_view> parts,
                            std::string_view input = {}) {
   std::string command;
   for (const std::string& arg : args) command += arg.substr(0, 80) + ' ';

@@ -217,7 +217,6 @@ TEST_F(GdnAttnBackendTest, BadArgumentsAreNamed) {
 }
 
 TEST_F(GdnAttnBackendTest, NoRunAllocatesAfterItsPlan) {
-  CountingAllocator memory;
   ContextOptions options;
   options.allocator = &memory;
   context = *Context::create(options);

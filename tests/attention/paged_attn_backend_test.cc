@@ -221,7 +221,6 @@ TEST_F(PagedAttnBackendTest, TheUpstreamVerbsServeThePlannedBatchOnly) {
 }
 
 TEST_F(PagedAttnBackendTest, NoRunAllocatesAfterItsPlan) {
-  CountingAllocator memory;
   ContextOptions options;
   options.allocator = &memory;
   context = *Context::create(options);

@@ -143,6 +143,7 @@ class PagedFixture : public ::testing::Test {
   }
 
   Random random{99};
+  CountingAllocator memory;  // outlives the context
   std::unique_ptr<Context> context;
   RadixAttention layer;
   Operand k_cache, v_cache;

@@ -21,9 +21,11 @@ std::string rows_of_groups(const RawTensor& tensor, std::size_t group, std::size
   return rows;
 }
 
-void add(Tensors& tensors, const std::string& name, const RawTensor& like, const std::string& bytes) {
+void add(Tensors& tensors, const std::string& name, const RawTensor& like,
+         const std::string& bytes) {
   const std::size_t row = like.bytes.size() / static_cast<std::size_t>(like.shape[0]);
-  tensors[name] = {like.dtype, {static_cast<std::int64_t>(bytes.size() / row), like.shape[1]}, bytes};
+  tensors[name] = {
+      like.dtype, {static_cast<std::int64_t>(bytes.size() / row), like.shape[1]}, bytes};
 }
 
 Tensors split(const Tensors& fused) {
@@ -37,7 +39,8 @@ Tensors split(const Tensors& fused) {
     const std::string prefix = name.substr(0, at);
     if (name.find("in_proj_ba") != std::string::npos) {
       add(out, prefix + "in_proj_b.weight", tensor, rows_of_groups(tensor, 2 * kRatio, 0, kRatio));
-      add(out, prefix + "in_proj_a.weight", tensor, rows_of_groups(tensor, 2 * kRatio, kRatio, kRatio));
+      add(out, prefix + "in_proj_a.weight", tensor,
+          rows_of_groups(tensor, 2 * kRatio, kRatio, kRatio));
       continue;
     }
     const std::size_t group = 2 * kKey + 2 * kValues;

@@ -1,4 +1,5 @@
-// States after a prefill in chunks against those after a prefill in one piece, read out of the pools.
+// States after a prefill in chunks against those after a prefill in one piece, read out of the
+// pools.
 #include <algorithm>
 
 #include "tests/engine/checkpoint/checkpoint_test_support.h"
@@ -24,9 +25,9 @@ class OneRequest {
                                            DType::kF32);
     kv_ = take(PagedKvPool::create(*context_, model_->kv_shape(16, DType::kF32), 64));
     states_ = take(GdnStatePool::create(*context_, model_->state_shape(DType::kF32), 2));
-    backend_ = take(HybridAttnBackend::create(take(PagedAttnBackend::create(*context_, kv_->view())),
-                                              take(GDNAttnBackend::create(*context_, states_->view())),
-                                              model_->full_attention_layers()));
+    backend_ = take(HybridAttnBackend::create(
+        take(PagedAttnBackend::create(*context_, kv_->view())),
+        take(GDNAttnBackend::create(*context_, states_->view())), model_->full_attention_layers()));
     table_ = std::make_unique<RequestTable>(kv_->pages(), &states_->slots(), 16, 2, 64);
     row_ = take(table_->open());
     check(table_->reserve(row_, 1024));
@@ -34,7 +35,8 @@ class OneRequest {
 
   void prefill(std::span<const std::int32_t> ids) {
     const auto count = static_cast<std::int32_t>(ids.size());
-    const auto kind = count == 1 && table_->computed(row_) > 0 ? RowKind::kDecode : RowKind::kPrefill;
+    const auto kind =
+        count == 1 && table_->computed(row_) > 0 ? RowKind::kDecode : RowKind::kPrefill;
     const ForwardBatch batch =
         take(ForwardBatch::create({take(table_->batch_row(row_, kind, count))}));
     check(model_->forward(batch, *backend_, ids));

@@ -41,7 +41,8 @@ TEST_P(F45WeightSilentlySkipped, Untouched) {
 TEST_P(F45WeightSilentlySkipped, Dropped) {
   for_each_tensor("dropping", [](Tensors& tensors, const std::string& name) {
     tensors.erase(name);
-    // Without one half of stacked experts the split form is looked for; it names its own first part.
+    // Without one half of stacked experts the split form is looked for; it names its own first
+    // part.
     if (name.find("experts.gate_up_proj") == std::string::npos) return name;
     return name.substr(0, name.rfind("gate_up_proj")) + "0.gate_proj.weight";
   });
@@ -52,7 +53,8 @@ TEST_P(F45WeightSilentlySkipped, Renamed) {
     tensors[name + "_renamed"] = tensors[name];
     tensors.erase(name);
     // The one or the other name, whichever is met first; both hold the old one.
-    return name.find("experts.gate_up_proj") == std::string::npos ? name : std::string("mlp.experts.");
+    return name.find("experts.gate_up_proj") == std::string::npos ? name
+                                                                  : std::string("mlp.experts.");
   });
 }
 
@@ -240,7 +242,8 @@ TEST(StoredExperts, SplitIsStacked) {
       const std::string expert = prefix + std::to_string(e) + ".";
       const std::string part = tensor.bytes.substr(e * bytes, bytes);
       if (down) {
-        split[expert + "down_proj.weight"] = {tensor.dtype, {tensor.shape[1], tensor.shape[2]}, part};
+        split[expert + "down_proj.weight"] = {
+            tensor.dtype, {tensor.shape[1], tensor.shape[2]}, part};
         continue;
       }
       const std::vector<std::int64_t> half = {tensor.shape[1] / 2, tensor.shape[2]};

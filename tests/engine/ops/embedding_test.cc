@@ -57,7 +57,8 @@ TEST_F(Embedding, IdOutsideOfTheTableWritesNothing) {
 TEST_F(Embedding, NoIds) {
   const std::vector<float> table(3, 1);
   EXPECT_TRUE(embed(*context_, ConstTensorView(table.data(), DType::kF32, {1, 3}), {},
-                    TensorView(nullptr, DType::kF32, {0, 3})).ok());
+                    TensorView(nullptr, DType::kF32, {0, 3}))
+                  .ok());
 }
 
 TEST_F(Embedding, GathersRowsWithStrides) {
@@ -65,7 +66,8 @@ TEST_F(Embedding, GathersRowsWithStrides) {
   std::vector<float> out(4 * 4, -1);
   const std::vector<std::int32_t> rows = {2, 0, 0, 1};
   ASSERT_TRUE(gather_rows(*context_, ConstTensorView(x.data(), DType::kF32, {3, 2}, {3, 1}), rows,
-                          TensorView(out.data(), DType::kF32, {4, 2}, {4, 1})).ok());
+                          TensorView(out.data(), DType::kF32, {4, 2}, {4, 1}))
+                  .ok());
   EXPECT_EQ(out, (std::vector<float>{5, 6, -1, -1, 1, 2, -1, -1, 1, 2, -1, -1, 3, 4, -1, -1}));
 }
 

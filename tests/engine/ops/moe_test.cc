@@ -31,7 +31,8 @@ Floats random_floats(std::size_t count, unsigned seed) {
 }
 
 TEST(Routing, BestFirstAndTiesToTheLowerIndex) {
-  const Routing routing = route_rows({0, 2, 1, 2, /**/ 5, 5, 5, 5, /**/ -1, -3, -2, -4}, 4, 2, true);
+  const Routing routing =
+      route_rows({0, 2, 1, 2, /**/ 5, 5, 5, 5, /**/ -1, -3, -2, -4}, 4, 2, true);
   EXPECT_EQ(routing.experts, (std::vector<std::int32_t>{1, 3, 0, 1, 0, 2}));
   EXPECT_EQ(routing.weights[0], 0.5f);
   EXPECT_EQ(routing.weights[2], 0.5f);
@@ -44,7 +45,8 @@ TEST(Routing, WeightsAreTheSoftmaxOverAll) {
   const Routing normal = route_rows(logits, experts, 3, true);
   for (std::size_t t = 0; t < 5; ++t) {
     double total = 0;
-    for (std::size_t e = 0; e < experts; ++e) total += std::exp(static_cast<double>(logits[t * experts + e]));
+    for (std::size_t e = 0; e < experts; ++e)
+      total += std::exp(static_cast<double>(logits[t * experts + e]));
     double chosen = 0;
     double sum = 0;
     for (std::size_t j = 0; j < 3; ++j) {
@@ -64,7 +66,8 @@ TEST(Routing, LargeLogitsDoNotOverflow) {
   EXPECT_NEAR(routing.weights[0], 1 / (1 + std::exp(-1.0)), 1e-6);
 }
 
-// Everyone's choices, grouped: expert e serves entries [offsets[e], offsets[e + 1]), its tokens rise.
+// Everyone's choices, grouped: expert e serves entries [offsets[e], offsets[e + 1]), its tokens
+// rise.
 TEST(Routing, GroupsByExpert) {
   const std::int32_t experts = 7;
   const std::int32_t top_k = 3;

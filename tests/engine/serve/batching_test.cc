@@ -64,8 +64,8 @@ class F16AloneIsTogether : public testing::TestWithParam<const char*> {};
 TEST_P(F16AloneIsTogether, AllChunksAndBatches) {
   for (const std::int32_t max_batch : {1, 3, 8}) {
     for (const std::int32_t chunk : {7, 64, 100, 512}) {
-      expect_same_together(
-          {.checkpoint = GetParam(), .chunk = chunk, .max_batch = max_batch}, in_order());
+      expect_same_together({.checkpoint = GetParam(), .chunk = chunk, .max_batch = max_batch},
+                           in_order());
     }
   }
 }
@@ -116,7 +116,8 @@ TEST(Sampling, SeedGivesTheSameTokensAloneAndTogether) {
   };
   const auto engine = make_engine({});
   std::vector<Output> wanted;
-  for (std::size_t i = 0; i < kLengths.size(); ++i) wanted.push_back(run_alone(*engine, sampled(i)));
+  for (std::size_t i = 0; i < kLengths.size(); ++i)
+    wanted.push_back(run_alone(*engine, sampled(i)));
   EXPECT_EQ(run_alone(*engine, sampled(3)), wanted[3]) << "a second time";
   std::vector<std::uint64_t> ids;
   for (std::size_t i = 0; i < kLengths.size(); ++i) ids.push_back(submit_ok(*engine, sampled(i)));

@@ -1,4 +1,5 @@
-// What the tests of the engine share: the small checkpoints, prompts, and running requests to the end.
+// What the tests of the engine share: the small checkpoints, prompts, and running requests to the
+// end.
 #pragma once
 
 #include <cmath>
@@ -35,14 +36,14 @@ inline nlohmann::json read_json(const std::filesystem::path& path) {
 }
 
 /// Memory that is full of NaN: what is read before it was written shows, and what is written behind
-/// the end. It counts what is not given back, and gives nothing from the n-th request on where that is
-/// asked for.
+/// the end. It counts what is not given back, and gives nothing from the n-th request on where that
+/// is asked for.
 class PoisonAllocator final : public Allocator {
  public:
   void* allocate(std::size_t bytes) noexcept override {
     if (gives_ == 0) return nullptr;
     if (gives_ > 0) --gives_;
-    void* block = ::operator new(bytes + kTail, std::align_val_t{64}, std::nothrow);
+    void* block = ::operator new (bytes + kTail, std::align_val_t{64}, std::nothrow);
     if (block == nullptr) return nullptr;
     std::memset(block, 0xff, bytes + kTail);
     live_ += static_cast<std::int64_t>(bytes);
@@ -56,7 +57,7 @@ class PoisonAllocator final : public Allocator {
       ADD_FAILURE() << "byte " << i << " behind a block of " << bytes << " bytes was written";
       break;
     }
-    ::operator delete(block, std::align_val_t{64});
+    ::operator delete (block, std::align_val_t{64});
   }
   /// -1 = no end.
   void set_gives(std::int64_t count) { gives_ = count; }
@@ -68,7 +69,8 @@ class PoisonAllocator final : public Allocator {
   std::int64_t live_ = 0;
 };
 
-/// An engine over poisoned memory, one thread. The caches are for `tokens` a request, or of `memory`.
+/// An engine over poisoned memory, one thread. The caches are for `tokens` a request, or of
+/// `memory`.
 struct EngineSetup {
   std::string checkpoint = "golden_a";
   DType dtype = DType::kF32;
@@ -135,7 +137,8 @@ inline void step_ok(Engine& engine, Outputs& outputs) {
   if (!events.ok()) throw std::runtime_error(events.status().message());
   for (const TokenEvent& event : *events) {
     Output& output = outputs[event.request];
-    EXPECT_EQ(output.finish, Finish::kNone) << "request " << event.request << " goes on after its end";
+    EXPECT_EQ(output.finish, Finish::kNone)
+        << "request " << event.request << " goes on after its end";
     if (event.token != kPadIndex) output.ids.push_back(event.token);
     output.finish = event.finish;
   }

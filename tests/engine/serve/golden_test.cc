@@ -94,7 +94,8 @@ INSTANTIATE_TEST_SUITE_P(Checkpoints, Golden,
 
 TEST(TinyModel, GreedyTextInF32) {
   const auto engine = make_engine({.checkpoint = "tiny-model"});
-  const Result<Tokenizer> tokenizer = Tokenizer::load(checkpoint_path("tiny-model") / "tokenizer.json");
+  const Result<Tokenizer> tokenizer =
+      Tokenizer::load(checkpoint_path("tiny-model") / "tokenizer.json");
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
   const nlohmann::json expected = read_json(checkpoint_path("tiny-model") / "expected.json");
   for (const nlohmann::json& row : expected["cases"]) {

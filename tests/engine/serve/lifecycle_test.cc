@@ -159,7 +159,8 @@ TEST_F(F59LedgerOfTheEngine, BytesAreThoseOfTheAllocator) {
     EXPECT_GE(report.kv + report.states + report.workspace, allocator.live_bytes());
     const std::int64_t before = allocator.live_bytes();
     static_cast<void>(run_alone(*engine, plain(150, 4)));
-    EXPECT_EQ(allocator.live_bytes(), before) << "a step within the reserved size allocates nothing";
+    EXPECT_EQ(allocator.live_bytes(), before)
+        << "a step within the reserved size allocates nothing";
   }
   EXPECT_EQ(allocator.live_bytes(), 0);
 }
@@ -173,7 +174,8 @@ TEST_F(F59LedgerOfTheEngine, AllocatorThatGivesNothing) {
     EngineOptions options;
     options.context.threads = 1;
     options.context.allocator = &allocator;
-    Result<std::unique_ptr<Engine>> engine = Engine::load(checkpoint_path("golden_moe_stacked"), options);
+    Result<std::unique_ptr<Engine>> engine =
+        Engine::load(checkpoint_path("golden_moe_stacked"), options);
     Status status = engine.status();
     if (status.ok()) status = (*engine)->allocate_caches({64, 0});
     if (status.ok()) status = (*engine)->submit(plain(10, 3)).status();
@@ -220,8 +222,10 @@ TEST_F(F59LedgerOfTheEngine, BadRequestsAreRefused) {
                {"-1", "position 0"});
   expect_error(engine().submit(plain(3, -1)).status(), StatusCode::kInvalidArgument,
                {"max_new_tokens", "-1"});
-  expect_error(engine().submit(plain(60, 5)).status(), StatusCode::kResourceExhausted, {"65", "64"});
-  expect_error(engine().submit(plain(40000, 0)).status(), StatusCode::kOutOfRange, {"40000", "32768"});
+  expect_error(engine().submit(plain(60, 5)).status(), StatusCode::kResourceExhausted,
+               {"65", "64"});
+  expect_error(engine().submit(plain(40000, 0)).status(), StatusCode::kOutOfRange,
+               {"40000", "32768"});
   Request hot = plain(3, 1);
   hot.sampling.temperature = -1;
   expect_error(engine().submit(hot).status(), StatusCode::kInvalidArgument, {"temperature", "-1"});
@@ -246,7 +250,8 @@ TEST_F(F59LedgerOfTheEngine, ScoringBesideRequestsIsRefused) {
 TEST(Steps, PromptsShareOneChunk) {
   const auto engine = make_engine({.chunk = 16, .max_batch = 3});
   Outputs outputs;
-  for (const std::size_t length : {10, 10, 50}) static_cast<void>(submit_ok(*engine, plain(length, 9)));
+  for (const std::size_t length : {10, 10, 50})
+    static_cast<void>(submit_ok(*engine, plain(length, 9)));
   for (int steps = 1; steps <= 4; ++steps) {
     step_ok(*engine, outputs);
     EXPECT_EQ(engine->stats().prefill_tokens, 16 * steps);

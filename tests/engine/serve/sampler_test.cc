@@ -45,7 +45,8 @@ Logits random_logits(std::size_t count, unsigned seed) {
 std::vector<double> probabilities(const SamplingParams& p, const Logits& logits) {
   std::vector<std::size_t> order(logits.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return logits[a] > logits[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](auto a, auto b) { return logits[a] > logits[b]; });
   if (p.top_k > 0) order.resize(std::min(order.size(), static_cast<std::size_t>(p.top_k)));
   std::vector<double> weights(logits.size());
   double total = 0;
@@ -83,7 +84,8 @@ void expect_distribution(const SamplingParams& params, const Logits& logits) {
     chi_square += difference * difference / (wanted[i] * kDraws);
     ++cells;
   }
-  // Mean cells, deviation sqrt(2 cells): far beyond what chance gives, far below what an error does.
+  // Mean cells, deviation sqrt(2 cells): far beyond what chance gives, far below what an error
+  // does.
   EXPECT_LT(chi_square, cells + 6 * std::sqrt(2.0 * cells) + 6);
 }
 
@@ -112,7 +114,8 @@ TEST(SamplerDraws, NanNeverWins) {
     EXPECT_GT(counts[1], 0);
     EXPECT_GT(counts[3], 0);
   }
-  EXPECT_EQ(one({.temperature = 1}, {kNan, kNan, kNan}), one({.temperature = 1}, {-kInf, -kInf, -kInf}));
+  EXPECT_EQ(one({.temperature = 1}, {kNan, kNan, kNan}),
+            one({.temperature = 1}, {-kInf, -kInf, -kInf}));
 }
 
 TEST(SamplerDraws, Infinities) {
@@ -160,9 +163,11 @@ TEST(SamplerDraws, AllFiltersTogether) {
 TEST(SamplerPenalty, PushesDownWhatWasSaid) {
   EXPECT_EQ(one({.repetition_penalty = 1.5f}, {3, 2.5f, 1}), 0);
   EXPECT_EQ(one({.repetition_penalty = 1.5f}, {3, 2.5f, 1}, {0}), 1);
-  EXPECT_EQ(one({.repetition_penalty = 1.5f}, {-1, -1.2f}, {0}), 1) << "a negative logit goes down too";
+  EXPECT_EQ(one({.repetition_penalty = 1.5f}, {-1, -1.2f}, {0}), 1)
+      << "a negative logit goes down too";
   EXPECT_EQ(one({.repetition_penalty = 1.5f}, {3, 2.5f, 1}, {0, 0, 0, 0}), 1);
-  EXPECT_EQ(one({.repetition_penalty = 1.1f}, {3, 2.5f, 1}, {0, 0, 0, 0}), 0) << "once, not by count";
+  EXPECT_EQ(one({.repetition_penalty = 1.1f}, {3, 2.5f, 1}, {0, 0, 0, 0}), 0)
+      << "once, not by count";
   EXPECT_EQ(one({.repetition_penalty = 0.5f}, {3, 2, 1}, {1}), 1) << "below 1 it favours";
   EXPECT_EQ(one({.repetition_penalty = 1.5f}, {3, 2.5f}, {-1, 7, 0}), 1) << "ids of no logit";
 }
@@ -202,7 +207,8 @@ TEST(SamplerParams, BadOnesAreNamed) {
   bad({.top_k = -1}, "top-k is -1");
   for (const float x : {0.0f, -0.5f, 1.5f, kNan}) bad({.top_p = x}, "top-p is");
   for (const float x : {-0.1f, 1.1f, kNan}) bad({.min_p = x}, "min-p is");
-  for (const float x : {0.0f, -1.0f, kNan, kInf}) bad({.repetition_penalty = x}, "repetition-penalty is");
+  for (const float x : {0.0f, -1.0f, kNan, kInf})
+    bad({.repetition_penalty = x}, "repetition-penalty is");
 }
 
 TEST(LogProbability, IsTheLogarithmOfTheSoftmax) {
