@@ -43,8 +43,8 @@ TEST(F43HeadDims, AllOthersAreRefused) {
   for (const std::int64_t dim : {1, 8, 24, 257, 272}) {
     const std::string named = "= " + std::to_string(dim);
     for (const std::int32_t tokens : {1, 66}) {
-      EXPECT_ERROR(run(*context, dim, 32, tokens, false), kUnsupported, "K", named.c_str());
-      EXPECT_ERROR(run(*context, 32, dim, tokens, false), kUnsupported, "V", named.c_str());
+      EXPECT_ERROR(run(*context, dim, 32, tokens, false), kUnsupported, "K", named);
+      EXPECT_ERROR(run(*context, 32, dim, tokens, false), kUnsupported, "V", named);
     }
   }
 }

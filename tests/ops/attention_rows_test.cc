@@ -95,7 +95,7 @@ TEST_F(AttentionRowsTest, StoreKvRefusesPlacesOutsideOfTheCache) {
   for (const std::int64_t place : {20, -2, 1 << 30}) {
     const std::int64_t places[] = {3, place};
     EXPECT_ERROR(store_kv(*context, {keys.view(), keys.view(), places, k.view(), v.view()}),
-                 kOutOfRange, "token_slots[1]", std::to_string(place).c_str(), "20)");
+                 kOutOfRange, "token_slots[1]", std::to_string(place), "20)");
   }
   EXPECT_ERROR(store_kv(*context, {keys.view(), keys.view(), nullptr, k.view(), v.view()}),
                kInvalidArgument, "token_slots is null");

@@ -126,7 +126,7 @@ class CountingAllocator final : public Allocator {
     const ::hybridattn::Status expect_error = (expression);                           \
     EXPECT_EQ(expect_error.code(), ::hybridattn::StatusCode::expected)                \
         << expect_error.message();                                                    \
-    for (const char* text : std::initializer_list<const char*>{__VA_ARGS__}) {        \
+    for (const std::string& text : std::vector<std::string>{__VA_ARGS__}) {           \
       EXPECT_NE(expect_error.message().find(text), std::string::npos)                 \
           << "\"" << text << "\" is not in: " << expect_error.message();              \
     }                                                                                 \
