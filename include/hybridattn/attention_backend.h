@@ -15,28 +15,28 @@ namespace hybridattn {
 
 /// What one full-attention layer of a step takes. T = tokens of the batch.
 struct AttentionRunArgs {
-  ConstTensorView q;  ///< [T, HQ, D]
-  ConstTensorView k;  ///< [T, HK, D]; without data: attend to what the layer's cache holds already
-  ConstTensorView v;  ///< [T, HK, DV]; given exactly where k is
-  TensorView out;     ///< [T, HQ, DV], the caller's; pad rows become zeros
+  ConstTensorView q{};  ///< [T, HQ, D]
+  ConstTensorView k{};  ///< [T, HK, D]; without data: attend to what the layer's cache holds already
+  ConstTensorView v{};  ///< [T, HK, DV]; given exactly where k is
+  TensorView out{};     ///< [T, HQ, DV], the caller's; pad rows become zeros
   bool save_kv_cache = true;  ///< store k and v before attending; false = they are stored already
-  ConstTensorView q_norm;     ///< optional [D]: zero-centred RMSNorm of q before the rotation
-  ConstTensorView k_norm;     ///< optional [D]: the same for k
+  ConstTensorView q_norm{};     ///< optional [D]: zero-centred RMSNorm of q before the rotation
+  ConstTensorView k_norm{};     ///< optional [D]: the same for k
   float norm_epsilon = 1e-6f;
-  ConstTensorView cos;   ///< optional [T, R/2] f32: rotate q and k
-  ConstTensorView sin;   ///< optional [T, R/2] f32
-  ConstTensorView gate;  ///< optional [T, HQ, DV]: out * sigmoid(gate)
-  TensorView lse;        ///< optional [T, HQ] f32
+  ConstTensorView cos{};   ///< optional [T, R/2] f32: rotate q and k
+  ConstTensorView sin{};   ///< optional [T, R/2] f32
+  ConstTensorView gate{};  ///< optional [T, HQ, DV]: out * sigmoid(gate)
+  TensorView lse{};        ///< optional [T, HQ] f32
 };
 
 /// What one GDN layer of a step takes.
 struct GdnRunArgs {
-  ConstTensorView mixed_qkv;  ///< [T, C], before the convolution, channels q | k | v
-  ConstTensorView a;          ///< [T, HV]
-  ConstTensorView b;          ///< [T, HV]
-  TensorView out;             ///< [T, HV, V], the caller's; pad rows become zeros
-  ConstTensorView z;            ///< optional [T, HV, V]: gated RMSNorm of the output
-  ConstTensorView norm_weight;  ///< [V], given exactly where z is
+  ConstTensorView mixed_qkv{};  ///< [T, C], before the convolution, channels q | k | v
+  ConstTensorView a{};          ///< [T, HV]
+  ConstTensorView b{};          ///< [T, HV]
+  TensorView out{};             ///< [T, HV, V], the caller's; pad rows become zeros
+  ConstTensorView z{};            ///< optional [T, HV, V]: gated RMSNorm of the output
+  ConstTensorView norm_weight{};  ///< [V], given exactly where z is
   float norm_epsilon = 1e-6f;
   GateKind gate = GateKind::kSilu;
 };

@@ -133,6 +133,8 @@ TEST(Context, WorkspaceGrowsAndNeverShrinks) {
     EXPECT_EQ(memory.calls, calls) << "no allocation where there is room";
     ASSERT_OK(context->reserve_workspace(5000, 0));
     EXPECT_EQ(context->workspace_bytes(), memory.held);
+    ASSERT_OK(context->reserve_workspace(0, 5000));
+    EXPECT_EQ(context->workspace_bytes(), memory.held);
   }
   EXPECT_EQ(memory.held, 0u);
 }

@@ -1,4 +1,5 @@
 // F35: the scale is applied once, and has no default that could be applied besides it.
+#include <cstdlib>
 #include <limits>
 
 #include "tests/faults/gdn_case.h"
@@ -8,16 +9,17 @@ namespace {
 
 TEST(F35ScaleAppliedTwice, TheRawOutputIsLinearInTheScale) {
   for (const auto& context : all_contexts()) {
-    for (const std::int32_t tokens : {1, 70}) {
+    for (const std::int32_t tokens : {1, -1, 70}) {  // -1: one token without the norm of q and k
       GdnCase::Dims dims;
-      dims.tokens = tokens;
+      dims.tokens = std::abs(tokens);
       std::vector<std::vector<double>> outputs;
       for (const float scale : {0.25f, 1.0f}) {
         GdnCase c(dims);
         c.scale = scale;
-        c.rows.add(0, tokens, 0, 2);
+        c.l2norm = tokens > 0;
+        c.rows.add(0, std::abs(tokens), 0, 2);
         const GdnArgs args = c.args(Source::kKernel);
-        ASSERT_OK(tokens == 1 ? gdn_step(*context, args) : gdn_prefill(*context, args));
+        ASSERT_OK(tokens <= 1 ? gdn_step(*context, args) : gdn_prefill(*context, args));
         c.run_oracle();
         c.expect_as_oracle(1e-6, 1e-5);
         outputs.push_back(c.out.kernel().values());

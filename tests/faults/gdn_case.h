@@ -38,7 +38,7 @@ struct GdnCase {
   }
 
   GdnArgs args(Source s) {
-    return {rows.view(), q(s), k(s), v(s), decay(s), beta(s), state(s), out(s), scale, true};
+    return {rows.view(), q(s), k(s), v(s), decay(s), beta(s), state(s), out(s), scale, l2norm};
   }
   void set_gates(const std::vector<double>& gates) {
     decay = Operand(DType::kF32, {d.tokens, d.hv}, Layout::kDense, gates);
@@ -63,6 +63,7 @@ struct GdnCase {
   Rows rows;
   Operand q, k, v, decay, beta, state, out;
   float scale;
+  bool l2norm = true;
 };
 
 }  // namespace hybridattn::testing

@@ -34,12 +34,12 @@ struct AttentionOptions {
 /// HQ query heads, a multiple of the HK key heads; query head h reads key head h / (HQ/HK).
 struct AttentionArgs {
   AttentionRows rows;
-  ConstTensorView q;      ///< [T, HQ, D] f32, bf16 or f16
-  ConstTensorView k;      ///< paged [pages, page_size, HK, D], or dense [tokens, HK, D]
-  ConstTensorView v;      ///< paged [pages, page_size, HK, DV], or dense [tokens, HK, DV]
-  TensorView out;         ///< [T, HQ, DV]
-  ConstTensorView sinks;  ///< optional [HQ] f32: one more logit in the denominator only
-  TensorView lse;         ///< optional [T, HQ] f32: natural log of the denominator
+  ConstTensorView q{};      ///< [T, HQ, D] f32, bf16 or f16
+  ConstTensorView k{};      ///< paged [pages, page_size, HK, D], or dense [tokens, HK, D]
+  ConstTensorView v{};      ///< paged [pages, page_size, HK, DV], or dense [tokens, HK, DV]
+  TensorView out{};         ///< [T, HQ, DV]
+  ConstTensorView sinks{};  ///< optional [HQ] f32: one more logit in the denominator only
+  TensorView lse{};         ///< optional [T, HQ] f32: natural log of the denominator
   AttentionOptions options;
 };
 
@@ -49,12 +49,12 @@ struct AttentionArgs {
 HYBRIDATTN_API Status attention(Context& context, const AttentionArgs& args);
 
 struct MergeStatesArgs {
-  ConstTensorView out_a;  ///< [T, H, D] f32, bf16 or f16
-  ConstTensorView lse_a;  ///< [T, H] f32, natural log
-  ConstTensorView out_b;  ///< [T, H, D]
-  ConstTensorView lse_b;  ///< [T, H] f32
-  TensorView out;         ///< [T, H, D]; may be out_a or out_b
-  TensorView lse;         ///< optional [T, H] f32; may be lse_a or lse_b
+  ConstTensorView out_a{};  ///< [T, H, D] f32, bf16 or f16
+  ConstTensorView lse_a{};  ///< [T, H] f32, natural log
+  ConstTensorView out_b{};  ///< [T, H, D]
+  ConstTensorView lse_b{};  ///< [T, H] f32
+  TensorView out{};         ///< [T, H, D]; may be out_a or out_b
+  TensorView lse{};         ///< optional [T, H] f32; may be lse_a or lse_b
 };
 
 /// Joins two attention results over disjoint keys: weights exp(lse - max), a side with -inf drops out

@@ -10,10 +10,10 @@ namespace hybridattn {
 /// T tokens of the stream, C channels, W taps (2 to 4).
 struct CausalConvArgs {
   RaggedRows rows;
-  ConstTensorView x;       ///< [T, C] f32, bf16 or f16; any token stride
-  ConstTensorView weight;  ///< [C, W] f32, bf16 or f16; weight[:, W-1] meets the current token
-  TensorView state;        ///< [slots, C, W-1] f32, bf16 or f16: the last inputs, oldest first
-  TensorView out;          ///< [T, C] f32, bf16 or f16; may not overlap x
+  ConstTensorView x{};       ///< [T, C] f32, bf16 or f16; any token stride
+  ConstTensorView weight{};  ///< [C, W] f32, bf16 or f16; weight[:, W-1] meets the current token
+  TensorView state{};        ///< [slots, C, W-1] f32, bf16 or f16: the last inputs, oldest first
+  TensorView out{};          ///< [T, C] f32, bf16 or f16; may not overlap x
   bool silu = true;        ///< apply x * sigmoid(x) after the sum
 };
 

@@ -7,7 +7,7 @@
 namespace hybridattn {
 
 struct CopySlotsArgs {
-  TensorView pool;  ///< [slots, ...] of any dtype; every dimension but the first dense
+  TensorView pool{};  ///< [slots, ...] of any dtype; every dimension but the first dense
   const std::int32_t* source = nullptr;       ///< [count]
   const std::int32_t* destination = nullptr;  ///< [count], all different, none of them a source
   std::int32_t count = 0;
@@ -18,7 +18,7 @@ struct CopySlotsArgs {
 HYBRIDATTN_API Status copy_slots(Context& context, const CopySlotsArgs& args);
 
 struct ZeroSlotsArgs {
-  TensorView pool;  ///< as above
+  TensorView pool{};  ///< as above
   const std::int32_t* slots = nullptr;  ///< [count]; kPadIndex is skipped
   std::int32_t count = 0;
 };

@@ -10,10 +10,10 @@ namespace hybridattn {
 enum class GateKind : std::uint8_t { kSilu, kSigmoid };
 
 struct GatedRmsNormArgs {
-  ConstTensorView x;       ///< [T, H, D] f32, bf16 or f16
-  ConstTensorView z;       ///< [T, H, D]
-  ConstTensorView weight;  ///< [D], plain (not 1 + w), shared by the heads
-  TensorView out;          ///< [T, H, D]; may be x itself
+  ConstTensorView x{};       ///< [T, H, D] f32, bf16 or f16
+  ConstTensorView z{};       ///< [T, H, D]
+  ConstTensorView weight{};  ///< [D], plain (not 1 + w), shared by the heads
+  TensorView out{};          ///< [T, H, D]; may be x itself
   float epsilon = 1e-6f;
   GateKind gate = GateKind::kSilu;
 };

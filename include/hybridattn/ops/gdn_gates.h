@@ -7,12 +7,12 @@
 namespace hybridattn {
 
 struct GdnGatesArgs {
-  ConstTensorView a;        ///< [T, HV] f32, bf16 or f16
-  ConstTensorView b;        ///< [T, HV] f32, bf16 or f16
-  ConstTensorView a_log;    ///< [HV] f32, bf16 or f16
-  ConstTensorView dt_bias;  ///< [HV] f32, bf16 or f16
-  TensorView log_decay;     ///< [T, HV] f32: g
-  TensorView beta;          ///< [T, HV] f32
+  ConstTensorView a{};        ///< [T, HV] f32, bf16 or f16
+  ConstTensorView b{};        ///< [T, HV] f32, bf16 or f16
+  ConstTensorView a_log{};    ///< [HV] f32, bf16 or f16
+  ConstTensorView dt_bias{};  ///< [HV] f32, bf16 or f16
+  TensorView log_decay{};     ///< [T, HV] f32: g
+  TensorView beta{};          ///< [T, HV] f32
   bool allow_neg_eigval = false;  ///< beta = 2 * sigmoid(b)
 };
 

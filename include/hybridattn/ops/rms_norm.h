@@ -7,9 +7,9 @@
 namespace hybridattn {
 
 struct RmsNormArgs {
-  ConstTensorView x;       ///< [T, D] or [T, H, D] f32, bf16 or f16
-  ConstTensorView weight;  ///< [D]
-  TensorView out;          ///< as x; may be x itself
+  ConstTensorView x{};       ///< [T, D] or [T, H, D] f32, bf16 or f16
+  ConstTensorView weight{};  ///< [D]
+  TensorView out{};          ///< as x; may be x itself
   float epsilon = 1e-6f;
   bool zero_centered = true;  ///< multiply by 1 + weight (Gemma, Qwen3-Next, Qwen3.5)
 };

@@ -8,10 +8,10 @@ namespace hybridattn {
 
 /// R = number of rotated dims, even, at most D; dims R..D pass through.
 struct RotaryArgs {
-  ConstTensorView x;    ///< [T, H, D] f32, bf16 or f16
-  ConstTensorView cos;  ///< [T, R/2] f32
-  ConstTensorView sin;  ///< [T, R/2] f32
-  TensorView out;       ///< [T, H, D]; may be x itself
+  ConstTensorView x{};    ///< [T, H, D] f32, bf16 or f16
+  ConstTensorView cos{};  ///< [T, R/2] f32
+  ConstTensorView sin{};  ///< [T, R/2] f32
+  TensorView out{};       ///< [T, H, D]; may be x itself
 };
 
 /// out[i] = x[i] cos_i - x[i + R/2] sin_i; out[i + R/2] = x[i + R/2] cos_i + x[i] sin_i (NEOX halves).
@@ -22,8 +22,8 @@ struct RotaryTableArgs {
   const std::int64_t* positions = nullptr;  ///< [T], each >= 0
   double theta = 10000.0;                   ///< base of the frequencies
   int rotary_dim = 0;                       ///< R
-  TensorView cos;                           ///< [T, R/2] f32
-  TensorView sin;                           ///< [T, R/2] f32
+  TensorView cos{};                           ///< [T, R/2] f32
+  TensorView sin{};                           ///< [T, R/2] f32
 };
 
 /// cos and sin of position * theta^(-2i/R). Frequencies and angles are in double whatever the

@@ -7,9 +7,9 @@
 namespace hybridattn {
 
 struct SigmoidGateArgs {
-  ConstTensorView x;     ///< [T, H, D] f32, bf16 or f16
-  ConstTensorView gate;  ///< [T, H, D], e.g. the gate half of a double-width q projection
-  TensorView out;        ///< [T, H, D]; may be x itself
+  ConstTensorView x{};     ///< [T, H, D] f32, bf16 or f16
+  ConstTensorView gate{};  ///< [T, H, D], e.g. the gate half of a double-width q projection
+  TensorView out{};        ///< [T, H, D]; may be x itself
 };
 
 /// out = x * sigmoid(gate), float32 inside. Errors: invalid_argument, unsupported.

@@ -7,9 +7,9 @@
 namespace hybridattn {
 
 struct SiluMulArgs {
-  ConstTensorView gate;  ///< [T, F] f32, bf16 or f16
-  ConstTensorView up;    ///< [T, F]
-  TensorView out;        ///< [T, F]; may be gate or up itself
+  ConstTensorView gate{};  ///< [T, F] f32, bf16 or f16
+  ConstTensorView up{};    ///< [T, F]
+  TensorView out{};        ///< [T, F]; may be gate or up itself
 };
 
 /// out = gate * sigmoid(gate) * up, float32 inside. Errors: invalid_argument, unsupported.
