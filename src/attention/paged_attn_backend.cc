@@ -58,9 +58,15 @@ Status check_layers(const PagedKvView& cache) {
   return {};
 }
 
-/// A row's pages exist and are enough; what it writes no other row writes.
+/// Who named a page first, and whether to write it.
+struct PageUse {
+  std::int32_t row;
+  bool written;
+};
+
+/// A row's pages exist and are enough; what it writes nobody else reads or writes in this step.
 Status check_row_pages(const BatchRow& row, std::int32_t index, const CacheShape& cache,
-                       std::unordered_map<std::int32_t, std::int32_t>& writers) {
+                       std::unordered_map<std::int32_t, PageUse>& uses) {
   if (row.kind == RowKind::kPad) return {};  // its tokens have no place anywhere
   const std::int64_t length = row.computed + row.new_tokens;
   const std::int64_t needed = (length + cache.page_size - 1) / cache.page_size;
@@ -76,11 +82,12 @@ Status check_row_pages(const BatchRow& row, std::int32_t index, const CacheShape
                    " at ", i, ", must be in [0, ", cache.num_pages, ")");
     }
     const bool written = row.new_tokens > 0 && i >= row.computed / cache.page_size;
-    if (!written) continue;
-    const auto [first, inserted] = writers.emplace(page, index);
-    if (!inserted) {
-      return invalid_argument("PagedAttnBackend: page ", page, " is written by row ", first->second,
-                              " and by row ", index, ", must be written once");
+    const auto [first, inserted] = uses.emplace(page, PageUse{index, written});
+    if (!inserted && (written || first->second.written)) {
+      return invalid_argument("PagedAttnBackend: page ", page, " is ",
+                              first->second.written ? "written" : "read", " by row ",
+                              first->second.row, " and ", written ? "written" : "read", " by row ",
+                              index, ", must belong to the row that writes it alone");
     }
   }
   return {};
@@ -197,14 +204,14 @@ void PagedAttnBackend::set_widest_layer(std::int32_t num_heads, std::int32_t num
 Result<std::unique_ptr<Plan>> PagedAttnBackend::plan(const ForwardBatch& batch) {
   const CacheShape cache{cache_.k[0].dim(0), cache_.k[0].dim(1)};
   auto plan = std::make_unique<PagedPlan>(batch);
-  std::unordered_map<std::int32_t, std::int32_t> writers;
+  std::unordered_map<std::int32_t, PageUse> uses;
   for (std::int32_t r = 0; r < batch.num_rows(); ++r) {
     const BatchRow& row = batch.rows()[static_cast<std::size_t>(r)];
     if (row.kind == RowKind::kVerify) {
       return error(StatusCode::kUnsupported, name(), ": row ", r,
                    " is verify, which this version does not serve; must be prefill, decode or pad");
     }
-    HYBRIDATTN_TRY(check_row_pages(row, r, cache, writers));
+    HYBRIDATTN_TRY(check_row_pages(row, r, cache, uses));
     add_row(row, batch.token_start(r), cache, *plan);
   }
   plan->runs = backend::token_runs(batch);

@@ -13,6 +13,9 @@ Result<CacheBudget> fit_cache_budget(const PagedKvShape& kv, const GdnStateShape
   if (max_pages < 1) {
     return invalid_argument("fit_cache_budget: max_pages is ", max_pages, ", must be at least 1");
   }
+  if (bytes < 0) {
+    return invalid_argument("fit_cache_budget: bytes is ", bytes, ", must be at least 0");
+  }
   const std::int64_t page_bytes = kv.page_bytes();
   const std::int64_t slot_bytes = num_slots * gdn.slot_bytes();
   if (bytes < slot_bytes + page_bytes) {

@@ -146,12 +146,21 @@ TEST_F(PagedAttnBackendTest, BadPagesAreRefusedAtPlanTime) {
   EXPECT_ERROR(plan_of({bad}), kOutOfRange, "row 0", "2 pages", "must have 3", "9 tokens");
   BatchRow twice = row(RowKind::kDecode, 8, 1);
   twice.pages = {good.pages[0], 30, good.pages[2]};
-  EXPECT_ERROR(plan_of({good, twice}), kInvalidArgument, "row 0", "row 1", "written once");
+  EXPECT_ERROR(plan_of({good, twice}), kInvalidArgument, "row 0", "row 1", "alone");
+  // Row 0 writes into its page 0 in this step: row 1 may not even read it, in either order.
   twice.pages = {good.pages[0], 30, 31};
-  EXPECT_OK(plan_of({good, twice}));  // page 0 is written by row 0 and only read by row 1
+  EXPECT_ERROR(plan_of({good, twice}), kInvalidArgument, "written by row 0", "read by row 1");
+  EXPECT_ERROR(plan_of({twice, good}), kInvalidArgument, "read by row 0", "written by row 1");
+  // Pages that both rows only read are a shared prefix.
+  BatchRow sharer = row(RowKind::kDecode, 8, 1);
+  sharer.pages = {30, 31, 32};
+  BatchRow other = sharer;
+  other.slot = sharer.slot + 1;
+  other.pages[2] = 33;
+  EXPECT_OK(plan_of({sharer, other}));
   bad = good;
   bad.pages[2] = bad.pages[1];
-  EXPECT_ERROR(plan_of({bad}), kInvalidArgument, "written once");
+  EXPECT_ERROR(plan_of({bad}), kInvalidArgument, "alone");
   BatchRow verify = good;
   verify.kind = RowKind::kVerify;
   EXPECT_ERROR(plan_of({verify}), kUnsupported, "row 0", "verify");

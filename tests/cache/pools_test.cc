@@ -159,6 +159,8 @@ TEST_F(Pools, TheBudgetIsWhatThePoolsAllocate) {
                kResourceExhausted, "one page");
   EXPECT_ERROR(fit_cache_budget(kv_shape(), gdn_shape(), -1, 9, 1).status(), kInvalidArgument,
                "num_slots is -1");
+  EXPECT_ERROR(fit_cache_budget(kv_shape(), gdn_shape(), 1, 9, -1).status(), kInvalidArgument,
+               "bytes is -1");
   EXPECT_ERROR(fit_cache_budget(kv_shape(), gdn_shape(), 1, 0, 1).status(), kInvalidArgument,
                "max_pages is 0");
 }
