@@ -124,6 +124,7 @@ std::size_t HybridModel::activation_bytes(std::int64_t tokens) const {
 
 Status HybridModel::reserve(std::int64_t tokens) {
   tokens_ = 0;
+  HYBRIDATTN_TRY(context_.reserve_workspace(0, linear_workspace_bytes()));
   return arena_.reserve(activation_bytes(tokens));
 }
 

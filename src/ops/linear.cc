@@ -12,8 +12,9 @@ Status linear(Context& context, const LinearArgs& args) {
   check.output("out", args.out, {"M", "N"});
   if (!check.ok()) return check.status();
   const ops::LinearParams params{args.x, args.weight, args.out, args.accumulate};
-  const auto scratch = static_cast<std::size_t>(ops::linear_block_rows(check["K"]) * check["K"]);
-  return core::launch(context, "linear", params, scratch * sizeof(float));
+  return core::launch(context, "linear", params, linear_workspace_bytes());
 }
+
+std::size_t linear_workspace_bytes() noexcept { return ops::kLinearScratchBytes; }
 
 }  // namespace hybridattn

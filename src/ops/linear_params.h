@@ -1,6 +1,8 @@
 // What a linear kernel takes. Strides inside the views count elements.
 #pragma once
 
+#include <cstddef>
+
 #include "hybridattn/ops/linear.h"
 
 namespace hybridattn::ops {
@@ -12,11 +14,17 @@ struct LinearParams {
   bool accumulate;
 };
 
-/// Rows of x that one task works on: as many as keep them in the second-level cache as float32, in a
-/// range where the weights are read few times (large blocks) and the tasks stay many (small ones).
-constexpr std::int64_t linear_block_rows(std::int64_t k) {
-  const std::int64_t fit = 96 * 1024 / (k > 0 ? k : 1) / 8 * 8;
-  return fit < 8 ? 8 : (fit > 96 ? 96 : fit);
-}
+/// The most rows and the columns of one task of the CPU kernel.
+inline constexpr std::int64_t kLinearRows = 192;
+inline constexpr std::int64_t kLinearColumns = 64;
+/// Inner elements that a task goes through at a time.
+inline constexpr std::int64_t kLinearSlab = 512;
+
+/// Scratch of one worker in 4-byte units: sums, a panel of weights, a tile of x, a row of the output.
+inline constexpr std::int64_t kLinearSums = kLinearRows * kLinearColumns;
+inline constexpr std::int64_t kLinearPanel = kLinearSlab * kLinearColumns;
+inline constexpr std::int64_t kLinearTile = 8 * kLinearSlab;
+inline constexpr std::size_t kLinearScratchBytes =
+    static_cast<std::size_t>(kLinearSums + kLinearPanel + kLinearTile + kLinearColumns) * 4;
 
 }  // namespace hybridattn::ops

@@ -1,4 +1,7 @@
 // Conformance of the matrix product.
+#include <array>
+#include <vector>
+
 #include "tests/conformance/bounds.h"
 
 namespace hybridattn::testing {
@@ -19,6 +22,18 @@ TEST_P(ConformanceLinear, EveryRowCountAndTail) {
           [&](Source s) { return LinearArgs{x(s), weight(s), out(s)}; });
       expect_conforms(out, everything(m), kLinearBound, dtype());
     }
+  }
+}
+
+TEST_P(ConformanceLinear, SumsOfSeveralSlabsAndRowsOfSeveralBlocks) {
+  for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{
+           {1, 67, 1500}, {6, 16, 1025}, {7, 130, 513}, {200, 66, 515}, {409, 3, 1024}}) {
+    Operand x(dtype(), {m, k}, Layout::kSliced, random.values(m * k, -1, 1));
+    Operand weight(dtype(), {n, k}, Layout::kSliced, random.values(n * k, -1, 1));
+    Operand out(DType::kF32, {m, n}, Layout::kSliced);
+    run(linear, reference::linear,
+        [&](Source s) { return LinearArgs{x(s), weight(s), out(s)}; });
+    expect_conforms(out, everything(m), kLinearBound, dtype());
   }
 }
 
@@ -48,7 +63,7 @@ TEST_P(ConformanceLinear, AnEmptySumIsZero) {
 }
 
 TEST_P(ConformanceLinear, ARowDoesNotDependOnTheRowsBesideIt) {
-  const std::int64_t k = 131;
+  const std::int64_t k = 1131;
   const std::int64_t n = 67;
   Operand x(dtype(), {9, k}, Layout::kDense, random.values(9 * k, -1, 1));
   Operand weight(dtype(), {n, k}, Layout::kDense, random.values(n * k, -1, 1));

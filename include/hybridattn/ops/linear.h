@@ -1,6 +1,8 @@
 // Matrix products with weights as checkpoints store them.
 #pragma once
 
+#include <cstddef>
+
 #include "hybridattn/context.h"
 #include "hybridattn/tensor.h"
 
@@ -18,5 +20,8 @@ struct LinearArgs {
 /// a row's result does not depend on the rows beside it.
 /// Errors: invalid_argument, unsupported. Nothing is written on an error.
 HYBRIDATTN_API Status linear(Context& context, const LinearArgs& args);
+
+/// Workspace of each worker in any call of linear, for Context::reserve_workspace.
+HYBRIDATTN_API std::size_t linear_workspace_bytes() noexcept;
 
 }  // namespace hybridattn
