@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Times Hugging Face transformers on the CPU and prints one JSON line.
 
-    transformers_cpu.py --model DIR [--dtype float32|bfloat16] [--prompt 512] [--new 32] [--threads 2] [--reps 3]
+    transformers_cpu.py --model DIR [--dtype float32|bfloat16] [--prompt 512 | --ids-file FILE] [--new 32]
+                        [--threads 2] [--reps 3]
 
 Prefill is one forward of the prompt that computes logits for the last position only. Decode is a loop of one-token
 forwards with the cache that prefill left, greedy argmax. Every repetition starts from an empty cache; one shorter
@@ -55,6 +56,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--model", required=True)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--prompt", type=int, default=512, help="tokens in the prompt (random ids)")
+    parser.add_argument("--ids-file", help="a JSON list of ids to use as the prompt")
     parser.add_argument("--new", type=int, default=32, help="tokens to generate, at least 2")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--reps", type=int, default=3)
@@ -78,6 +80,10 @@ def main() -> None:
     load_seconds = time.perf_counter() - start
     vocab = model.config.get_text_config().vocab_size
     prompt = torch.randint(0, vocab, (1, o.prompt), generator=torch.Generator().manual_seed(o.seed))
+    if o.ids_file:
+        with open(o.ids_file) as ids:
+            prompt = torch.tensor([json.load(ids)])
+        o.prompt = prompt.shape[1]
 
     generate(model, prompt[:, :64], 2)
     prefill, decode, tokens = [], [], []

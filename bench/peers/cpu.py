@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Runs hybridattn and Hugging Face transformers in turn on one checkpoint, on the CPU, and prints the ratios.
+
+    cpu.py --model DIR [--binary build/release/bin/hybridattn] [--dtype f32|bf16] [--peer-dtype float32|bfloat16]
+           [--prompt 512] [--new 33] [--threads 2] [--rounds 3]
+
+Both get the same random ids. In float32 on both sides the generated tokens must agree before anything is timed.
+Each round is one run of each program; the figures are medians over the rounds. Runs under a Python that has torch
+and transformers.
+"""
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def run_json(command: list[str]) -> dict:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def run_ours(o: argparse.Namespace, ids_file: str) -> dict:
+    result = run_json([o.binary, "generate", "--model", o.model, "--dtype", o.dtype, "--ids-file", ids_file,
+                       "--max-new-tokens", str(o.new), "--ignore-eos", "--json", "--threads", str(o.threads)])
+    return result | {"tokens": result["ids"][:8]}
+
+
+def run_transformers(o: argparse.Namespace, ids_file: str) -> dict:
+    result = run_json([sys.executable, os.path.join(HERE, "transformers_cpu.py"), "--model", o.model, "--dtype",
+                       o.peer_dtype, "--ids-file", ids_file, "--new", str(o.new), "--threads", str(o.threads),
+                       "--reps", "1"])
+    return result | {"tokens": result["first_tokens"]}
+
+
+def needed_bytes(o: argparse.Namespace) -> int:
+    """Weights, KV, states and workspace of the run, as `info` tells them."""
+    info = run_json([o.binary, "info", "--model", o.model, "--dtype", o.dtype, "--json",
+                     "--threads", str(o.threads)])
+    return (info["weight_bytes"] + (o.prompt + o.new) * info["kv_bytes_per_token"]
+            + info["state_bytes_per_sequence"] + info["workspace_bytes"])
+
+
+def median(runs: list[dict], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--binary", default=os.path.join(HERE, "../../build/release/bin/hybridattn"))
+    parser.add_argument("--dtype", choices=("f32", "bf16"), default="f32")
+    parser.add_argument("--peer-dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--new", type=int, default=33)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser.parse_args()
+
+
+def main() -> None:
+    o = parse_options()
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as ids_file:
+        with open(os.path.join(o.model, "config.json")) as config:
+            fields = json.load(config)
+        vocab = fields.get("text_config", fields)["vocab_size"]
+        draw = random.Random(1)
+        json.dump([draw.randrange(vocab) for _ in range(o.prompt)], ids_file)
+        ids_file.flush()
+        ours, peer = [], []
+        for _ in range(o.rounds + 1):
+            ours.append(run_ours(o, ids_file.name))
+            peer.append(run_transformers(o, ids_file.name))
+            if (o.dtype, o.peer_dtype) == ("f32", "float32") and ours[-1]["tokens"] != peer[-1]["tokens"]:
+                sys.exit(f"tokens differ: {ours[-1]['tokens']}, transformers {peer[-1]['tokens']}")
+    ours, peer = ours[1:], peer[1:]  # the first round warmed the page cache
+    print(f"{peer[0]['cpu']}, {o.threads} threads, prompt {o.prompt}, {o.new} new tokens, medians of {o.rounds}")
+    print(f"{'':24}{'ours ' + o.dtype:>14}{'transformers ' + o.peer_dtype:>24}{'ratio':>8}")
+    for name, key in (("prefill tokens/s", "prefill_tokens_per_s"), ("decode tokens/s", "decode_tokens_per_s"),
+                      ("peak RSS bytes", "peak_rss_bytes")):
+        a, b = median(ours, key), median(peer, key)
+        print(f"{name:24}{a:>14.1f}{b:>24.1f}{a / b:>8.2f}")
+    print(f"peak RSS over weights + KV + states + workspace: {median(ours, 'peak_rss_bytes') / needed_bytes(o):.3f}")
+
+
+if __name__ == "__main__":
+    main()
