@@ -35,7 +35,7 @@ struct Request {
   std::int32_t max_new_tokens = 16;
   bool ignore_eos = false;
   SamplingParams sampling;
-  /// Ids at or above are never sampled: the vocabulary is padded. 0 = all of the model's.
+  /// Ids at or above are never sampled, for a padded vocabulary. 0 = all of the model's.
   std::int32_t vocab_limit = 0;
 };
 
