@@ -2,13 +2,18 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <span>
 #include <string_view>
+#include <vector>
 
 #include "hybridattn/context.h"
 #include "hybridattn/forward_batch.h"
+#include "hybridattn/graph.h"
 #include "hybridattn/layers.h"
 #include "hybridattn/ops/gated_rms_norm.h"
+#include "hybridattn/request_table.h"
 #include "hybridattn/tensor.h"
 
 namespace hybridattn {
@@ -41,36 +46,60 @@ struct GdnRunArgs {
   GateKind gate = GateKind::kSilu;
 };
 
-/// What a backend worked out for one batch. It holds copies: the batch may go. Several may live at
+/// A row of a step as backends see it, borrowing its pages.
+struct RowView {
+  RowKind kind = RowKind::kPad;
+  std::int32_t slot = kPadIndex;
+  std::span<const std::int32_t> pages{};
+  std::int64_t computed = 0;
+  std::int32_t new_tokens = 0;
+  std::int32_t first_token = 0;  ///< in the flat stream
+};
+
+/// What a backend worked out for one step. It holds copies: the batch may go. Several may live at
 /// once, and each serves the backend that made it.
-class HYBRIDATTN_API Plan {
+class HYBRIDATTN_API Plan : public GraphInput {
  public:
-  virtual ~Plan() = default;
+  /// The most that the plan can be rewritten for; of a plan of a single step, what the step holds.
+  const GraphShape& shape() const noexcept { return shape_; }
+  /// The batch that the plan was last written for; 0 = none yet.
   std::uint64_t batch_id() const noexcept { return batch_id_; }
-  std::int32_t num_tokens() const noexcept { return num_tokens_; }
+  /// Length of the flat stream that the run verbs take.
+  std::int32_t num_tokens() const noexcept { return shape_.tokens; }
   ForwardMode mode() const noexcept { return mode_; }
 
  protected:
-  explicit Plan(const ForwardBatch& batch);
+  Plan(const GraphShape& shape, bool recordable) : GraphInput(recordable), shape_(shape) {}
 
  private:
-  std::uint64_t batch_id_;
-  std::int32_t num_tokens_;
-  ForwardMode mode_;
+  friend class AttentionBackend;
+  GraphShape shape_;
+  std::uint64_t batch_id_ = 0;
+  ForwardMode mode_ = ForwardMode::kIdle;
 };
 
-/// The verbs that every backend has. `plan` may allocate; the run verbs do not, nor do they
-/// synchronise. A backend serves one thread at a time, that of its context.
+/// The verbs that every backend has. Planning may allocate; replanning and the run verbs do not, nor
+/// do they synchronise. A backend serves one thread at a time, that of its context.
 class HYBRIDATTN_API AttentionBackend {
  public:
   virtual ~AttentionBackend() = default;
 
   virtual std::string_view name() const noexcept = 0;
-  /// Errors: invalid_argument, out_of_range, unsupported, naming the row; resource_exhausted.
-  virtual Result<std::unique_ptr<Plan>> plan(const ForwardBatch& batch) = 0;
   /// Makes the context's workspace large enough for batches of up to `max_tokens` tokens, so that no
   /// plan of such a batch allocates any. Errors: invalid_argument, resource_exhausted.
   virtual Status reserve(std::int32_t max_tokens) = 0;
+
+  /// A plan for one step. Errors: invalid_argument, out_of_range, unsupported, naming the row;
+  /// resource_exhausted.
+  Result<std::shared_ptr<Plan>> plan(const ForwardBatch& batch);
+  /// A plan that a graph can hold: its arrays have room for `shape` and never move. Every row of it is
+  /// padding until it is rewritten. Errors: invalid_argument, resource_exhausted.
+  Result<std::shared_ptr<Plan>> plan_graph(const GraphShape& shape);
+  /// Rewrites every row of a plan of plan_graph in place, padding where the batch has none. Allocates
+  /// nothing. Errors: as plan; out_of_range when the batch holds more than the plan's shape. On an
+  /// error the plan is as it was.
+  Status replan(Plan& plan, const ForwardBatch& batch);
+
   /// Runs one full-attention layer. Errors: as the ops; failed_precondition for a plan of another
   /// backend; unsupported from a backend without full attention.
   virtual Status run_attention(const Plan& plan, const RadixAttention& layer,
@@ -79,12 +108,13 @@ class HYBRIDATTN_API AttentionBackend {
   virtual Status run_gdn(const Plan& plan, const RadixLinearAttention& layer,
                          const GdnRunArgs& args);
 
-  // The upstream names: the plan of the last init_forward_metadata is the current one.
+  // The upstream names: the plan of the last init_forward_metadata* is the current one.
 
   /// Plans `batch` and keeps the plan as the current one; on an error the old one stays.
   Status init_forward_metadata(const ForwardBatch& batch);
   /// Dispatches on the mode: decode batches to forward_decode, idle ones give zeros, all others
-  /// go to forward_extend. Errors: failed_precondition when `batch` is not the planned one.
+  /// go to forward_extend. Errors: failed_precondition when `batch` is not the planned one. While a
+  /// graph is recorded, the current plan is that of the capture verb and `batch` only says the mode.
   Status forward(const RadixAttention& layer, const ForwardBatch& batch,
                  const AttentionRunArgs& args);
   Status forward_extend(const RadixAttention& layer, const ForwardBatch& batch,
@@ -94,10 +124,56 @@ class HYBRIDATTN_API AttentionBackend {
                         const AttentionRunArgs& args);
   Status forward_gdn(const RadixLinearAttention& layer, const ForwardBatch& batch,
                      const GdnRunArgs& args);
+  /// nullptr before the first plan.
+  const Plan* current_plan() const noexcept { return current_.get(); }
+
+  // The graph verbs under the upstream names: decode steps of one token a row. A request is named by
+  // its row in the table given to set_request_table, which knows its slot, pages and count.
+
+  /// `table` is borrowed and must outlive the backend.
+  void set_request_table(const RequestTable* table) noexcept { table_ = table; }
+  /// A row whose length is this is padding: 0.
+  static constexpr std::int32_t get_cuda_graph_seq_len_fill_value() noexcept { return 0; }
+  /// Once, before the first capture. Errors: invalid_argument; failed_precondition without a table;
+  /// resource_exhausted.
+  Status init_cuda_graph_state(std::int32_t max_bs, std::int32_t max_num_tokens);
+  /// Makes the plan of `bs` rows the current one, to be recorded next. `seq_lens` count the new token;
+  /// a row is padding iff its index is kPadIndex or its length is 0. Errors: as replan; unsupported for
+  /// a mode that is neither decode nor idle.
+  Status init_forward_metadata_capture_cuda_graph(std::int32_t bs, std::int32_t num_tokens,
+                                                  std::span<const std::int32_t> req_pool_indices,
+                                                  std::span<const std::int32_t> seq_lens,
+                                                  ForwardMode forward_mode);
+  /// Rewrites the plan of `bs` rows; Graph::replay comes next. `seq_lens_cpu` may be empty or equal to
+  /// `seq_lens`; `seq_lens_sum` is their sum. Errors: the same; failed_precondition for a `bs` that was
+  /// not captured or a row whose length is not one more than the table's count.
+  Status init_forward_metadata_replay_cuda_graph(std::int32_t bs,
+                                                 std::span<const std::int32_t> req_pool_indices,
+                                                 std::span<const std::int32_t> seq_lens,
+                                                 std::int64_t seq_lens_sum, ForwardMode forward_mode,
+                                                 std::span<const std::int32_t> seq_lens_cpu = {});
+
+  // What a backend implements. HybridAttnBackend calls these of its two.
+
+  /// Room for `shape`. Errors: resource_exhausted.
+  virtual Result<std::shared_ptr<Plan>> make_plan(const GraphShape& shape, bool recordable) = 0;
+  /// Whether the rows can be run, without writing anything. Allocates nothing after the first call.
+  virtual Status check_rows(std::span<const RowView> rows) = 0;
+  /// Writes checked rows that fit the plan's shape, and padding for the rest. Cannot fail.
+  virtual void write_rows(Plan& plan, std::span<const RowView> rows) = 0;
 
  private:
   Status check_current(const char* verb, const ForwardBatch& batch) const;
-  std::unique_ptr<Plan> current_;
+  Status check_fits(const Plan& plan, std::span<const RowView> rows) const;
+  Status rewrite(Plan& plan, std::span<const RowView> rows, std::uint64_t batch_id, ForwardMode mode);
+  Status table_rows(std::span<const std::int32_t> req_pool_indices,
+                    std::span<const std::int32_t> seq_lens);
+
+  std::shared_ptr<Plan> current_;
+  std::vector<RowView> rows_;  // of the plan being written
+  const RequestTable* table_ = nullptr;
+  std::int32_t max_graph_rows_ = 0;
+  std::map<std::int32_t, std::shared_ptr<Plan>> graph_plans_;  // by rows
 };
 
 }  // namespace hybridattn

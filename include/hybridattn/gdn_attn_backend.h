@@ -8,6 +8,10 @@
 
 namespace hybridattn {
 
+namespace backend {
+class StepUses;
+}
+
 /// States of all GDN layers, the caller's memory. Layer i is that with gdn_index i; all layers share
 /// slot ids.
 struct GdnStateView {
@@ -23,16 +27,22 @@ class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
   /// the pool do not agree.
   static Result<std::unique_ptr<GDNAttnBackend>> create(Context& context, GdnStateView states);
 
+  ~GDNAttnBackend() override;
+
   std::string_view name() const noexcept override { return "GDNAttnBackend"; }
-  Result<std::unique_ptr<Plan>> plan(const ForwardBatch& batch) override;
   Status reserve(std::int32_t max_tokens) override;
   Status run_gdn(const Plan& plan, const RadixLinearAttention& layer,
                  const GdnRunArgs& args) override;
+
+  Result<std::shared_ptr<Plan>> make_plan(const GraphShape& shape, bool recordable) override;
+  Status check_rows(std::span<const RowView> rows) override;
+  void write_rows(Plan& plan, std::span<const RowView> rows) override;
 
  private:
   GDNAttnBackend(Context& context, GdnStateView states);
   Context& context_;
   GdnStateView states_;
+  std::unique_ptr<backend::StepUses> uses_;
 };
 
 }  // namespace hybridattn

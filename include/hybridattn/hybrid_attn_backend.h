@@ -21,7 +21,6 @@ class HYBRIDATTN_API HybridAttnBackend final : public AttentionBackend {
       std::unique_ptr<AttentionBackend> gdn_backend, std::set<std::int32_t> full_attn_layer_ids);
 
   std::string_view name() const noexcept override { return "HybridAttnBackend"; }
-  Result<std::unique_ptr<Plan>> plan(const ForwardBatch& batch) override;
   Status reserve(std::int32_t max_tokens) override;
   Status run_attention(const Plan& plan, const RadixAttention& layer,
                        const AttentionRunArgs& args) override;
@@ -31,6 +30,10 @@ class HYBRIDATTN_API HybridAttnBackend final : public AttentionBackend {
   AttentionBackend& full_attn_backend() noexcept { return *full_; }
   AttentionBackend& gdn_backend() noexcept { return *gdn_; }
   const std::set<std::int32_t>& full_attn_layer_ids() const noexcept { return full_ids_; }
+
+  Result<std::shared_ptr<Plan>> make_plan(const GraphShape& shape, bool recordable) override;
+  Status check_rows(std::span<const RowView> rows) override;
+  void write_rows(Plan& plan, std::span<const RowView> rows) override;
 
  private:
   HybridAttnBackend(std::unique_ptr<AttentionBackend> full, std::unique_ptr<AttentionBackend> gdn,

@@ -9,6 +9,7 @@
 #include "hybridattn/forward_batch.h"
 #include "hybridattn/gdn_attn_backend.h"
 #include "hybridattn/gdn_state_pool.h"
+#include "hybridattn/graph.h"
 #include "hybridattn/handle_allocator.h"
 #include "hybridattn/hybrid_attn_backend.h"
 #include "hybridattn/kv_pool.h"

@@ -8,6 +8,10 @@
 
 namespace hybridattn {
 
+namespace backend {
+class StepUses;
+}
+
 /// Keys and values of all attention layers, the caller's memory. Layer i of the cache is that with
 /// kv_index i; all layers share page ids, page count and page size.
 struct PagedKvView {
@@ -23,8 +27,9 @@ class HYBRIDATTN_API PagedAttnBackend final : public AttentionBackend {
   /// the cache do not agree.
   static Result<std::unique_ptr<PagedAttnBackend>> create(Context& context, PagedKvView cache);
 
+  ~PagedAttnBackend() override;
+
   std::string_view name() const noexcept override { return "PagedAttnBackend"; }
-  Result<std::unique_ptr<Plan>> plan(const ForwardBatch& batch) override;
   Status reserve(std::int32_t max_tokens) override;
   Status run_attention(const Plan& plan, const RadixAttention& layer,
                        const AttentionRunArgs& args) override;
@@ -34,11 +39,16 @@ class HYBRIDATTN_API PagedAttnBackend final : public AttentionBackend {
   void set_widest_layer(std::int32_t num_heads, std::int32_t num_kv_heads, std::int32_t head_dim,
                         std::int32_t v_head_dim);
 
+  Result<std::shared_ptr<Plan>> make_plan(const GraphShape& shape, bool recordable) override;
+  Status check_rows(std::span<const RowView> rows) override;
+  void write_rows(Plan& plan, std::span<const RowView> rows) override;
+
  private:
   PagedAttnBackend(Context& context, PagedKvView cache);
   Context& context_;
   PagedKvView cache_;
   RadixAttention widest_;
+  std::unique_ptr<backend::StepUses> uses_;
 };
 
 }  // namespace hybridattn

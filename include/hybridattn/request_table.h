@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "hybridattn/forward_batch.h"
@@ -33,6 +34,11 @@ class HYBRIDATTN_API RequestTable {
 
   bool is_open(std::int32_t row) const noexcept;
   std::int64_t computed(std::int32_t row) const { return at(row).computed; }
+  /// State slot of an open row; kPadIndex in a table without slots.
+  std::int32_t slot_id(std::int32_t row) const { return slots_ ? at(row).slot.index : kPadIndex; }
+  /// Page ids of an open row, valid until the row is reserved for or closed.
+  std::span<const std::int32_t> pages_of(std::int32_t row) const { return at(row).page_ids; }
+  std::int32_t max_pages_per_row() const noexcept { return max_pages_; }
   /// Page ids of the row, then pad up to the row's limit.
   std::vector<std::int32_t> page_ids(std::int32_t row) const;
   /// The row as a batch sees it: `new_tokens` more than are computed. Errors: failed_precondition for
@@ -47,6 +53,7 @@ class HYBRIDATTN_API RequestTable {
     bool open = false;
     Handle slot;
     std::vector<Handle> pages;
+    std::vector<std::int32_t> page_ids;  // of `pages`
     std::int64_t computed = 0;
   };
   const Row& at(std::int32_t row) const { return rows_[static_cast<std::size_t>(row)]; }

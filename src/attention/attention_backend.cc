@@ -1,12 +1,44 @@
-// The upstream verbs, once for all backends.
+// Planning and the eager upstream verbs, once for all backends.
 #include "hybridattn/attention_backend.h"
+
+#include <algorithm>
 
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn {
+namespace {
 
-Plan::Plan(const ForwardBatch& batch)
-    : batch_id_(batch.id()), num_tokens_(batch.num_tokens()), mode_(batch.mode()) {}
+/// The capacity that a row of one token or of several takes of a shape.
+std::int32_t& place_of(GraphShape& shape, const RowView& row) {
+  if (row.kind == RowKind::kVerify) return shape.verify_rows;
+  const bool step = row.kind == RowKind::kDecode || (row.kind == RowKind::kPad && row.new_tokens == 1);
+  return step ? shape.decode_rows : shape.prefill_rows;
+}
+
+std::int32_t needed_pages(const RowView& row) {
+  return row.kind == RowKind::kPad ? 0 : static_cast<std::int32_t>(row.pages.size());
+}
+
+GraphShape shape_of(std::span<const RowView> rows) {
+  GraphShape shape;
+  for (const RowView& row : rows) {
+    ++place_of(shape, row);
+    shape.tokens += row.new_tokens;
+    shape.pages += needed_pages(row);
+  }
+  return shape;
+}
+
+void view_rows(const ForwardBatch& batch, std::vector<RowView>& rows) {
+  rows.clear();
+  for (std::int32_t r = 0; r < batch.num_rows(); ++r) {
+    const BatchRow& row = batch.rows()[static_cast<std::size_t>(r)];
+    rows.push_back({row.kind, row.slot, row.pages, row.computed, row.new_tokens,
+                    batch.token_start(r)});
+  }
+}
+
+}  // namespace
 
 Status AttentionBackend::run_attention(const Plan&, const RadixAttention& layer,
                                        const AttentionRunArgs&) {
@@ -20,9 +52,80 @@ Status AttentionBackend::run_gdn(const Plan&, const RadixLinearAttention& layer,
                " is Gated DeltaNet, which this backend does not serve; use HybridAttnBackend");
 }
 
+Result<std::shared_ptr<Plan>> AttentionBackend::plan(const ForwardBatch& batch) {
+  view_rows(batch, rows_);
+  HYBRIDATTN_TRY(check_rows(rows_));
+  HYBRIDATTN_TRY(reserve(batch.num_tokens()));
+  HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, make_plan(shape_of(rows_), /*recordable=*/false));
+  write_rows(*made, rows_);
+  made->batch_id_ = batch.id();
+  made->mode_ = batch.mode();
+  return made;
+}
+
+Result<std::shared_ptr<Plan>> AttentionBackend::plan_graph(const GraphShape& shape) {
+  const std::int32_t rows[] = {shape.prefill_rows, shape.decode_rows, shape.verify_rows};
+  if (*std::min_element(std::begin(rows), std::end(rows)) < 0 || shape.tokens < 0 ||
+      shape.pages < 0) {
+    return invalid_argument(name(), "::plan_graph: shape has prefill_rows ", shape.prefill_rows,
+                            ", decode_rows ", shape.decode_rows, ", verify_rows ",
+                            shape.verify_rows, ", tokens ", shape.tokens, ", pages ", shape.pages,
+                            ", must all be at least 0");
+  }
+  const std::int64_t most = std::int64_t{rows[0]} + rows[1] + rows[2];
+  if (std::int64_t{shape.tokens} < rows[1]) {
+    return invalid_argument(name(), "::plan_graph: shape has ", shape.tokens, " tokens and ", rows[1],
+                            " decode rows, must have at least one token for each");
+  }
+  HYBRIDATTN_TRY(reserve(shape.tokens));
+  HYBRIDATTN_TRY(check_rows({}));
+  rows_.reserve(std::max(rows_.capacity(), static_cast<std::size_t>(most)));
+  HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, make_plan(shape, /*recordable=*/true));
+  write_rows(*made, {});
+  return made;
+}
+
+Status AttentionBackend::check_fits(const Plan& plan, std::span<const RowView> rows) const {
+  const GraphShape has = shape_of(rows);
+  const GraphShape& room = plan.shape();
+  const struct {
+    const char* what;
+    std::int32_t has, room;
+  } counts[] = {{"prefill rows", has.prefill_rows, room.prefill_rows},
+                {"decode rows", has.decode_rows, room.decode_rows},
+                {"verify rows", has.verify_rows, room.verify_rows},
+                {"tokens", has.tokens, room.tokens},
+                {"pages", has.pages, room.pages}};
+  for (const auto& count : counts) {
+    if (count.has > count.room) {
+      return error(StatusCode::kOutOfRange, name(), "::replan: the step has ", count.has, " ",
+                   count.what, ", the plan was made for at most ", count.room);
+    }
+  }
+  return {};
+}
+
+Status AttentionBackend::rewrite(Plan& plan, std::span<const RowView> rows, std::uint64_t batch_id,
+                                 ForwardMode mode) {
+  if (!plan.recordable()) {
+    return error(StatusCode::kFailedPrecondition, name(),
+                 "::replan: the plan is that of a single step, must be one of plan_graph");
+  }
+  HYBRIDATTN_TRY(check_fits(plan, rows));
+  HYBRIDATTN_TRY(check_rows(rows));
+  write_rows(plan, rows);
+  plan.batch_id_ = batch_id;
+  plan.mode_ = mode;
+  return {};
+}
+
+Status AttentionBackend::replan(Plan& plan, const ForwardBatch& batch) {
+  view_rows(batch, rows_);
+  return rewrite(plan, rows_, batch.id(), batch.mode());
+}
+
 Status AttentionBackend::init_forward_metadata(const ForwardBatch& batch) {
-  HYBRIDATTN_ASSIGN(std::unique_ptr<Plan> planned, plan(batch));
-  current_ = std::move(planned);
+  HYBRIDATTN_ASSIGN(current_, plan(batch));
   return {};
 }
 
@@ -31,7 +134,7 @@ Status AttentionBackend::check_current(const char* verb, const ForwardBatch& bat
     return error(StatusCode::kFailedPrecondition, name(), "::", verb,
                  ": no batch is planned; call init_forward_metadata first");
   }
-  if (current_->batch_id() != batch.id()) {
+  if (!current_->recordable() && current_->batch_id() != batch.id()) {
     return error(StatusCode::kFailedPrecondition, name(), "::", verb, ": batch ", batch.id(),
                  " is given and batch ", current_->batch_id(),
                  " is planned; call init_forward_metadata first");

@@ -1,19 +1,27 @@
 #include "hybridattn/gdn_attn_backend.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "hybridattn/ops.h"
 #include "hybridattn/status_macros.h"
-#include "src/attention/token_runs.h"
 #include "src/core/arg_check.h"
+#include "src/attention/step_uses.h"
 #include "src/core/context_impl.h"
+#include "src/core/recorder.h"
 #include "src/ops/gdn_prefill_params.h"
 
 namespace hybridattn {
 namespace {
 
 struct GdnPlan final : Plan {
-  explicit GdnPlan(const ForwardBatch& batch) : Plan(batch) {}
+  GdnPlan(const GraphShape& shape, bool recordable) : Plan(shape, recordable) {
+    num_steps = static_cast<std::size_t>(shape.decode_rows);
+    // Behind the prefill rows one more, for tokens that no row names.
+    const auto rows = num_steps + static_cast<std::size_t>(shape.prefill_rows) + 1;
+    for (auto* array : {&start, &length, &slot, &computed}) array->resize(rows);
+    pad.resize(static_cast<std::size_t>(shape.tokens));
+  }
 
   /// Rows [first, first + count) of the plan's own order.
   RaggedRows rows(std::size_t first, std::size_t count) const {
@@ -27,22 +35,28 @@ struct GdnPlan final : Plan {
   }
   RaggedRows all() const { return rows(0, start.size()); }
   RaggedRows steps() const { return rows(0, num_steps); }
-  RaggedRows prefills() const { return rows(num_steps, start.size() - num_steps); }
-
-  void add(const BatchRow& row, std::int32_t first_token) {
-    start.push_back(first_token);
-    length.push_back(row.new_tokens);
-    slot.push_back(row.kind == RowKind::kPad ? kPadIndex : row.slot);
-    computed.push_back(static_cast<std::int32_t>(row.computed));
+  /// Empty where nothing but steps can be: as many tokens as decode rows.
+  RaggedRows prefills() const {
+    const bool any = static_cast<std::size_t>(num_tokens()) > num_steps || start.size() > num_steps + 1;
+    return rows(num_steps, any ? start.size() - num_steps : 0);
   }
 
-  // One token rows of decode and padding first, then all others.
+  void write(std::size_t at, const RowView& row) {
+    const bool is_pad = row.kind == RowKind::kPad;
+    start[at] = row.first_token;
+    length[at] = row.new_tokens;
+    slot[at] = is_pad ? kPadIndex : row.slot;
+    computed[at] = static_cast<std::int32_t>(row.computed);
+    std::fill_n(pad.begin() + row.first_token, row.new_tokens, is_pad ? 1 : 0);
+  }
+
+  // Rows of one token (decode, padding) first, then all others.
   std::vector<std::int32_t> start, length, slot, computed;
+  std::vector<std::uint8_t> pad;  // [tokens]
   std::size_t num_steps = 0;
-  backend::TokenRuns runs;
 };
 
-bool takes_a_step(const BatchRow& row) {
+bool takes_a_step(const RowView& row) {
   return row.kind == RowKind::kDecode || (row.kind == RowKind::kPad && row.new_tokens == 1);
 }
 
@@ -66,7 +80,7 @@ Status check_layers(const GdnStateView& states) {
   return {};
 }
 
-Status check_row(const BatchRow& row, std::int32_t index, std::int64_t slots) {
+Status check_row(const RowView& row, std::int32_t index, std::int64_t slots) {
   if (row.kind == RowKind::kPad) return {};
   if (row.kind == RowKind::kVerify) {
     return error(StatusCode::kUnsupported, "GDNAttnBackend: row ", index,
@@ -160,35 +174,13 @@ Status run_delta_rule(Context& context, const GdnPlan& plan, const RadixLinearAt
   return {};
 }
 
-/// Zeros for the pad tokens of `out`, whose heads need not be dense.
-Status zero_pads(Context& context, const std::vector<std::int32_t>& pads, const TensorView& out) {
-  const auto count = static_cast<std::int32_t>(pads.size());
-  if (count == 0) return {};
-  if (out.stride(1) == out.dim(2)) return zero_slots(context, {out, pads.data(), count});
-  for (std::int64_t head = 0; head < out.dim(1); ++head) {
-    const TensorView one =
-        out.at(head * out.stride(1), {out.dim(0), out.dim(2)}, {out.stride(0), 1});
-    HYBRIDATTN_TRY(zero_slots(context, {one, pads.data(), count}));
-  }
-  return {};
-}
-
-/// The gated norm of the real tokens. Pad tokens are not read: their z may be anything.
-Status run_gated_norm(Context& context, const GdnPlan& plan, const GdnRunArgs& args,
-                      const TensorView& x) {
-  for (const backend::TokenRun& run : plan.runs.real) {
-    HYBRIDATTN_TRY(gated_rms_norm(
-        context, {backend::slice_tokens(x, run), backend::slice_tokens(args.z, run),
-                  args.norm_weight, backend::slice_tokens(args.out, run), args.norm_epsilon,
-                  args.gate}));
-  }
-  return zero_pads(context, plan.runs.pads, args.out);
-}
-
 }  // namespace
 
 GDNAttnBackend::GDNAttnBackend(Context& context, GdnStateView states)
-    : context_(context), states_(std::move(states)) {}
+    : context_(context), states_(std::move(states)),
+      uses_(std::make_unique<backend::StepUses>()) {}
+
+GDNAttnBackend::~GDNAttnBackend() = default;
 
 Result<std::unique_ptr<GDNAttnBackend>> GDNAttnBackend::create(Context& context,
                                                                GdnStateView states) {
@@ -196,20 +188,47 @@ Result<std::unique_ptr<GDNAttnBackend>> GDNAttnBackend::create(Context& context,
   return std::unique_ptr<GDNAttnBackend>(new GDNAttnBackend(context, std::move(states)));
 }
 
-Result<std::unique_ptr<Plan>> GDNAttnBackend::plan(const ForwardBatch& batch) {
-  auto plan = std::make_unique<GdnPlan>(batch);
-  const TensorView& recurrent = states_.recurrent[0];
-  for (const bool steps : {true, false}) {
-    for (std::int32_t r = 0; r < batch.num_rows(); ++r) {
-      const BatchRow& row = batch.rows()[static_cast<std::size_t>(r)];
-      HYBRIDATTN_TRY(check_row(row, r, recurrent.dim(0)));
-      if (takes_a_step(row) == steps) plan->add(row, batch.token_start(r));
+Result<std::shared_ptr<Plan>> GDNAttnBackend::make_plan(const GraphShape& shape, bool recordable) {
+  return std::shared_ptr<Plan>(std::make_shared<GdnPlan>(shape, recordable));
+}
+
+Status GDNAttnBackend::check_rows(std::span<const RowView> rows) {
+  const std::int64_t slots = states_.recurrent[0].dim(0);
+  uses_->begin(slots);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const auto r = static_cast<std::int32_t>(i);
+    HYBRIDATTN_TRY(check_row(rows[i], r, slots));
+    if (rows[i].kind == RowKind::kPad) continue;
+    if (const backend::StepUses::Use* first = uses_->add(rows[i].slot, r, true)) {
+      return invalid_argument("GDNAttnBackend: rows ", first->row, " and ", r, " both have slot ",
+                              rows[i].slot, ", must differ");
     }
-    if (steps) plan->num_steps = plan->start.size();
   }
-  plan->runs = backend::token_runs(batch);
-  HYBRIDATTN_TRY(reserve(batch.num_tokens()));
-  return std::unique_ptr<Plan>(std::move(plan));
+  return {};
+}
+
+void GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
+  auto& plan = static_cast<GdnPlan&>(base);
+  std::size_t step = 0;
+  std::size_t prefill = plan.num_steps;
+  std::int32_t tokens = 0;
+  for (const RowView& row : rows) {
+    plan.write(takes_a_step(row) ? step++ : prefill++, row);
+    tokens += row.new_tokens;
+  }
+  // Tokens that no row names are padding: one for each step that is left, the rest as one row.
+  RowView rest{RowKind::kPad, kPadIndex, {}, 0, 0, tokens};
+  for (; step < plan.num_steps; ++step) {
+    rest.new_tokens = rest.first_token < plan.num_tokens() ? 1 : 0;
+    plan.write(step, rest);
+    rest.first_token += rest.new_tokens;
+  }
+  for (; prefill < plan.start.size(); ++prefill) {
+    rest.new_tokens = plan.num_tokens() - rest.first_token;
+    plan.write(prefill, rest);
+    rest.first_token += rest.new_tokens;
+  }
+  plan.set_written();
 }
 
 Status GDNAttnBackend::reserve(std::int32_t max_tokens) {
@@ -233,6 +252,7 @@ Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& lay
   }
   if (plan->num_tokens() == 0) return {};
   HYBRIDATTN_TRY(check_args(*plan, layer, args));
+  HYBRIDATTN_TRY(core::hold_if_recording(context_, name(), *plan));
   const std::int64_t tokens = plan->num_tokens();
   const auto bytes = static_cast<std::size_t>(workspace_floats(layer, tokens)) * sizeof(float);
   HYBRIDATTN_ASSIGN(std::byte * block, core::shared_workspace(context_, bytes));
@@ -245,7 +265,9 @@ Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& lay
                                       layer.allow_neg_eigval}));
   HYBRIDATTN_TRY(run_delta_rule(context_, *plan, layer, w, states_.recurrent[index],
                                 normed ? w.core_out : args.out));
-  return normed ? run_gated_norm(context_, *plan, args, w.core_out) : Status();
+  if (!normed) return {};
+  return gated_rms_norm(context_, {w.core_out, args.z, args.norm_weight, args.out, args.norm_epsilon,
+                                   args.gate, plan->pad.data()});
 }
 
 }  // namespace hybridattn

@@ -6,12 +6,12 @@ namespace hybridattn {
 namespace {
 
 struct HybridPlan final : Plan {
-  HybridPlan(const ForwardBatch& batch, std::unique_ptr<Plan> full_plan,
-             std::unique_ptr<Plan> gdn_plan)
-      : Plan(batch), full(std::move(full_plan)), gdn(std::move(gdn_plan)) {}
+  HybridPlan(const GraphShape& shape, bool recordable, std::shared_ptr<Plan> full_plan,
+             std::shared_ptr<Plan> gdn_plan)
+      : Plan(shape, recordable), full(std::move(full_plan)), gdn(std::move(gdn_plan)) {}
 
-  std::unique_ptr<Plan> full;
-  std::unique_ptr<Plan> gdn;
+  std::shared_ptr<Plan> full;
+  std::shared_ptr<Plan> gdn;
 };
 
 Result<const HybridPlan*> own_plan(const Plan& plan) {
@@ -43,11 +43,24 @@ Result<std::unique_ptr<HybridAttnBackend>> HybridAttnBackend::create(
                             std::move(full_attn_layer_ids)));
 }
 
-Result<std::unique_ptr<Plan>> HybridAttnBackend::plan(const ForwardBatch& batch) {
-  HYBRIDATTN_ASSIGN(std::unique_ptr<Plan> full, full_->plan(batch));
-  HYBRIDATTN_ASSIGN(std::unique_ptr<Plan> gdn, gdn_->plan(batch));
-  return std::unique_ptr<Plan>(
-      std::make_unique<HybridPlan>(batch, std::move(full), std::move(gdn)));
+Result<std::shared_ptr<Plan>> HybridAttnBackend::make_plan(const GraphShape& shape,
+                                                           bool recordable) {
+  HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> full, full_->make_plan(shape, recordable));
+  HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> gdn, gdn_->make_plan(shape, recordable));
+  return std::shared_ptr<Plan>(
+      std::make_shared<HybridPlan>(shape, recordable, std::move(full), std::move(gdn)));
+}
+
+Status HybridAttnBackend::check_rows(std::span<const RowView> rows) {
+  HYBRIDATTN_TRY(full_->check_rows(rows));
+  return gdn_->check_rows(rows);
+}
+
+void HybridAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
+  auto& plan = static_cast<HybridPlan&>(base);
+  full_->write_rows(*plan.full, rows);
+  gdn_->write_rows(*plan.gdn, rows);
+  plan.set_written();
 }
 
 Status HybridAttnBackend::reserve(std::int32_t max_tokens) {

@@ -1,18 +1,29 @@
 #include "hybridattn/paged_attn_backend.h"
 
-#include <unordered_map>
+#include <algorithm>
 
 #include "hybridattn/ops.h"
 #include "hybridattn/status_macros.h"
-#include "src/attention/token_runs.h"
+#include "src/attention/step_uses.h"
 #include "src/core/context_impl.h"
+#include "src/core/recorder.h"
 #include "src/ops/attention_params.h"
 
 namespace hybridattn {
 namespace {
 
 struct PagedPlan final : Plan {
-  explicit PagedPlan(const ForwardBatch& batch) : Plan(batch) {}
+  PagedPlan(const GraphShape& shape, bool recordable) : Plan(shape, recordable) {
+    // Behind the rows one more, for tokens that no row names.
+    const auto rows = static_cast<std::size_t>(shape.prefill_rows + shape.decode_rows +
+                                               shape.verify_rows + 1);
+    for (auto* array : {&q_start, &q_length, &kv_length}) array->resize(rows);
+    kv_start.resize(rows);
+    // Never empty: a null pointer would mean dense keys.
+    pages.resize(static_cast<std::size_t>(shape.pages) + 1, kPadIndex);
+    token_slots.resize(static_cast<std::size_t>(shape.tokens));
+    pad.resize(static_cast<std::size_t>(shape.tokens));
+  }
 
   AttentionRows rows() const {
     AttentionRows rows;
@@ -21,9 +32,7 @@ struct PagedPlan final : Plan {
     rows.q_length = q_length.data();
     rows.kv_length = kv_length.data();
     rows.kv_start = kv_start.data();
-    // Null would mean dense keys; a batch of padding alone has no page.
-    static constexpr std::int32_t kNoPage = kPadIndex;
-    rows.pages = pages.empty() ? &kNoPage : pages.data();
+    rows.pages = pages.data();
     rows.num_pages_listed = static_cast<std::int64_t>(pages.size());
     return rows;
   }
@@ -31,7 +40,7 @@ struct PagedPlan final : Plan {
   std::vector<std::int32_t> q_start, q_length, kv_length, pages;
   std::vector<std::int64_t> kv_start;
   std::vector<std::int64_t> token_slots;
-  backend::TokenRuns runs;
+  std::vector<std::uint8_t> pad;
 };
 
 struct CacheShape {
@@ -58,15 +67,9 @@ Status check_layers(const PagedKvView& cache) {
   return {};
 }
 
-/// Who named a page first, and whether to write it.
-struct PageUse {
-  std::int32_t row;
-  bool written;
-};
-
 /// A row's pages exist and are enough; what it writes nobody else reads or writes in this step.
-Status check_row_pages(const BatchRow& row, std::int32_t index, const CacheShape& cache,
-                       std::unordered_map<std::int32_t, PageUse>& uses) {
+Status check_row_pages(const RowView& row, std::int32_t index, const CacheShape& cache,
+                       backend::StepUses& uses) {
   if (row.kind == RowKind::kPad) return {};  // its tokens have no place anywhere
   const std::int64_t length = row.computed + row.new_tokens;
   const std::int64_t needed = (length + cache.page_size - 1) / cache.page_size;
@@ -82,29 +85,37 @@ Status check_row_pages(const BatchRow& row, std::int32_t index, const CacheShape
                    " at ", i, ", must be in [0, ", cache.num_pages, ")");
     }
     const bool written = row.new_tokens > 0 && i >= row.computed / cache.page_size;
-    const auto [first, inserted] = uses.emplace(page, PageUse{index, written});
-    if (!inserted && (written || first->second.written)) {
+    const backend::StepUses::Use* first = uses.add(page, index, written);
+    if (first != nullptr && (written || first->written)) {
       return invalid_argument("PagedAttnBackend: page ", page, " is ",
-                              first->second.written ? "written" : "read", " by row ",
-                              first->second.row, " and ", written ? "written" : "read", " by row ",
-                              index, ", must belong to the row that writes it alone");
+                              first->written ? "written" : "read", " by row ", first->row, " and ",
+                              written ? "written" : "read", " by row ", index,
+                              ", must belong to the row that writes it alone");
     }
   }
   return {};
 }
 
-void add_row(const BatchRow& row, std::int32_t start, const CacheShape& cache, PagedPlan& plan) {
-  plan.q_start.push_back(start);
-  plan.q_length.push_back(row.new_tokens);
+/// Row `at` of the plan and its tokens.
+void write_row(const RowView& row, std::size_t at, const CacheShape& cache, std::int64_t& pages,
+               PagedPlan& plan) {
   const bool pad = row.kind == RowKind::kPad;
   const std::int64_t length = pad ? 0 : row.computed + row.new_tokens;
-  plan.kv_length.push_back(static_cast<std::int32_t>(length));
-  plan.kv_start.push_back(static_cast<std::int64_t>(plan.pages.size()));
-  const std::int64_t needed = (length + cache.page_size - 1) / cache.page_size;
-  plan.pages.insert(plan.pages.end(), row.pages.begin(), row.pages.begin() + needed);
-  for (std::int64_t i = row.computed; i < row.computed + row.new_tokens; ++i) {
-    const std::int64_t page = pad ? kPadIndex : row.pages[static_cast<std::size_t>(i / cache.page_size)];
-    plan.token_slots.push_back(pad ? kPadIndex : page * cache.page_size + i % cache.page_size);
+  plan.q_start[at] = row.first_token;
+  plan.q_length[at] = row.new_tokens;
+  plan.kv_length[at] = static_cast<std::int32_t>(length);
+  plan.kv_start[at] = pages;
+  for (std::int64_t i = 0; i < (length + cache.page_size - 1) / cache.page_size; ++i) {
+    plan.pages[static_cast<std::size_t>(pages++)] = row.pages[static_cast<std::size_t>(i)];
+  }
+  for (std::int32_t i = 0; i < row.new_tokens; ++i) {
+    const auto token = static_cast<std::size_t>(row.first_token + i);
+    const std::int64_t position = row.computed + i;
+    plan.pad[token] = pad ? 1 : 0;
+    plan.token_slots[token] = kPadIndex;
+    if (pad) continue;
+    const std::int64_t page = row.pages[static_cast<std::size_t>(position / cache.page_size)];
+    plan.token_slots[token] = page * cache.page_size + position % cache.page_size;
   }
 }
 
@@ -185,7 +196,10 @@ Status check_args(const Plan& plan, const RadixAttention& layer, const Attention
 }  // namespace
 
 PagedAttnBackend::PagedAttnBackend(Context& context, PagedKvView cache)
-    : context_(context), cache_(std::move(cache)) {}
+    : context_(context), cache_(std::move(cache)),
+      uses_(std::make_unique<backend::StepUses>()) {}
+
+PagedAttnBackend::~PagedAttnBackend() = default;
 
 Result<std::unique_ptr<PagedAttnBackend>> PagedAttnBackend::create(Context& context,
                                                                    PagedKvView cache) {
@@ -201,22 +215,42 @@ void PagedAttnBackend::set_widest_layer(std::int32_t num_heads, std::int32_t num
   widest_.v_head_dim = v_head_dim;
 }
 
-Result<std::unique_ptr<Plan>> PagedAttnBackend::plan(const ForwardBatch& batch) {
+Result<std::shared_ptr<Plan>> PagedAttnBackend::make_plan(const GraphShape& shape,
+                                                          bool recordable) {
+  return std::shared_ptr<Plan>(std::make_shared<PagedPlan>(shape, recordable));
+}
+
+Status PagedAttnBackend::check_rows(std::span<const RowView> rows) {
   const CacheShape cache{cache_.k[0].dim(0), cache_.k[0].dim(1)};
-  auto plan = std::make_unique<PagedPlan>(batch);
-  std::unordered_map<std::int32_t, PageUse> uses;
-  for (std::int32_t r = 0; r < batch.num_rows(); ++r) {
-    const BatchRow& row = batch.rows()[static_cast<std::size_t>(r)];
-    if (row.kind == RowKind::kVerify) {
+  uses_->begin(cache.num_pages);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const auto r = static_cast<std::int32_t>(i);
+    if (rows[i].kind == RowKind::kVerify) {
       return error(StatusCode::kUnsupported, name(), ": row ", r,
                    " is verify, which this version does not serve; must be prefill, decode or pad");
     }
-    HYBRIDATTN_TRY(check_row_pages(row, r, cache, uses));
-    add_row(row, batch.token_start(r), cache, *plan);
+    HYBRIDATTN_TRY(check_row_pages(rows[i], r, cache, *uses_));
   }
-  plan->runs = backend::token_runs(batch);
-  HYBRIDATTN_TRY(reserve(batch.num_tokens()));
-  return std::unique_ptr<Plan>(std::move(plan));
+  return {};
+}
+
+void PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
+  auto& plan = static_cast<PagedPlan&>(base);
+  const CacheShape cache{cache_.k[0].dim(0), cache_.k[0].dim(1)};
+  std::int64_t pages = 0;
+  std::int32_t tokens = 0;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    write_row(rows[i], i, cache, pages, plan);
+    tokens += rows[i].new_tokens;
+  }
+  RowView rest{RowKind::kPad, kPadIndex, {}, 0, plan.num_tokens() - tokens, tokens};
+  for (std::size_t i = rows.size(); i < plan.q_start.size(); ++i) {
+    write_row(rest, i, cache, pages, plan);
+    rest.first_token += rest.new_tokens;
+    rest.new_tokens = 0;
+  }
+  std::fill(plan.pages.begin() + pages, plan.pages.end(), kPadIndex);
+  plan.set_written();
 }
 
 Status PagedAttnBackend::reserve(std::int32_t max_tokens) {
@@ -240,6 +274,7 @@ Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& l
   }
   if (plan->num_tokens() == 0) return {};
   HYBRIDATTN_TRY(check_args(*plan, layer, args));
+  HYBRIDATTN_TRY(core::hold_if_recording(context_, name(), *plan));
   const auto index = static_cast<std::size_t>(layer.kv_index);
   HYBRIDATTN_ASSIGN(const Prepared prepared, prepare_qk(context_, layer, args));
   if (!args.k.empty() && args.save_kv_cache) {
@@ -251,12 +286,7 @@ Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& l
       context_, {plan->rows(), prepared.q, cache_.k[index], cache_.v[index], args.out, layer.sinks,
                  args.lse, options}));
   if (args.gate.empty()) return {};
-  for (const backend::TokenRun& run : plan->runs.real) {
-    HYBRIDATTN_TRY(sigmoid_gate(context_, {backend::slice_tokens(args.out, run),
-                                           backend::slice_tokens(args.gate, run),
-                                           backend::slice_tokens(args.out, run)}));
-  }
-  return {};
+  return sigmoid_gate(context_, {args.out, args.gate, args.out, plan->pad.data()});
 }
 
 }  // namespace hybridattn

@@ -1,5 +1,6 @@
 #include "hybridattn/request_table.h"
 
+#include <algorithm>
 #include <set>
 
 #include "hybridattn/status_macros.h"
@@ -51,6 +52,7 @@ Status RequestTable::reserve(std::int32_t row, std::int64_t tokens) {
   HYBRIDATTN_ASSIGN(const std::vector<Handle> more,
                     pages_.allocate(static_cast<std::int32_t>(needed - held)));
   entry.pages.insert(entry.pages.end(), more.begin(), more.end());
+  for (const Handle& page : more) entry.page_ids.push_back(page.index);
   return {};
 }
 
@@ -78,7 +80,7 @@ Status RequestTable::close(std::int32_t row) {
 std::vector<std::int32_t> RequestTable::page_ids(std::int32_t row) const {
   std::vector<std::int32_t> ids(static_cast<std::size_t>(max_pages_), kPadIndex);
   if (!is_open(row)) return ids;
-  for (std::size_t i = 0; i < at(row).pages.size(); ++i) ids[i] = at(row).pages[i].index;
+  std::copy(at(row).page_ids.begin(), at(row).page_ids.end(), ids.begin());
   return ids;
 }
 
@@ -97,8 +99,7 @@ Result<BatchRow> RequestTable::batch_row(std::int32_t row, RowKind kind,
   out.slot = slots_ != nullptr ? entry.slot.index : kPadIndex;
   out.computed = entry.computed;
   out.new_tokens = new_tokens;
-  out.pages.reserve(entry.pages.size());
-  for (const Handle& page : entry.pages) out.pages.push_back(page.index);
+  out.pages = entry.page_ids;
   return out;
 }
 

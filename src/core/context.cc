@@ -6,6 +6,7 @@
 #include "hybridattn/status_macros.h"
 #include "src/core/env.h"
 #include "src/core/kernel.h"
+#include "src/core/recorder.h"
 #include "src/core/thread_pool.h"
 
 namespace hybridattn {
@@ -71,8 +72,6 @@ Status regrow(Allocator& allocator, std::byte*& block, std::size_t& held, std::s
   return {};
 }
 
-std::size_t round_up(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
 }  // namespace
 
 Context::Impl::~Impl() {
@@ -83,11 +82,11 @@ Context::Impl::~Impl() {
 
 Status Context::Impl::reserve(std::size_t shared_wanted, std::size_t per_worker) {
   if (shared_wanted > shared_bytes) {
-    HYBRIDATTN_TRY(regrow(*allocator, shared, shared_bytes, round_up(shared_wanted), 1));
+    HYBRIDATTN_TRY(regrow(*allocator, shared, shared_bytes, core::round_to_alignment(shared_wanted), 1));
   }
   if (per_worker > worker_bytes) {
     const auto pieces = static_cast<std::size_t>(executor->concurrency());
-    HYBRIDATTN_TRY(regrow(*allocator, workers, worker_bytes, round_up(per_worker), pieces));
+    HYBRIDATTN_TRY(regrow(*allocator, workers, worker_bytes, core::round_to_alignment(per_worker), pieces));
   }
   return {};
 }
@@ -139,6 +138,7 @@ std::size_t Context::workspace_bytes() const noexcept {
 namespace core {
 
 Result<std::byte*> shared_workspace(Context& context, std::size_t bytes) {
+  if (Recorder* recorder = recorder_of(context)) return recorder->shared_block(bytes);
   HYBRIDATTN_TRY(context.impl().reserve(bytes, 0));
   return context.impl().shared;
 }
@@ -149,9 +149,22 @@ Result<Launch> begin_launch(Context& context, std::size_t worker_bytes) {
   return Launch{*impl.executor, impl.workers, impl.worker_bytes};
 }
 
+bool recording(Context& context) noexcept { return recorder_of(context) != nullptr; }
+
+void record_launch(Context& context, const char* op, std::function<void(Launch&)> call,
+                   std::size_t worker_bytes) {
+  recorder_of(context)->add(
+      op,
+      [kernel = std::move(call)](Launch& launch) {
+        kernel(launch);
+        return Status();
+      },
+      worker_bytes);
+}
+
 void end_launch(Context& context, const Launch& launch) noexcept {
   // Target names are shorter than the string's inline buffer: no allocation.
-  context.impl().last_target = launch.target;
+  if (*launch.target != '\0') context.impl().last_target = launch.target;
 }
 
 }  // namespace core

@@ -8,6 +8,10 @@
 
 namespace hybridattn {
 
+namespace core {
+class Recorder;
+}
+
 class Context::Impl {
  public:
   ~Impl();
@@ -22,6 +26,7 @@ class Context::Impl {
   Allocator* allocator = nullptr;
   std::function<void(std::string_view)> log;
   std::string last_target;
+  core::Recorder* recorder = nullptr;  // borrowed, while a graph is recorded
 
   std::byte* shared = nullptr;
   std::size_t shared_bytes = 0;
@@ -31,8 +36,11 @@ class Context::Impl {
 
 namespace core {
 
+/// Blocks of workspace are multiples of a cache line.
+constexpr std::size_t round_to_alignment(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
 /// The shared workspace block, at least `bytes` large. It stays valid until a larger one is asked
-/// for. Errors: resource_exhausted.
+/// for; while a graph is recorded it is a block of the graph's own. Errors: resource_exhausted.
 Result<std::byte*> shared_workspace(Context& context, std::size_t bytes);
 
 /// Fills the kernel tables; defined in register.cc. Safe to call from many threads.

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstddef>
+#include <functional>
 #include <type_traits>
 
 #include "hybridattn/context.h"
@@ -41,11 +42,17 @@ struct KernelEntry {
 template <class Params>
 inline KernelEntry<Params> kernel_entry;
 
-/// Starts the kernel of `Params` on the context's device. `worker_bytes` is the scratch that each
+/// Starts the kernel of `Params` on the context's device, or keeps the call for the graph that is being
+/// recorded. `worker_bytes` is the scratch that each
 /// worker needs. Errors: unsupported when the op has no kernel there; resource_exhausted when the
 /// workspace had to grow and could not.
 template <class Params>
 Status launch(Context& context, const char* op, const Params& params, std::size_t worker_bytes = 0);
+
+/// Whether a graph is being recorded on the context, and a call for that graph.
+bool recording(Context& context) noexcept;
+void record_launch(Context& context, const char* op, std::function<void(Launch&)> call,
+                   std::size_t worker_bytes);
 
 /// The untyped half of `launch`: reserves the scratch and makes the Launch.
 Result<Launch> begin_launch(Context& context, std::size_t worker_bytes);
@@ -59,6 +66,11 @@ Status launch(Context& context, const char* op, const Params& params, std::size_
   if (kernel == nullptr) {
     return error(StatusCode::kUnsupported, op, ": this build has no kernel for instruction set ",
                  isa_name(context.isa()));
+  }
+  if (recording(context)) {
+    record_launch(context, op, [kernel, params](Launch& launch) { kernel(params, launch); },
+                  worker_bytes);
+    return {};
   }
   Result<Launch> begun = begin_launch(context, worker_bytes);
   if (!begun.ok()) return begun.status();

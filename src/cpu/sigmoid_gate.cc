@@ -15,6 +15,9 @@ namespace hybridattn::cpu::HWY_NAMESPACE {
 void sigmoid_gate(const ops::SigmoidGateParams& p, core::Launch& launch) {
   const std::int64_t dim = p.x.dim(2);
   for_head_rows(launch, p.x.dim(0), p.x.dim(1), dim, [&](auto t, auto h, float* scratch) {
+    if (p.pad != nullptr && p.pad[t] != 0) {
+      return zero_row(dim, row3(p.out, t, h), p.out.dtype);
+    }
     const float* x = row_f32(row3(p.x, t, h), p.x.dtype, dim, scratch);
     const float* gate = row_f32(row3(p.gate, t, h), p.gate.dtype, dim, scratch + dim);
     float* y = scratch + 2 * dim;

@@ -14,8 +14,8 @@ Status gated_rms_norm(Context& context, const GatedRmsNormArgs& args) {
   check.require(args.gate == GateKind::kSilu || args.gate == GateKind::kSigmoid, "gate is ",
                 static_cast<int>(args.gate), ", must be kSilu or kSigmoid");
   if (!check.ok()) return check.status();
-  const ops::GatedRmsNormParams params{args.x,   args.z,       args.weight,
-                                       args.out, args.epsilon, args.gate};
+  const ops::GatedRmsNormParams params{args.x,       args.z,    args.weight, args.out,
+                                       args.epsilon, args.gate, args.pad};
   const auto scratch = static_cast<std::size_t>(4 * check["D"]) * sizeof(float);
   return core::launch(context, "gated_rms_norm", params, scratch);
 }

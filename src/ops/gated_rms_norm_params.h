@@ -12,6 +12,7 @@ struct GatedRmsNormParams {
   TensorView out;          // [tokens, heads, dim]
   float epsilon;
   GateKind gate;
+  const std::uint8_t* pad;  // optional [tokens]
 };
 
 }  // namespace hybridattn::ops

@@ -11,7 +11,7 @@ Status sigmoid_gate(Context& context, const SigmoidGateArgs& args) {
   check.input("x", args.x, {"T", "H", "D"}).input("gate", args.gate, {"T", "H", "D"});
   check.output("out", args.out, {"T", "H", "D"});
   if (!check.ok()) return check.status();
-  const ops::SigmoidGateParams params{args.x, args.gate, args.out};
+  const ops::SigmoidGateParams params{args.x, args.gate, args.out, args.pad};
   const auto scratch = static_cast<std::size_t>(3 * check["D"]) * sizeof(float);
   return core::launch(context, "sigmoid_gate", params, scratch);
 }

@@ -153,7 +153,7 @@ TEST_F(GdnAttnBackendTest, IdleBatchesGiveZerosAndTouchNoState) {
 }
 
 TEST_F(GdnAttnBackendTest, PlansOutliveTheirBatchAndRunInAnyOrder) {
-  std::unique_ptr<Plan> first, second;
+  std::shared_ptr<Plan> first, second;
   GdnStep one, two;
   {
     const auto a_batch = *ForwardBatch::create({gdn_row(RowKind::kPrefill, 2, 5, 9)});

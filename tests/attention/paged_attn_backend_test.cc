@@ -115,13 +115,13 @@ TEST_F(PagedAttnBackendTest, WithoutKeysTheCacheIsReadAsItIs) {
 
 TEST_F(PagedAttnBackendTest, APlanOutlivesItsBatchAndItsSiblings) {
   Step one = make_step({row(RowKind::kPrefill, 2, 5)});
-  std::unique_ptr<Plan> first;
+  std::shared_ptr<Plan> first;
   {
     const auto copy = ForwardBatch::create(one.batch.rows());
     first = std::move(*backend->plan(*copy));
   }
   Step two = make_step({row(RowKind::kDecode, 8, 1), row(RowKind::kPrefill, 0, 4)});
-  std::unique_ptr<Plan> second = std::move(*backend->plan(two.batch));
+  std::shared_ptr<Plan> second = std::move(*backend->plan(two.batch));
   ASSERT_OK(backend->run_attention(*second, layer, run_args(two)));
   run_oracle(two);
   expect_as_oracle(two);

@@ -12,6 +12,20 @@ INSTANTIATE_TEST_SUITE_P(Table, ConformanceElementwise, ::testing::ValuesIn(all_
 Shape heads_shape() { return {5, 3, 37}; }
 constexpr std::int64_t kHeadElements = 5 * 3 * 37;
 
+TEST_P(ConformanceElementwise, SigmoidGateOfPaddingIsZeroWhateverItHolds) {
+  std::vector<double> values = random.values(5 * 3 * 19, -8, 8);
+  for (const std::int64_t t : {1, 4}) {
+    std::fill_n(values.begin() + t * 3 * 19, 3 * 19, std::numeric_limits<double>::quiet_NaN());
+  }
+  const std::vector<std::uint8_t> pad{0, 1, 0, 0, 255};
+  Operand x(dtype(), {5, 3, 19}, Layout::kSliced, values);
+  Operand gate(dtype(), {5, 3, 19}, Layout::kSliced, values);
+  Operand out(dtype(), {5, 3, 19}, Layout::kSliced);
+  run(sigmoid_gate, reference::sigmoid_gate,
+      [&](Source s) { return SigmoidGateArgs{x(s), gate(s), out(s), pad.data()}; });
+  expect_conforms(out, everything(5), kSigmoidGateBound, dtype());
+}
+
 TEST_P(ConformanceElementwise, SigmoidGate) {
   for (const Layout layout : {Layout::kDense, Layout::kSliced, Layout::kTransposed}) {
     Operand x(dtype(), heads_shape(), layout, random.values(kHeadElements, -2, 2));

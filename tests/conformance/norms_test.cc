@@ -62,6 +62,20 @@ TEST_P(ConformanceNorms, RmsNormInPlace) {
   EXPECT_EQ(same.memory(), out.kernel().memory());
 }
 
+TEST_P(ConformanceNorms, GatedRmsNormOfPaddingIsZeroWhateverItHolds) {
+  std::vector<double> values = random.values(4 * 2 * 32, -3, 3);
+  std::fill_n(values.begin() + 2 * 2 * 32, 2 * 32, std::numeric_limits<double>::quiet_NaN());
+  const std::vector<std::uint8_t> pad{0, 0, 1, 0};
+  Operand x(dtype(), {4, 2, 32}, Layout::kSliced, values);
+  Operand z(dtype(), {4, 2, 32}, Layout::kSliced, values);
+  Operand weight(dtype(), {32}, Layout::kDense, random.values(32, -2, 2));
+  Operand out(dtype(), {4, 2, 32}, Layout::kSliced);
+  run(gated_rms_norm, reference::gated_rms_norm, [&](Source s) {
+    return GatedRmsNormArgs{x(s), z(s), weight(s), out(s), 1e-6f, GateKind::kSilu, pad.data()};
+  });
+  expect_conforms(out, everything(4), kGatedRmsNormBound, dtype());
+}
+
 TEST_P(ConformanceNorms, GatedRmsNorm) {
   for (const std::int64_t dim : dims()) {
     for (const GateKind gate : {GateKind::kSilu, GateKind::kSigmoid}) {

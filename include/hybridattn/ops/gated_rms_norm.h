@@ -1,6 +1,8 @@
 // RMSNorm with an output gate: the norm after the delta rule.
 #pragma once
 
+#include <cstdint>
+
 #include "hybridattn/context.h"
 #include "hybridattn/tensor.h"
 
@@ -16,6 +18,8 @@ struct GatedRmsNormArgs {
   TensorView out{};          ///< [T, H, D]; may be x itself
   float epsilon = 1e-6f;
   GateKind gate = GateKind::kSilu;
+  /// Optional [T]: a token with a value other than 0 is padding. Nothing of it is read, its output is 0.
+  const std::uint8_t* pad = nullptr;
 };
 
 /// out = x * rsqrt(mean(x^2) + epsilon) * weight * gate(z): norm before gate, float32 inside.
