@@ -164,7 +164,7 @@ class HYBRIDATTN_API AttentionBackend {
 
  private:
   Status check_current(const char* verb, const ForwardBatch& batch) const;
-  Status check_fits(const Plan& plan, std::span<const RowView> rows) const;
+  Status check_fits(const Plan& plan, const GraphShape& has) const;
   Status rewrite(Plan& plan, std::span<const RowView> rows, std::uint64_t batch_id, ForwardMode mode);
   Status table_rows(std::span<const std::int32_t> req_pool_indices,
                     std::span<const std::int32_t> seq_lens);

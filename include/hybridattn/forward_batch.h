@@ -35,6 +35,15 @@ struct BatchRow {
 enum class ForwardMode : std::uint8_t { kExtend, kDecode, kMixed, kTargetVerify, kIdle };
 HYBRIDATTN_API std::string_view forward_mode_name(ForwardMode mode) noexcept;
 
+/// How much a step holds, or may hold at most.
+struct GraphShape {
+  std::int32_t prefill_rows = 0;
+  std::int32_t decode_rows = 0;
+  std::int32_t verify_rows = 0;
+  std::int32_t tokens = 0;  ///< length of the flat stream
+  std::int32_t pages = 0;   ///< pages that all rows name together
+};
+
 /// An immutable step: rows of any kinds in any order. The tokens of row 0 come first in the flat
 /// stream, then those of row 1, and so on, pad rows' tokens included.
 class HYBRIDATTN_API ForwardBatch {
@@ -50,6 +59,8 @@ class HYBRIDATTN_API ForwardBatch {
   /// Index in the flat stream of the row's first token.
   std::int32_t token_start(std::int32_t row) const { return starts_[static_cast<std::size_t>(row)]; }
   ForwardMode mode() const noexcept { return mode_; }
+  /// What it holds. A pad row of one token counts as a decode row, any other as a prefill row.
+  const GraphShape& shape() const noexcept { return shape_; }
   /// Different for each batch made in this process: a plan remembers whose it is.
   std::uint64_t id() const noexcept { return id_; }
 
@@ -59,6 +70,7 @@ class HYBRIDATTN_API ForwardBatch {
   std::vector<std::int32_t> starts_;
   std::int32_t num_tokens_ = 0;
   ForwardMode mode_ = ForwardMode::kIdle;
+  GraphShape shape_;
   std::uint64_t id_ = 0;
 };
 

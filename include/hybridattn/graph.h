@@ -12,15 +12,6 @@
 
 namespace hybridattn {
 
-/// How much a recorded step holds at most. A batch with less of anything is padded on replay.
-struct GraphShape {
-  std::int32_t prefill_rows = 0;
-  std::int32_t decode_rows = 0;
-  std::int32_t verify_rows = 0;
-  std::int32_t tokens = 0;  ///< length of the flat stream, the same at every replay
-  std::int32_t pages = 0;   ///< pages that all rows name together
-};
-
 /// Data that recorded calls read at addresses which never change, and that must be rewritten before
 /// every replay: the plans of a backend. A graph that reads one shares its ownership.
 class HYBRIDATTN_API GraphInput : public std::enable_shared_from_this<GraphInput> {

@@ -10,6 +10,7 @@
 #include "hybridattn/gdn_attn_backend.h"
 #include "hybridattn/gdn_state_pool.h"
 #include "hybridattn/graph.h"
+#include "hybridattn/graph_runner.h"
 #include "hybridattn/handle_allocator.h"
 #include "hybridattn/hybrid_attn_backend.h"
 #include "hybridattn/kv_pool.h"

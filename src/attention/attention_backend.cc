@@ -8,27 +8,6 @@
 namespace hybridattn {
 namespace {
 
-/// The capacity that a row of one token or of several takes of a shape.
-std::int32_t& place_of(GraphShape& shape, const RowView& row) {
-  if (row.kind == RowKind::kVerify) return shape.verify_rows;
-  const bool step = row.kind == RowKind::kDecode || (row.kind == RowKind::kPad && row.new_tokens == 1);
-  return step ? shape.decode_rows : shape.prefill_rows;
-}
-
-std::int32_t needed_pages(const RowView& row) {
-  return row.kind == RowKind::kPad ? 0 : static_cast<std::int32_t>(row.pages.size());
-}
-
-GraphShape shape_of(std::span<const RowView> rows) {
-  GraphShape shape;
-  for (const RowView& row : rows) {
-    ++place_of(shape, row);
-    shape.tokens += row.new_tokens;
-    shape.pages += needed_pages(row);
-  }
-  return shape;
-}
-
 void view_rows(const ForwardBatch& batch, std::vector<RowView>& rows) {
   rows.clear();
   for (std::int32_t r = 0; r < batch.num_rows(); ++r) {
@@ -56,7 +35,7 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan(const ForwardBatch& batch) 
   view_rows(batch, rows_);
   HYBRIDATTN_TRY(check_rows(rows_));
   HYBRIDATTN_TRY(reserve(batch.num_tokens()));
-  HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, make_plan(shape_of(rows_), /*recordable=*/false));
+  HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, make_plan(batch.shape(), /*recordable=*/false));
   write_rows(*made, rows_);
   made->batch_id_ = batch.id();
   made->mode_ = batch.mode();
@@ -85,8 +64,7 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan_graph(const GraphShape& sha
   return made;
 }
 
-Status AttentionBackend::check_fits(const Plan& plan, std::span<const RowView> rows) const {
-  const GraphShape has = shape_of(rows);
+Status AttentionBackend::check_fits(const Plan& plan, const GraphShape& has) const {
   const GraphShape& room = plan.shape();
   const struct {
     const char* what;
@@ -111,7 +89,6 @@ Status AttentionBackend::rewrite(Plan& plan, std::span<const RowView> rows, std:
     return error(StatusCode::kFailedPrecondition, name(),
                  "::replan: the plan is that of a single step, must be one of plan_graph");
   }
-  HYBRIDATTN_TRY(check_fits(plan, rows));
   HYBRIDATTN_TRY(check_rows(rows));
   write_rows(plan, rows);
   plan.batch_id_ = batch_id;
@@ -120,6 +97,7 @@ Status AttentionBackend::rewrite(Plan& plan, std::span<const RowView> rows, std:
 }
 
 Status AttentionBackend::replan(Plan& plan, const ForwardBatch& batch) {
+  HYBRIDATTN_TRY(check_fits(plan, batch.shape()));
   view_rows(batch, rows_);
   return rewrite(plan, rows_, batch.id(), batch.mode());
 }

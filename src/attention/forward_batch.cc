@@ -58,6 +58,17 @@ ForwardMode derive_mode(const std::vector<BatchRow>& rows) {
   return verify ? ForwardMode::kTargetVerify : ForwardMode::kIdle;
 }
 
+GraphShape shape_of(const std::vector<BatchRow>& rows) {
+  GraphShape shape;
+  for (const BatchRow& row : rows) {
+    const bool step = row.kind == RowKind::kDecode || (row.kind == RowKind::kPad && row.new_tokens == 1);
+    ++(row.kind == RowKind::kVerify ? shape.verify_rows : step ? shape.decode_rows : shape.prefill_rows);
+    shape.tokens += row.new_tokens;
+    shape.pages += static_cast<std::int32_t>(row.pages.size());
+  }
+  return shape;
+}
+
 }  // namespace
 
 std::string_view row_kind_name(RowKind kind) noexcept {
@@ -97,6 +108,7 @@ Result<ForwardBatch> ForwardBatch::create(std::vector<BatchRow> rows) {
   }
   HYBRIDATTN_TRY(check_slots(rows));
   batch.mode_ = derive_mode(rows);
+  batch.shape_ = shape_of(rows);
   batch.rows_ = std::move(rows);
   batch.num_tokens_ = static_cast<std::int32_t>(tokens);
   batch.id_ = next_id.fetch_add(1);

@@ -1,0 +1,228 @@
+#include "tests/support/hybrid_world.h"
+
+namespace hybridattn::testing {
+namespace {
+
+Buffer filled(const Shape& shape, Random& random, double low, double high) {
+  Buffer buffer(DType::kF32, shape);
+  buffer.fill(random.values(buffer.num_elements(), low, high));
+  return buffer;
+}
+
+void append(std::vector<std::byte>& to, const std::vector<std::byte>& more) {
+  to.insert(to.end(), more.begin(), more.end());
+}
+
+}  // namespace
+
+HybridWorld::HybridWorld(const WorldOptions& o) : options(o) {
+  context = make_context(o.isa, o.threads, o.allocator);
+  Random random(7);
+  for (const std::int32_t id : {0, 1, 3}) make_gdn_layer(id, random);
+  for (const std::int32_t id : {2, 4}) make_attention_layer(id, random);
+  PagedKvView kv;
+  GdnStateView states;
+  for (AttentionLayer& l : attention_) {
+    kv.k.push_back(l.k_cache.view());
+    kv.v.push_back(l.v_cache.view());
+  }
+  for (GdnLayer& l : gdn_) {
+    states.recurrent.push_back(l.recurrent.view());
+    states.conv.push_back(l.conv.view());
+    l.layer.conv_weight = l.weight.view();
+    l.layer.a_log = l.a_log.view();
+    l.layer.dt_bias = l.bias.view();
+  }
+  auto full = PagedAttnBackend::create(*context, kv);
+  EXPECT_TRUE(full.ok()) << full.status().message();
+  (*full)->set_widest_layer(kHq, kHk, kDim, kVDim);
+  auto gdn = GDNAttnBackend::create(*context, states);
+  EXPECT_TRUE(gdn.ok()) << gdn.status().message();
+  auto hybrid = HybridAttnBackend::create(std::move(*full), std::move(*gdn), {2, 4});
+  EXPECT_TRUE(hybrid.ok()) << hybrid.status().message();
+  backend = std::move(*hybrid);
+}
+
+void HybridWorld::make_gdn_layer(std::int32_t id, Random& random) {
+  GdnLayer l;
+  l.layer.layer_id = id;
+  l.layer.gdn_index = static_cast<std::int32_t>(gdn_.size());
+  l.layer.num_k_heads = kGdnHk;
+  l.layer.num_v_heads = kGdnHv;
+  l.layer.head_k_dim = kK;
+  l.layer.head_v_dim = kV;
+  l.weight = filled({kChannels, kWidth}, random, -1, 1);
+  l.a_log = filled({kGdnHv}, random, -3, 1);
+  l.bias = filled({kGdnHv}, random, -2, 2);
+  l.norm = filled({kV}, random, 0.5, 1.5);
+  l.recurrent = Buffer(DType::kF32, {options.slots, kGdnHv, kV, kK});
+  l.conv = Buffer(DType::kF32, {options.slots, kChannels, kWidth - 1});
+  const std::int64_t t = options.max_tokens;
+  l.mixed = Buffer(DType::kF32, {t, kChannels});
+  l.a = Buffer(DType::kF32, {t, kGdnHv});
+  l.b = Buffer(DType::kF32, {t, kGdnHv});
+  l.z = Buffer(DType::kF32, {t, kGdnHv, kV});
+  l.out = Buffer(DType::kF32, {t, kGdnHv, kV});
+  gdn_.push_back(std::move(l));
+}
+
+void HybridWorld::make_attention_layer(std::int32_t id, Random& random) {
+  AttentionLayer l;
+  l.layer.layer_id = id;
+  l.layer.kv_index = static_cast<std::int32_t>(attention_.size());
+  l.layer.num_heads = kHq;
+  l.layer.num_kv_heads = kHk;
+  l.layer.head_dim = kDim;
+  l.layer.v_head_dim = kVDim;
+  l.layer.scaling = static_cast<float>(random.uniform(0.2, 0.3));
+  l.k_cache = Buffer(DType::kF32, {options.pages, options.page_size, kHk, kDim});
+  l.v_cache = Buffer(DType::kF32, {options.pages, options.page_size, kHk, kVDim});
+  const std::int64_t t = options.max_tokens;
+  l.q = Buffer(DType::kF32, {t, kHq, kDim});
+  l.k = Buffer(DType::kF32, {t, kHk, kDim});
+  l.v = Buffer(DType::kF32, {t, kHk, kVDim});
+  l.gate = Buffer(DType::kF32, {t, kHq, kVDim});
+  l.out = Buffer(DType::kF32, {t, kHq, kVDim});
+  attention_.push_back(std::move(l));
+}
+
+void HybridWorld::feed_row(Buffer& buffer, std::int32_t token, double low, double high,
+                           Random& random) {
+  buffer.for_each({token}, [&](std::size_t offset) {
+    const auto value = static_cast<float>(random.uniform(low, high));
+    std::memcpy(buffer.memory().data() + offset, &value, sizeof value);
+  });
+}
+
+void HybridWorld::feed(std::uint64_t request, std::int64_t position, std::int32_t token) {
+  Random random(request * 1000003 + static_cast<std::uint64_t>(position));
+  for (GdnLayer& l : gdn_) {
+    feed_row(l.mixed, token, -1.5, 1.5, random);
+    feed_row(l.a, token, -3, 3, random);
+    feed_row(l.b, token, -3, 3, random);
+    feed_row(l.z, token, -3, 3, random);
+  }
+  for (AttentionLayer& l : attention_) {
+    feed_row(l.q, token, -1.5, 1.5, random);
+    feed_row(l.k, token, -1.5, 1.5, random);
+    feed_row(l.v, token, -1.5, 1.5, random);
+    feed_row(l.gate, token, -3, 3, random);
+  }
+}
+
+void HybridWorld::poison_from(std::int32_t token) {
+  for (std::int32_t t = token; t < options.max_tokens; ++t) {
+    for (GdnLayer& l : gdn_) {
+      for (Buffer* b : {&l.mixed, &l.a, &l.b, &l.z, &l.out}) b->poison({t});
+    }
+    for (AttentionLayer& l : attention_) {
+      for (Buffer* b : {&l.q, &l.k, &l.v, &l.gate, &l.out}) b->poison({t});
+    }
+  }
+}
+
+TensorView HybridWorld::head(Buffer& buffer, std::int32_t tokens) {
+  TensorView view = buffer.view();
+  view.shape[0] = tokens;
+  return view;
+}
+
+Status HybridWorld::run(const Plan& plan) {
+  const std::int32_t tokens = plan.num_tokens();
+  const auto run_gdn = [&](GdnLayer& l) {
+    return backend->run_gdn(plan, l.layer,
+                            {head(l.mixed, tokens), head(l.a, tokens), head(l.b, tokens),
+                             head(l.out, tokens), head(l.z, tokens), l.norm.view()});
+  };
+  const auto run_attention = [&](AttentionLayer& l) {
+    AttentionRunArgs args;
+    args.q = head(l.q, tokens);
+    args.k = head(l.k, tokens);
+    args.v = head(l.v, tokens);
+    args.gate = head(l.gate, tokens);
+    args.out = head(l.out, tokens);
+    return backend->run_attention(plan, l.layer, args);
+  };
+  Status status = run_gdn(gdn_[0]);
+  if (status.ok()) status = run_gdn(gdn_[1]);
+  if (status.ok()) status = run_attention(attention_[0]);
+  if (status.ok()) status = run_gdn(gdn_[2]);
+  if (status.ok()) status = run_attention(attention_[1]);
+  return status;
+}
+
+std::vector<double> HybridWorld::output(std::int32_t token) const {
+  std::vector<double> all;
+  const auto take = [&](const Buffer& buffer) {
+    const std::vector<double> values = buffer.gather({token});
+    all.insert(all.end(), values.begin(), values.end());
+  };
+  for (const GdnLayer& l : gdn_) take(l.out);
+  for (const AttentionLayer& l : attention_) take(l.out);
+  return all;
+}
+
+std::vector<std::byte> HybridWorld::slot_bytes(std::int32_t slot) const {
+  std::vector<std::byte> all;
+  for (const GdnLayer& l : gdn_) {
+    append(all, l.recurrent.bytes(slot));
+    append(all, l.conv.bytes(slot));
+  }
+  return all;
+}
+
+std::vector<std::byte> HybridWorld::page_bytes(std::int32_t page) const {
+  std::vector<std::byte> all;
+  for (const AttentionLayer& l : attention_) {
+    append(all, l.k_cache.bytes(page));
+    append(all, l.v_cache.bytes(page));
+  }
+  return all;
+}
+
+void HybridWorld::poison_slot(std::int32_t slot) {
+  for (GdnLayer& l : gdn_) {
+    l.recurrent.poison({slot});
+    l.conv.poison({slot});
+  }
+}
+
+void HybridWorld::poison_page(std::int32_t page) {
+  for (AttentionLayer& l : attention_) {
+    l.k_cache.poison({page});
+    l.v_cache.poison({page});
+  }
+}
+
+namespace {
+
+WorldOptions world_of_one(const WorldOptions& like, std::int64_t max_tokens) {
+  WorldOptions o = like;
+  o.slots = 1;
+  o.pages = static_cast<std::int32_t>((max_tokens + like.page_size - 1) / like.page_size);
+  o.allocator = nullptr;
+  return o;
+}
+
+}  // namespace
+
+AloneRequest::AloneRequest(std::uint64_t id, const WorldOptions& like, std::int64_t max_tokens)
+    : id_(id), world_(world_of_one(like, max_tokens)) {
+  for (std::int32_t p = 0; p < world_.options.pages; ++p) pages_.push_back(p);
+}
+
+std::vector<std::vector<double>> AloneRequest::advance(RowKind kind, std::int32_t tokens) {
+  world_.poison_from(0);
+  for (std::int32_t i = 0; i < tokens; ++i) world_.feed(id_, computed_ + i, i);
+  auto batch = ForwardBatch::create({{kind, 0, pages_, computed_, tokens}});
+  EXPECT_TRUE(batch.ok()) << batch.status().message();
+  auto plan = world_.backend->plan(*batch);
+  EXPECT_TRUE(plan.ok()) << plan.status().message();
+  EXPECT_OK(world_.run(**plan));
+  computed_ += tokens;
+  std::vector<std::vector<double>> outputs;
+  for (std::int32_t i = 0; i < tokens; ++i) outputs.push_back(world_.output(i));
+  return outputs;
+}
+
+}  // namespace hybridattn::testing

@@ -1,0 +1,87 @@
+// A whole hybrid model's worth of attention: layers of both kinds, caches, a backend, and the inputs
+// of a step in buffers that never move. Every input is a function of the request, the position and the
+// layer, so that a request can be run again alone.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "hybridattn/hybridattn.h"
+#include "tests/support/contexts.h"
+#include "tests/support/tensor.h"
+
+namespace hybridattn::testing {
+
+struct WorldOptions {
+  std::int32_t slots = 8;
+  std::int32_t pages = 64;
+  std::int32_t page_size = 4;
+  std::int32_t max_tokens = 64;
+  int threads = 1;
+  Isa isa = best_isa();
+  Allocator* allocator = nullptr;
+};
+
+class HybridWorld {
+ public:
+  static constexpr std::int32_t kHq = 4, kHk = 2, kDim = 16, kVDim = 32;          // attention
+  static constexpr std::int32_t kGdnHk = 2, kGdnHv = 4, kK = 16, kV = 32, kWidth = 4;  // GDN
+  static constexpr std::int32_t kChannels = 2 * kGdnHk * kK + kGdnHv * kV;
+
+  explicit HybridWorld(const WorldOptions& options = {});
+
+  /// Writes the inputs of one token; `token` is its place in the stream.
+  void feed(std::uint64_t request, std::int64_t position, std::int32_t token);
+  /// Poisons all inputs and outputs from `token` on.
+  void poison_from(std::int32_t token);
+  /// Runs every layer of the plan.
+  Status run(const Plan& plan);
+  /// All layers' outputs of one token, one after the other.
+  std::vector<double> output(std::int32_t token) const;
+  /// Bytes of everything that belongs to a slot, and to a page.
+  std::vector<std::byte> slot_bytes(std::int32_t slot) const;
+  std::vector<std::byte> page_bytes(std::int32_t page) const;
+  void poison_slot(std::int32_t slot);
+  void poison_page(std::int32_t page);
+
+  WorldOptions options;
+  std::unique_ptr<Context> context;
+  std::unique_ptr<HybridAttnBackend> backend;
+
+ private:
+  struct GdnLayer {
+    RadixLinearAttention layer;
+    Buffer weight, a_log, bias, norm, recurrent, conv;  // parameters, states
+    Buffer mixed, a, b, z, out;
+  };
+  struct AttentionLayer {
+    RadixAttention layer;
+    Buffer k_cache, v_cache;
+    Buffer q, k, v, gate, out;
+  };
+  void make_gdn_layer(std::int32_t id, Random& random);
+  void make_attention_layer(std::int32_t id, Random& random);
+  void feed_row(Buffer& buffer, std::int32_t token, double low, double high, Random& random);
+  TensorView head(Buffer& buffer, std::int32_t tokens);
+
+  std::vector<GdnLayer> gdn_;
+  std::vector<AttentionLayer> attention_;
+};
+
+/// One request that lives in a world of its own: what its outputs and state are without any company.
+class AloneRequest {
+ public:
+  AloneRequest(std::uint64_t id, const WorldOptions& like, std::int64_t max_tokens);
+  /// The next tokens as one row; returns their outputs, token after token.
+  std::vector<std::vector<double>> advance(RowKind kind, std::int32_t tokens);
+  std::vector<std::byte> state() const { return world_.slot_bytes(0); }
+
+ private:
+  std::uint64_t id_;
+  HybridWorld world_;
+  std::vector<std::int32_t> pages_;
+  std::int64_t computed_ = 0;
+};
+
+}  // namespace hybridattn::testing
