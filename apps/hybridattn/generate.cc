@@ -77,13 +77,16 @@ class Runner {
   Runner(engine::Engine& engine, std::vector<Outcome>& outcomes) : engine_(engine), outcomes_(outcomes) {}
 
   template <class OnToken>
-  Status run(const GenerateOptions& o, const OnToken& on_token) {
+  Status run(const GenerateOptions& o, std::int32_t vocab_limit, const OnToken& on_token) {
     for (std::size_t i = 0; i < outcomes_.size(); ++i) {
       engine::Request request;
       request.prompt = outcomes_[i].prompt;
       request.max_new_tokens = o.max_new_tokens;
       request.ignore_eos = o.ignore_eos;
       request.sampling = o.sampling;
+      // Chance must not hit the padded tail of the vocabulary. Greedy stays the plain argmax, which is
+      // never there in a trained model, and what the reference gives in any other.
+      if (o.sampling.temperature > 0) request.vocab_limit = vocab_limit;
       HYBRIDATTN_ASSIGN(const std::uint64_t id, engine_.submit(std::move(request)));
       by_id_[id] = i;
       total_prompt_ += static_cast<std::int64_t>(outcomes_[i].prompt.size());
@@ -208,9 +211,10 @@ void catch_interrupts() {
 }  // namespace
 
 Status generate(const GenerateOptions& options) {
-  catch_interrupts();
   GenerateOptions o = options;
   HYBRIDATTN_ASSIGN(const std::vector<Prompt> prompts, read_prompts(o));
+  // Not before: a prompt that is being typed has nothing to end cleanly with.
+  catch_interrupts();
   const bool text = std::any_of(prompts.begin(), prompts.end(),
                                 [](const Prompt& p) { return p.text.has_value(); });
   // Caches are made for the requests that there are.
@@ -227,8 +231,8 @@ Status generate(const GenerateOptions& options) {
   const bool several = o.prompts_file.has_value();
   Printer printer(tokenizer, !o.json && !several);
   Runner runner(*engine, outcomes);
-  HYBRIDATTN_TRY(
-      runner.run(o, [&](std::size_t, std::int32_t token) { printer.token(token); }));
+  HYBRIDATTN_TRY(runner.run(o, tokenizer ? tokenizer->vocab_size() : 0,
+                            [&](std::size_t, std::int32_t token) { printer.token(token); }));
   const engine::EngineStats& stats = engine->stats();
   if (o.json) {
     HYBRIDATTN_TRY(print_json(outcomes, tokenizer, stats, several));

@@ -1,6 +1,7 @@
 #include "engine/serve/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -51,6 +52,19 @@ std::int32_t argmax(std::span<const float> logits) {
     if (logits[i] > logits[best] || (std::isnan(logits[best]) && !std::isnan(logits[i]))) best = i;
   }
   return static_cast<std::int32_t>(best);
+}
+
+bool all_finite(std::span<const float> logits) {
+  // The largest magnitude as an integer: a loop that compilers vectorise, which isfinite is not.
+  std::uint32_t most = 0;
+  for (const float logit : logits) most = std::max(most, std::bit_cast<std::uint32_t>(logit) << 1);
+  return most < std::uint32_t{0xff} << 24;
+}
+
+Status check_logits(std::span<const float> logits, std::size_t tokens) {
+  if (all_finite(logits)) return {};
+  return error(StatusCode::kInternal, "the logits after ", tokens,
+               " tokens are not all finite; the weights hold a NaN or are out of float32's range");
 }
 
 double log_probability(std::span<const float> logits, std::int32_t id) {

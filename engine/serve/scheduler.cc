@@ -139,6 +139,7 @@ Status Engine::sample(const Step& step, std::vector<TokenEvent>& events) {
     for (std::size_t i = 0; i < count; ++i) {
       Running& running = running_[step.sampled_for[first + i]];
       const std::span<float> row(logits_.data() + i * vocab, vocab);
+      HYBRIDATTN_TRY(check_logits(row, running.history.size()));
       accept(running, running.sampler.next(row, running.history, running.request.vocab_limit),
              events);
     }

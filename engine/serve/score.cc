@@ -27,6 +27,7 @@ Status Engine::score_chunk(std::span<const std::int32_t> ids, std::int64_t first
       const std::span<const float> row_logits(logits_.data() + i * vocab,
                                               static_cast<std::size_t>(vocab));
       const auto next = static_cast<std::size_t>(first + done + i + 1);
+      HYBRIDATTN_TRY(check_logits(row_logits, next));
       result.argmax.push_back(argmax(row_logits));
       if (next < ids.size()) {
         result.logprobs.push_back(log_probability(row_logits, ids[next]));

@@ -17,7 +17,7 @@ struct PagedKvShape {
   std::int32_t v_head_dim = 0;    ///< DV
   DType dtype = DType::kBF16;     ///< f32, bf16 or f16
 
-  /// Bytes of one page over all layers, keys and values.
+  /// Bytes of one page over all layers, keys and values; 2^63 - 1 for any more.
   std::int64_t page_bytes() const noexcept;
 };
 

@@ -14,10 +14,15 @@ Status check_row(const BatchRow& row, std::size_t index) {
     return invalid_argument("ForwardBatch: row ", index, " (", row_kind_name(row.kind), ") ",
                             parts...);
   };
+  if (row.kind > RowKind::kPad) {
+    return wrong("has kind ", static_cast<int>(row.kind), ", must be a RowKind");
+  }
   if (row.new_tokens < 0) return wrong("has new_tokens ", row.new_tokens, ", must be at least 0");
   if (row.computed < 0) return wrong("has computed ", row.computed, ", must be at least 0");
-  if (row.computed + row.new_tokens > std::numeric_limits<std::int32_t>::max()) {
-    return wrong("has ", row.computed + row.new_tokens, " tokens in all, must be under 2^31");
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  if (row.computed > kMost - row.new_tokens) {
+    return wrong("has ", row.computed, " computed and ", row.new_tokens,
+                 " new tokens, must be under 2^31 together");
   }
   if (row.slot < kPadIndex) return wrong("has slot ", row.slot, ", must be -1 (pad) or at least 0");
   if (row.kind == RowKind::kDecode && row.new_tokens != 1) {

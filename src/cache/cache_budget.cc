@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "src/core/saturate.h"
+
 namespace hybridattn {
 
 Result<CacheBudget> fit_cache_budget(const PagedKvShape& kv, const GdnStateShape& gdn,
@@ -17,10 +19,10 @@ Result<CacheBudget> fit_cache_budget(const PagedKvShape& kv, const GdnStateShape
     return invalid_argument("fit_cache_budget: bytes is ", bytes, ", must be at least 0");
   }
   const std::int64_t page_bytes = kv.page_bytes();
-  const std::int64_t slot_bytes = num_slots * gdn.slot_bytes();
-  if (bytes < slot_bytes + page_bytes) {
+  const std::int64_t slot_bytes = core::saturating_product({num_slots, gdn.slot_bytes()});
+  if (bytes < core::saturating_sum(slot_bytes, page_bytes)) {
     return error(StatusCode::kResourceExhausted, "fit_cache_budget: the budget is ", bytes,
-                 " bytes, must be at least ", slot_bytes + page_bytes, " for ", num_slots,
+                 " bytes, must be at least ", core::saturating_sum(slot_bytes, page_bytes), " for ", num_slots,
                  " state slots (", slot_bytes, ") and one page (", page_bytes, ")");
   }
   CacheBudget budget;

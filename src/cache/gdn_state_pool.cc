@@ -4,17 +4,18 @@
 #include "hybridattn/status_macros.h"
 #include "src/cache/pool_memory.h"
 #include "src/core/arg_check.h"
+#include "src/core/saturate.h"
 
 namespace hybridattn {
 namespace {
 
 std::int64_t recurrent_bytes(const GdnStateShape& shape) {
-  return std::int64_t{shape.num_v_heads} * shape.head_v_dim * shape.head_k_dim *
-         static_cast<std::int64_t>(dtype_size(shape.state_dtype));
+  return core::saturating_product({shape.num_v_heads, shape.head_v_dim, shape.head_k_dim,
+                                   static_cast<std::int64_t>(dtype_size(shape.state_dtype))});
 }
 std::int64_t conv_bytes(const GdnStateShape& shape) {
-  return std::int64_t{shape.conv_channels} * (shape.conv_width - 1) *
-         static_cast<std::int64_t>(dtype_size(shape.conv_dtype));
+  return core::saturating_product({shape.conv_channels, shape.conv_width - 1,
+                                   static_cast<std::int64_t>(dtype_size(shape.conv_dtype))});
 }
 
 Status check_shape(const GdnStateShape& shape, std::int32_t num_slots) {
@@ -40,7 +41,8 @@ Status check_shape(const GdnStateShape& shape, std::int32_t num_slots) {
 }  // namespace
 
 std::int64_t GdnStateShape::slot_bytes() const noexcept {
-  return num_layers * (recurrent_bytes(*this) + conv_bytes(*this));
+  return core::saturating_product(
+      {num_layers, core::saturating_sum(recurrent_bytes(*this), conv_bytes(*this))});
 }
 
 GdnStatePool::GdnStatePool(Context& context, const GdnStateShape& shape, std::int32_t num_slots,
@@ -69,8 +71,8 @@ Result<std::unique_ptr<GdnStatePool>> GdnStatePool::create(Context& context,
                                                            const GdnStateShape& shape,
                                                            std::int32_t num_slots) {
   HYBRIDATTN_TRY(check_shape(shape, num_slots));
-  HYBRIDATTN_ASSIGN(void* memory,
-                    cache::allocate_pool(context, "GdnStatePool", num_slots * shape.slot_bytes()));
+  HYBRIDATTN_ASSIGN(void* memory, cache::allocate_pool(context, "GdnStatePool", num_slots,
+                                                       shape.slot_bytes()));
   return std::unique_ptr<GdnStatePool>(new GdnStatePool(context, shape, num_slots, memory));
 }
 

@@ -3,12 +3,14 @@
 #include "hybridattn/status_macros.h"
 #include "src/cache/pool_memory.h"
 #include "src/core/arg_check.h"
+#include "src/core/saturate.h"
 
 namespace hybridattn {
 namespace {
 
 std::int64_t token_bytes(const PagedKvShape& shape, std::int32_t dim) {
-  return std::int64_t{shape.num_kv_heads} * dim * static_cast<std::int64_t>(dtype_size(shape.dtype));
+  return core::saturating_product(
+      {shape.num_kv_heads, dim, static_cast<std::int64_t>(dtype_size(shape.dtype))});
 }
 
 Status check_shape(const PagedKvShape& shape, std::int32_t num_pages) {
@@ -28,8 +30,9 @@ Status check_shape(const PagedKvShape& shape, std::int32_t num_pages) {
 }  // namespace
 
 std::int64_t PagedKvShape::page_bytes() const noexcept {
-  return std::int64_t{num_layers} * page_size *
-         (token_bytes(*this, head_dim) + token_bytes(*this, v_head_dim));
+  return core::saturating_product(
+      {num_layers, page_size,
+       core::saturating_sum(token_bytes(*this, head_dim), token_bytes(*this, v_head_dim))});
 }
 
 PagedKvPool::PagedKvPool(Context& context, const PagedKvShape& shape, std::int32_t num_pages,
@@ -55,8 +58,8 @@ PagedKvPool::~PagedKvPool() {
 Result<std::unique_ptr<PagedKvPool>> PagedKvPool::create(Context& context, const PagedKvShape& shape,
                                                          std::int32_t num_pages) {
   HYBRIDATTN_TRY(check_shape(shape, num_pages));
-  HYBRIDATTN_ASSIGN(void* memory,
-                    cache::allocate_pool(context, "PagedKvPool", num_pages * shape.page_bytes()));
+  HYBRIDATTN_ASSIGN(void* memory, cache::allocate_pool(context, "PagedKvPool", num_pages,
+                                                       shape.page_bytes()));
   return std::unique_ptr<PagedKvPool>(new PagedKvPool(context, shape, num_pages, memory));
 }
 

@@ -42,7 +42,10 @@ Result<std::int32_t> RequestTable::open() {
 Status RequestTable::reserve(std::int32_t row, std::int64_t tokens) {
   HYBRIDATTN_TRY(check_open("reserve", row));
   Row& entry = rows_[static_cast<std::size_t>(row)];
-  const std::int64_t needed = (tokens + page_size_ - 1) / page_size_;
+  if (tokens < 0) {
+    return invalid_argument("RequestTable::reserve: tokens is ", tokens, ", must be at least 0");
+  }
+  const std::int64_t needed = tokens / page_size_ + (tokens % page_size_ != 0 ? 1 : 0);
   const auto held = static_cast<std::int64_t>(entry.pages.size());
   if (needed <= held) return {};
   if (needed > max_pages_) {

@@ -112,6 +112,17 @@ ArgCheck& ArgCheck::optional_input(const char* name, const ConstTensorView& view
   return *this;
 }
 
+ArgCheck& ArgCheck::optional_output(const char* name, const ConstTensorView& view, Symbols symbols,
+                                    Dtypes dtypes) {
+  return view.empty() ? *this : output(name, view, symbols, dtypes);
+}
+
+ArgCheck& ArgCheck::distinct(const char* output, const ConstTensorView& out, const char* input,
+                             const ConstTensorView& in) {
+  const bool same = out.data == in.data && out.data != nullptr && out.num_elements() > 0;
+  return require(!same, output, " is ", input, ", must be memory of its own");
+}
+
 ArgCheck& ArgCheck::array(const char* name, const void* data, std::int64_t count) {
   return require(data != nullptr || count <= 0, name, " is null, must hold ", count, " elements");
 }

@@ -42,6 +42,13 @@ class ArgCheck {
   ArgCheck& optional_input(const char* name, const ConstTensorView& view, Symbols symbols,
                            Dtypes dtypes = Dtypes::kModelFloat);
 
+  ArgCheck& optional_output(const char* name, const ConstTensorView& view, Symbols symbols,
+                            Dtypes dtypes = Dtypes::kModelFloat);
+
+  /// An output that does not start where an input does: the op cannot work in place.
+  ArgCheck& distinct(const char* output, const ConstTensorView& out, const char* input,
+                     const ConstTensorView& in);
+
   /// `condition` or an error whose message is the op's name and the parts.
   template <class... Parts>
   ArgCheck& require(bool condition, const Parts&... parts) {

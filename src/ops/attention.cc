@@ -36,9 +36,9 @@ Status check_pages(const AttentionArgs& args, std::int32_t r, std::int64_t pages
   const AttentionRows& rows = args.rows;
   const std::int64_t used = (rows.kv_length[r] + page_size - 1) / page_size;
   const std::int64_t first = rows.kv_start[r];
-  if (first < 0 || first + used > rows.num_pages_listed) {
-    return error(StatusCode::kOutOfRange, "attention: row ", r, " reads pages [", first, ", ",
-                 first + used, ") of the list, which has ", rows.num_pages_listed);
+  if (first < 0 || first > rows.num_pages_listed - used) {
+    return error(StatusCode::kOutOfRange, "attention: row ", r, " reads ", used, " pages from ", first,
+                 " of the list, which has ", rows.num_pages_listed);
   }
   // Pages wholly left of the window are never read, so an engine may have freed them.
   std::int64_t from = 0;
@@ -82,9 +82,9 @@ Status check_rows(const AttentionArgs& args, std::int64_t tokens, std::int64_t p
     }
     if (dense) {
       const std::int64_t first = rows.kv_start[r];
-      if (first < 0 || first + rows.kv_length[r] > pages) {
-        return error(StatusCode::kOutOfRange, "attention: row ", r, " reads keys [", first, ", ",
-                     first + rows.kv_length[r], "), must lie in [0, ", pages, ")");
+      if (first < 0 || first > pages - rows.kv_length[r]) {
+        return error(StatusCode::kOutOfRange, "attention: row ", r, " reads ", rows.kv_length[r],
+                     " keys from ", first, ", must lie in [0, ", pages, ")");
       }
     } else if (length > 0) {
       HYBRIDATTN_TRY(check_pages(args, r, pages, page_size));
@@ -104,7 +104,7 @@ Status attention(Context& context, const AttentionArgs& args) {
   check.input("v", v, {"pages", "page_size", "HK", "DV"});
   check.output("out", args.out, {"T", "HQ", "DV"});
   check.optional_input("sinks", args.sinks, {"HQ"}, core::Dtypes::kF32);
-  check.optional_input("lse", args.lse, {"T", "HQ"}, core::Dtypes::kF32);
+  check.optional_output("lse", args.lse, {"T", "HQ"}, core::Dtypes::kF32);
   if (!check.ok()) return check.status();
   const bool dense = args.k.rank == 3;
   check.require((args.v.rank == 3) == dense, "v has rank ", args.v.rank, ", k has ", args.k.rank);
@@ -120,6 +120,8 @@ Status attention(Context& context, const AttentionArgs& args) {
                           ", must be 1 to ", kMaxHeadDim);
   check.require_supported(check["DV"] >= 1 && check["DV"] <= kMaxHeadDim, "v has DV = ",
                           check["DV"], ", must be 1 to ", kMaxHeadDim);
+  check.distinct("out", args.out, "q", args.q).distinct("out", args.out, "k", args.k);
+  check.distinct("out", args.out, "v", args.v);
   HYBRIDATTN_TRY(check_options(check, args.options));
   HYBRIDATTN_TRY(check_rows(args, check["T"], check["pages"], check["page_size"]));
   const ops::AttentionParams params{args.rows,  args.q,   k,            v,      args.out,
@@ -134,7 +136,7 @@ Status merge_states(Context& context, const MergeStatesArgs& args) {
   check.input("lse_a", args.lse_a, {"T", "H"}, core::Dtypes::kF32);
   check.input("lse_b", args.lse_b, {"T", "H"}, core::Dtypes::kF32);
   check.output("out", args.out, {"T", "H", "D"});
-  check.optional_input("lse", args.lse, {"T", "H"}, core::Dtypes::kF32);
+  check.optional_output("lse", args.lse, {"T", "H"}, core::Dtypes::kF32);
   if (!check.ok()) return check.status();
   const ops::MergeStatesParams params{args.out_a, args.lse_a, args.out_b,
                                       args.lse_b, args.out,   args.lse};

@@ -19,6 +19,7 @@ Status causal_conv(Context& context, const CausalConvArgs& args) {
                           " (dim 1), must be 2 to 4");
   check.require(check["W-1"] == check["W"] - 1, "state has W-1 = ", check["W-1"],
                 " (dim 2), must be ", check["W"] - 1, " for W = ", check["W"], " of weight");
+  check.distinct("out", args.out, "x", args.x);
   if (!check.ok()) return check.status();
   HYBRIDATTN_TRY(ops::check_ragged_rows("causal_conv", args.rows, check["T"], check["slots"],
                                         std::numeric_limits<std::int32_t>::max()));

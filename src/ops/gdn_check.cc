@@ -29,6 +29,8 @@ Status check_gdn(const char* op, const GdnArgs& args, std::int64_t max_length, G
                           ", must be 16 to 256 in steps of 16");
   check.require_supported(supported_dim(check["V"]), "v has V = ", check["V"],
                           ", must be 16 to 256 in steps of 16");
+  check.distinct("out", args.out, "q", args.q).distinct("out", args.out, "k", args.k);
+  check.distinct("out", args.out, "v", args.v);
   check.require(std::isfinite(args.scale) && args.scale != 0, "scale is ", args.scale,
                 ", must be given: finite and not 0 (usually K^-1/2)");
   if (!check.ok()) return check.status();

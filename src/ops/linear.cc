@@ -10,6 +10,7 @@ Status linear(Context& context, const LinearArgs& args) {
   core::ArgCheck check("linear");
   check.input("x", args.x, {"M", "K"}).input("weight", args.weight, {"N", "K"});
   check.output("out", args.out, {"M", "N"});
+  check.distinct("out", args.out, "x", args.x).distinct("out", args.out, "weight", args.weight);
   if (!check.ok()) return check.status();
   const ops::LinearParams params{args.x, args.weight, args.out, args.accumulate};
   return core::launch(context, "linear", params, linear_workspace_bytes());

@@ -1,4 +1,6 @@
 // ForwardBatch: what it refuses, and the mode it derives.
+#include <limits>
+
 #include "hybridattn/forward_batch.h"
 
 #include <gtest/gtest.h>
@@ -32,9 +34,13 @@ TEST(ForwardBatch, WrongRowsAreNamed) {
   EXPECT_ERROR(status_of({good, row(RowKind::kPad, kPadIndex, 0), row(RowKind::kDecode, 3, 1)}),
                kInvalidArgument, "rows 0 and 2", "slot 3");
   EXPECT_ERROR(status_of({row(RowKind::kPrefill, 0, 1, 2147483647)}), kInvalidArgument, "row 0",
-               "2147483648");
+               "2147483647 computed and 1 new");
   EXPECT_ERROR(status_of({row(RowKind::kPrefill, 0, 2000000000), row(RowKind::kPrefill, 1, 2000000000)}),
                kInvalidArgument, "4000000000", "2^31");
+  BatchRow most = row(RowKind::kPrefill, 1, std::numeric_limits<std::int32_t>::max());
+  most.computed = std::numeric_limits<std::int64_t>::max();
+  EXPECT_ERROR(status_of({most}), kInvalidArgument, "9223372036854775807", "2^31");
+  EXPECT_ERROR(status_of({row(static_cast<RowKind>(77), 1, 1)}), kInvalidArgument, "kind 77");
 }
 
 TEST(ForwardBatch, RowsWithoutSlotsMayBeMany) {

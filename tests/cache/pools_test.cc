@@ -165,5 +165,19 @@ TEST_F(Pools, TheBudgetIsWhatThePoolsAllocate) {
                "max_pages is 0");
 }
 
+TEST(PoolSizes, PastTheRangeAreRefusedNotWrapped) {
+  const auto context = make_context();
+  PagedKvShape kv{65536, 1 << 20, 1 << 16, 512, 512, DType::kF32};
+  EXPECT_ERROR(PagedKvPool::create(*context, kv, 4).status(), kResourceExhausted, "2^63");
+  GdnStateShape gdn;
+  gdn.num_layers = 1 << 20;
+  gdn.num_v_heads = gdn.head_v_dim = gdn.head_k_dim = 1 << 20;
+  gdn.conv_channels = 8;
+  gdn.conv_width = 4;
+  EXPECT_ERROR(GdnStatePool::create(*context, gdn, 4).status(), kResourceExhausted, "2^63");
+  EXPECT_ERROR(fit_cache_budget(kv, gdn, 4, 100, std::int64_t{1} << 62).status(), kResourceExhausted,
+               "9223372036854775807");
+}
+
 }  // namespace
 }  // namespace hybridattn::testing

@@ -1,4 +1,6 @@
 // RequestTable: one owner of slots and pages, in any random order of calls.
+#include <limits>
+
 #include "hybridattn/request_table.h"
 
 #include <map>
@@ -64,6 +66,9 @@ TEST(RequestTable, ErrorsChangeNothing) {
   EXPECT_ERROR(f.table.open().status(), kResourceExhausted, "state slot");
   EXPECT_EQ(f.table.num_open(), 4);
   EXPECT_ERROR(f.table.reserve(0, 33), kResourceExhausted, "9 pages", "at most 8");
+  EXPECT_ERROR(f.table.reserve(0, std::numeric_limits<std::int64_t>::max()), kResourceExhausted,
+               "at most 8");
+  EXPECT_ERROR(f.table.reserve(0, -5), kInvalidArgument, "tokens is -5");
   EXPECT_EQ(f.pages.num_free(), 20);
   for (const std::int32_t row : {0, 1}) ASSERT_OK(f.table.reserve(row, 32));
   EXPECT_ERROR(f.table.reserve(2, 20), kResourceExhausted, "5 pages", "4 of 20");

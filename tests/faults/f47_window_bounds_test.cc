@@ -65,10 +65,11 @@ TEST(F47WindowBounds, TheHelperSaysTheSame) {
 TEST(F47WindowBounds, AWindowOfNothingIsRefused) {
   const auto context = make_context();
   Buffer x(DType::kF32, {1, 1, 16});
+  Buffer out(DType::kF32, {1, 1, 16});
   KvRows rows;
   rows.add(0, 1, 1, {});
   const auto run_with = [&](const AttentionOptions& options) {
-    return attention(*context, {rows.view(false), x.view(), x.view(), x.view(), x.view(), {}, {},
+    return attention(*context, {rows.view(false), x.view(), x.view(), x.view(), out.view(), {}, {},
                                 options});
   };
   EXPECT_ERROR(run_with({1.0f, true, 0.0f, 0}), kInvalidArgument, "window is 0");

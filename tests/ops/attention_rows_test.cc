@@ -1,4 +1,6 @@
 // What attention and store_kv refuse, and that a query's result is its own.
+#include <limits>
+
 #include <algorithm>
 #include <string>
 
@@ -39,7 +41,7 @@ TEST_F(AttentionRowsTest, BadRowsAreNamed) {
   EXPECT_ERROR(run(-1, 1, 2, {0}), kOutOfRange, "row 1", "[-1, 0)");
   EXPECT_ERROR(run(2, -1, 2, {0}), kOutOfRange, "row 1");
   EXPECT_ERROR(run(2, 1, -2, {0}), kInvalidArgument, "row 1", "kv_length -2");
-  EXPECT_ERROR(run(2, 1, 5, {0}), kOutOfRange, "row 1", "[1, 3)", "which has 2");
+  EXPECT_ERROR(run(2, 1, 5, {0}), kOutOfRange, "row 1", "reads 2 pages from 1", "which has 2");
   EXPECT_ERROR(run(2, 1, 5, {0, 5}), kOutOfRange, "row 1", "page 1 of 2", "has 5", "[0, 5)");
   EXPECT_ERROR(run(2, 1, 5, {-1, 0}), kOutOfRange, "row 1", "page 0 of 2", "has -1");
   EXPECT_OK(run(2, 1, 5, {0, 4}));
@@ -61,10 +63,14 @@ TEST_F(AttentionRowsTest, BadDenseRowsAreNamed) {
     return attention(*context, {rows.view(false), q.view(), keys.view(), keys.view(), out.view(),
                                 {}, {}, options});
   };
-  EXPECT_ERROR(dense(5, 3), kOutOfRange, "row 0", "[3, 8)", "7)");
-  EXPECT_ERROR(dense(5, -1), kOutOfRange, "row 0", "[-1, 4)");
+  EXPECT_ERROR(dense(5, 3), kOutOfRange, "row 0", "reads 5 keys from 3", "7)");
+  EXPECT_ERROR(dense(5, -1), kOutOfRange, "row 0", "reads 5 keys from -1");
+  EXPECT_ERROR(dense(5, std::numeric_limits<std::int64_t>::max()), kOutOfRange, "row 0");
   KvRows rows;
   rows.add(0, 1, 1, {0});
+  rows.kv_start[0] = std::numeric_limits<std::int64_t>::max();
+  EXPECT_ERROR(attention(*context, args(rows)), kOutOfRange, "row 0", "reads 1 pages");
+  rows.kv_start[0] = 0;
   AttentionArgs mixed = args(rows);
   mixed.v = keys.view();
   EXPECT_ERROR(attention(*context, mixed), kInvalidArgument, "v");

@@ -53,5 +53,30 @@ TEST(Shapes, ScalarsAreChecked) {
   EXPECT_TRUE(x.is_poison({}));
 }
 
+TEST(Shapes, OpsThatCannotWorkInPlaceSaySo) {
+  const auto context = make_context();
+  Buffer x(DType::kF32, {16, 16});
+  Buffer w(DType::kF32, {16, 16});
+  EXPECT_ERROR(linear(*context, {x.view(), w.view(), x.view()}), kInvalidArgument, "out is x",
+               "memory of its own");
+  EXPECT_ERROR(linear(*context, {x.view(), w.view(), w.view()}), kInvalidArgument, "out is weight");
+  Buffer taps(DType::kF32, {16, 4});
+  Buffer state(DType::kF32, {1, 16, 3});
+  EXPECT_ERROR(causal_conv(*context, {{}, x.view(), taps.view(), state.view(), x.view()}),
+               kInvalidArgument, "out is x");
+  Buffer q(DType::kF32, {2, 2, 16});
+  Buffer lse(DType::kF32, {2, 2});
+  AttentionArgs attention_args;
+  attention_args.q = attention_args.k = attention_args.v = q.view();
+  attention_args.out = q.view();
+  attention_args.options.scale = 1;
+  EXPECT_ERROR(attention(*context, attention_args), kInvalidArgument, "out is q");
+  Buffer out(DType::kF32, {2, 2, 16});
+  attention_args.out = out.view();
+  attention_args.lse = lse.view();
+  attention_args.lse.strides[0] = 0;
+  EXPECT_ERROR(attention(*context, attention_args), kInvalidArgument, "lse is written", "stride 0");
+}
+
 }  // namespace
 }  // namespace hybridattn::testing

@@ -37,7 +37,7 @@ struct AttentionArgs {
   ConstTensorView q{};      ///< [T, HQ, D] f32, bf16 or f16
   ConstTensorView k{};      ///< paged [pages, page_size, HK, D], or dense [tokens, HK, D]
   ConstTensorView v{};      ///< paged [pages, page_size, HK, DV], or dense [tokens, HK, DV]
-  TensorView out{};         ///< [T, HQ, DV]
+  TensorView out{};         ///< [T, HQ, DV]; may not overlap an input
   ConstTensorView sinks{};  ///< optional [HQ] f32: one more logit in the denominator only
   TensorView lse{};         ///< optional [T, HQ] f32: natural log of the denominator
   AttentionOptions options;

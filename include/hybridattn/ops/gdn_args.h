@@ -16,7 +16,7 @@ struct GdnArgs {
   ConstTensorView log_decay{};  ///< [T, HV] f32, in [-1e4, 0]; values outside are clamped, NaN is -1e4
   ConstTensorView beta{};       ///< [T, HV] f32
   TensorView state{};           ///< [slots, HV, V, K] f32, or bf16 at rest; any slot, head, V stride
-  TensorView out{};             ///< [T, HV, V]
+  TensorView out{};             ///< [T, HV, V]; may not overlap an input
   float scale = 0.0f;         ///< on q, required: usually K^-1/2
   bool qk_l2norm = true;      ///< normalise q and k first, as the op `l2norm` does
 };

@@ -11,7 +11,7 @@ namespace hybridattn {
 struct LinearArgs {
   ConstTensorView x{};       ///< [M, K] f32, bf16 or f16; any row stride
   ConstTensorView weight{};  ///< [N, K] f32, bf16 or f16; any row stride
-  TensorView out{};          ///< [M, N] f32, bf16 or f16; any row stride
+  TensorView out{};          ///< [M, N] f32, bf16 or f16; any row stride; may not overlap an input
   bool accumulate = false;  ///< out += x W^T in place of out = x W^T
 };
 

@@ -218,5 +218,19 @@ TEST(LogProbability, IsTheLogarithmOfTheSoftmax) {
   EXPECT_NEAR(log_probability(Logits{0, 0, 0, 0}, 2), -std::log(4.0), 1e-12);
 }
 
+TEST(CheckLogits, NamesThePositionOfWhatIsNoNumber) {
+  std::vector<float> logits(300, -3.0f);
+  logits[7] = std::numeric_limits<float>::max();
+  logits[8] = -std::numeric_limits<float>::max();
+  EXPECT_TRUE(check_logits(logits, 5).ok());
+  for (const float bad : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+                          std::numeric_limits<float>::quiet_NaN(), -std::nanf("")}) {
+    logits[299] = bad;
+    const Status status = check_logits(logits, 5);
+    EXPECT_FALSE(status.ok());
+    EXPECT_NE(status.message().find("after 5 tokens"), std::string::npos) << status.message();
+  }
+}
+
 }  // namespace
 }  // namespace hybridattn::engine
