@@ -115,7 +115,7 @@ class Engine {
     std::uint64_t id = 0;
     Request request;
     Sampler sampler{SamplingParams{}};
-    std::int32_t row = -1;
+    Handle row{};  // index -1 = none
     std::int64_t prefilled = 0;
     std::vector<std::int32_t> history;  // prompt and output
     std::int64_t limit = 0;             // tokens in all
@@ -135,7 +135,7 @@ class Engine {
   void close(Running& running);
   void drop_finished();
   Status score_chunk(std::span<const std::int32_t> ids, std::int64_t first, std::int64_t count,
-                     std::int32_t row, ScoreResult& result);
+                     const Handle& row, ScoreResult& result);
 
   EngineOptions options_;
   std::unique_ptr<Context> context_;

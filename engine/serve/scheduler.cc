@@ -59,12 +59,12 @@ Status Engine::cancel(std::uint64_t request) {
 }
 
 void Engine::close(Running& running) {
-  if (running.row < 0) return;
+  if (running.row.index < 0) return;
   // The row is open and its handles are live: only a broken invariant could make this fail, and the
   // ledger's check() would tell.
   const Status closed = table_->close(running.row);
   static_cast<void>(closed);
-  running.row = -1;
+  running.row = Handle();
 }
 
 void Engine::admit() {
@@ -72,7 +72,7 @@ void Engine::admit() {
   // runs is never stopped for want of pages.
   while (!waiting_.empty()) {
     Running& next = waiting_.front();
-    Result<std::int32_t> row = table_->open();
+    Result<Handle> row = table_->open();
     if (!row.ok()) return;
     if (const Status reserved = table_->reserve(*row, next.limit); !reserved.ok()) {
       next.row = *row;
@@ -159,7 +159,7 @@ Status Engine::run(const Step& step, std::vector<TokenEvent>& events) {
 }
 
 void Engine::drop_finished() {
-  std::erase_if(running_, [](const Running& r) { return r.row < 0; });
+  std::erase_if(running_, [](const Running& r) { return r.row.index < 0; });
 }
 
 Result<std::vector<TokenEvent>> Engine::step() {

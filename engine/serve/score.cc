@@ -7,7 +7,7 @@
 namespace hybridattn::engine {
 
 Status Engine::score_chunk(std::span<const std::int32_t> ids, std::int64_t first, std::int64_t count,
-                           std::int32_t row, ScoreResult& result) {
+                           const Handle& row, ScoreResult& result) {
   HYBRIDATTN_ASSIGN(BatchRow batch_row, table_->batch_row(row, RowKind::kPrefill,
                                                           static_cast<std::int32_t>(count)));
   HYBRIDATTN_ASSIGN(const ForwardBatch batch, ForwardBatch::create({std::move(batch_row)}));
@@ -46,7 +46,7 @@ Result<ScoreResult> Engine::score(std::span<const std::int32_t> ids, std::int32_
   if (!idle()) {
     return error(StatusCode::kFailedPrecondition, "score: requests are running, must be idle");
   }
-  HYBRIDATTN_ASSIGN(const std::int32_t row, table_->open());
+  HYBRIDATTN_ASSIGN(const Handle row, table_->open());
   const auto total = static_cast<std::int64_t>(ids.size());
   ScoreResult result;
   Status status = table_->reserve(row, total);

@@ -11,8 +11,9 @@
 namespace hybridattn {
 
 /// A table of rows with a state slot, a list of pages and the count of computed tokens. It is the one
-/// owner of these handles: what it was given it releases, once. Unused tails of a row are pad, never
-/// a former owner's pages.
+/// owner of these handles: what it was given it releases, once. A row is a handle too: what comes late
+/// for a request that has ended meets its generation and changes nothing. Unused tails of a row are pad,
+/// never a former owner's pages.
 class HYBRIDATTN_API RequestTable {
  public:
   /// The allocators are borrowed and must outlive the table; `slots` is nullptr for models without
@@ -22,43 +23,49 @@ class HYBRIDATTN_API RequestTable {
 
   /// A free row with a state slot of its own and no page. Errors: resource_exhausted (rows, slots);
   /// nothing is held then.
-  Result<std::int32_t> open();
-  /// Makes room for `tokens` tokens in all. Errors: resource_exhausted (pages, or the row's limit);
-  /// the row is unchanged then.
-  Status reserve(std::int32_t row, std::int64_t tokens);
+  Result<Handle> open();
+  /// Makes room for `tokens` tokens in all. Errors: resource_exhausted (pages, or the row's limit),
+  /// invalid_argument; the row is unchanged then. Here and below: failed_precondition for a row that is
+  /// not open, or not any more.
+  Status reserve(const Handle& row, std::int64_t tokens);
   /// Counts `tokens` more as computed: they are in the pages and in the state now. Errors:
   /// out_of_range past the reserved room.
-  Status advance(std::int32_t row, std::int32_t tokens);
+  Status advance(const Handle& row, std::int32_t tokens);
   /// Releases everything the row holds and frees the row.
-  Status close(std::int32_t row);
+  Status close(const Handle& row);
 
-  bool is_open(std::int32_t row) const noexcept;
-  std::int64_t computed(std::int32_t row) const { return at(row).computed; }
+  bool is_open(const Handle& row) const;
+  /// The row with this index, as engines name rows in tensors. Errors: failed_precondition.
+  Result<Handle> find(std::int32_t index) const;
+  /// Of an open row.
+  std::int64_t computed(const Handle& row) const { return at(row).computed; }
   /// State slot of an open row; kPadIndex in a table without slots.
-  std::int32_t slot_id(std::int32_t row) const { return slots_ ? at(row).slot.index : kPadIndex; }
+  std::int32_t slot_id(const Handle& row) const { return slots_ ? at(row).slot.index : kPadIndex; }
   /// Page ids of an open row, valid until the row is reserved for or closed.
-  std::span<const std::int32_t> pages_of(std::int32_t row) const { return at(row).page_ids; }
-  std::int32_t max_pages_per_row() const noexcept { return max_pages_; }
+  std::span<const std::int32_t> pages_of(const Handle& row) const { return at(row).page_ids; }
   /// Page ids of the row, then pad up to the row's limit.
-  std::vector<std::int32_t> page_ids(std::int32_t row) const;
+  std::vector<std::int32_t> page_ids(const Handle& row) const;
+  std::int32_t max_pages_per_row() const noexcept { return max_pages_; }
   /// The row as a batch sees it: `new_tokens` more than are computed. Errors: failed_precondition for
-  /// a row that is not open or has no room for them.
-  Result<BatchRow> batch_row(std::int32_t row, RowKind kind, std::int32_t new_tokens) const;
+  /// a row that has no room for them.
+  Result<BatchRow> batch_row(const Handle& row, RowKind kind, std::int32_t new_tokens) const;
   std::int32_t num_open() const noexcept;
   /// Every held handle is live and held once. Errors: internal.
   Status check() const;
 
  private:
   struct Row {
-    bool open = false;
+    Handle id;
     Handle slot;
     std::vector<Handle> pages;
     std::vector<std::int32_t> page_ids;  // of `pages`
     std::int64_t computed = 0;
   };
-  const Row& at(std::int32_t row) const { return rows_[static_cast<std::size_t>(row)]; }
-  Status check_open(const char* verb, std::int32_t row) const;
+  const Row& at(const Handle& row) const { return rows_[static_cast<std::size_t>(row.index)]; }
+  Row& at(const Handle& row) { return rows_[static_cast<std::size_t>(row.index)]; }
+  Status check_open(const char* verb, const Handle& row) const;
 
+  HandleAllocator ids_;
   HandleAllocator& pages_;
   HandleAllocator* slots_;
   std::int32_t page_size_;

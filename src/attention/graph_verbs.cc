@@ -47,17 +47,18 @@ Status AttentionBackend::table_rows(std::span<const std::int32_t> req_pool_indic
       rows_.push_back({RowKind::kPad, kPadIndex, {}, 0, 1, token});
       continue;
     }
-    if (!table_->is_open(index)) {
+    const Result<Handle> row = table_->find(index);
+    if (!row.ok()) {
       return error(StatusCode::kFailedPrecondition, name(), ": req_pool_indices[", i, "] is ", index,
                    ", must be -1 (pad) or an open row of the table");
     }
-    if (seq_lens[i] != table_->computed(index) + 1) {
+    if (seq_lens[i] != table_->computed(*row) + 1) {
       return error(StatusCode::kFailedPrecondition, name(), ": seq_lens[", i, "] is ", seq_lens[i],
-                   ", must be ", table_->computed(index) + 1, ": row ", index, " holds ",
-                   table_->computed(index), " tokens and one is new");
+                   ", must be ", table_->computed(*row) + 1, ": row ", index, " holds ",
+                   table_->computed(*row), " tokens and one is new");
     }
-    rows_.push_back({RowKind::kDecode, table_->slot_id(index), table_->pages_of(index),
-                     table_->computed(index), 1, token});
+    rows_.push_back({RowKind::kDecode, table_->slot_id(*row), table_->pages_of(*row),
+                     table_->computed(*row), 1, token});
   }
   return {};
 }

@@ -9,39 +9,49 @@ namespace hybridattn {
 
 RequestTable::RequestTable(HandleAllocator& pages, HandleAllocator* slots, std::int32_t page_size,
                            std::int32_t max_rows, std::int32_t max_pages_per_row)
-    : pages_(pages), slots_(slots), page_size_(page_size), max_pages_(max_pages_per_row),
+    : ids_("request row", max_rows), pages_(pages), slots_(slots), page_size_(page_size), max_pages_(max_pages_per_row),
       rows_(static_cast<std::size_t>(max_rows)) {}
 
-bool RequestTable::is_open(std::int32_t row) const noexcept {
-  return row >= 0 && static_cast<std::size_t>(row) < rows_.size() && at(row).open;
+bool RequestTable::is_open(const Handle& row) const { return ids_.live(row); }
+
+Result<Handle> RequestTable::find(std::int32_t index) const {
+  if (index >= 0 && static_cast<std::size_t>(index) < rows_.size()) {
+    const Handle& id = rows_[static_cast<std::size_t>(index)].id;
+    if (ids_.live(id)) return id;
+  }
+  return error(StatusCode::kFailedPrecondition, "RequestTable::find: row ", index, " is not open");
 }
 
-Status RequestTable::check_open(const char* verb, std::int32_t row) const {
+Status RequestTable::check_open(const char* verb, const Handle& row) const {
   if (is_open(row)) return {};
-  return error(StatusCode::kFailedPrecondition, "RequestTable::", verb, ": row ", row,
-               " is not open");
+  return error(StatusCode::kFailedPrecondition, "RequestTable::", verb, ": row ", row.index,
+               " of generation ", row.generation, " is not open");
 }
 
-Result<std::int32_t> RequestTable::open() {
-  std::size_t index = 0;
-  while (index < rows_.size() && rows_[index].open) ++index;
-  if (index == rows_.size()) {
+Result<Handle> RequestTable::open() {
+  Result<std::vector<Handle>> id = ids_.allocate(1);
+  if (!id.ok()) {
     return error(StatusCode::kResourceExhausted, "RequestTable::open: all ", rows_.size(),
                  " rows are in use");
   }
   Row row;
-  row.open = true;
+  row.id = id->front();
   if (slots_ != nullptr) {
-    HYBRIDATTN_ASSIGN(const std::vector<Handle> slot, slots_->allocate(1));
-    row.slot = slot[0];
+    Result<std::vector<Handle>> slot = slots_->allocate(1);
+    if (!slot.ok()) {
+      HYBRIDATTN_TRY(ids_.release(row.id));
+      return slot.status();
+    }
+    row.slot = slot->front();
   }
-  rows_[index] = std::move(row);
-  return static_cast<std::int32_t>(index);
+  const Handle opened = row.id;
+  at(opened) = std::move(row);
+  return opened;
 }
 
-Status RequestTable::reserve(std::int32_t row, std::int64_t tokens) {
+Status RequestTable::reserve(const Handle& row, std::int64_t tokens) {
   HYBRIDATTN_TRY(check_open("reserve", row));
-  Row& entry = rows_[static_cast<std::size_t>(row)];
+  Row& entry = at(row);
   if (tokens < 0) {
     return invalid_argument("RequestTable::reserve: tokens is ", tokens, ", must be at least 0");
   }
@@ -49,7 +59,7 @@ Status RequestTable::reserve(std::int32_t row, std::int64_t tokens) {
   const auto held = static_cast<std::int64_t>(entry.pages.size());
   if (needed <= held) return {};
   if (needed > max_pages_) {
-    return error(StatusCode::kResourceExhausted, "RequestTable::reserve: row ", row, " needs ",
+    return error(StatusCode::kResourceExhausted, "RequestTable::reserve: row ", row.index, " needs ",
                  needed, " pages for ", tokens, " tokens, a row has at most ", max_pages_);
   }
   HYBRIDATTN_ASSIGN(const std::vector<Handle> more,
@@ -59,41 +69,41 @@ Status RequestTable::reserve(std::int32_t row, std::int64_t tokens) {
   return {};
 }
 
-Status RequestTable::advance(std::int32_t row, std::int32_t tokens) {
+Status RequestTable::advance(const Handle& row, std::int32_t tokens) {
   HYBRIDATTN_TRY(check_open("advance", row));
-  Row& entry = rows_[static_cast<std::size_t>(row)];
+  Row& entry = at(row);
   const std::int64_t room = static_cast<std::int64_t>(entry.pages.size()) * page_size_;
   if (tokens < 0 || entry.computed + tokens > room) {
-    return error(StatusCode::kOutOfRange, "RequestTable::advance: row ", row, " would hold ",
+    return error(StatusCode::kOutOfRange, "RequestTable::advance: row ", row.index, " would hold ",
                  entry.computed + tokens, " tokens, must be in [", entry.computed, ", ", room, "]");
   }
   entry.computed += tokens;
   return {};
 }
 
-Status RequestTable::close(std::int32_t row) {
+Status RequestTable::close(const Handle& row) {
   HYBRIDATTN_TRY(check_open("close", row));
-  Row& entry = rows_[static_cast<std::size_t>(row)];
+  Row& entry = at(row);
   HYBRIDATTN_TRY(pages_.release(entry.pages));
   if (slots_ != nullptr) HYBRIDATTN_TRY(slots_->release(entry.slot));
   entry = Row();
-  return {};
+  return ids_.release(row);
 }
 
-std::vector<std::int32_t> RequestTable::page_ids(std::int32_t row) const {
+std::vector<std::int32_t> RequestTable::page_ids(const Handle& row) const {
   std::vector<std::int32_t> ids(static_cast<std::size_t>(max_pages_), kPadIndex);
   if (!is_open(row)) return ids;
   std::copy(at(row).page_ids.begin(), at(row).page_ids.end(), ids.begin());
   return ids;
 }
 
-Result<BatchRow> RequestTable::batch_row(std::int32_t row, RowKind kind,
+Result<BatchRow> RequestTable::batch_row(const Handle& row, RowKind kind,
                                          std::int32_t new_tokens) const {
   HYBRIDATTN_TRY(check_open("batch_row", row));
   const Row& entry = at(row);
   const std::int64_t room = static_cast<std::int64_t>(entry.pages.size()) * page_size_;
   if (entry.computed + new_tokens > room) {
-    return error(StatusCode::kFailedPrecondition, "RequestTable::batch_row: row ", row, " holds ",
+    return error(StatusCode::kFailedPrecondition, "RequestTable::batch_row: row ", row.index, " holds ",
                  entry.computed, " tokens and has room for ", room, ", ", new_tokens,
                  " more are wanted; reserve first");
   }
@@ -107,17 +117,16 @@ Result<BatchRow> RequestTable::batch_row(std::int32_t row, RowKind kind,
 }
 
 std::int32_t RequestTable::num_open() const noexcept {
-  std::int32_t count = 0;
-  for (const Row& row : rows_) count += row.open ? 1 : 0;
-  return count;
+  return ids_.capacity() - ids_.num_free();
 }
 
 Status RequestTable::check() const {
+  HYBRIDATTN_TRY(ids_.check());
   std::set<std::int32_t> slots;
   std::set<std::int32_t> pages;
   for (std::size_t i = 0; i < rows_.size(); ++i) {
     const Row& row = rows_[i];
-    if (!row.open) continue;
+    if (!ids_.live(row.id)) continue;
     if (slots_ != nullptr && (!slots_->live(row.slot) || !slots.insert(row.slot.index).second)) {
       return error(StatusCode::kInternal, "RequestTable::check: row ", i, " has state slot ",
                    row.slot.index, ", which is not live or is another row's too");

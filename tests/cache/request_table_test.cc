@@ -46,7 +46,7 @@ TEST(RequestTable, ALifeOfOneRow) {
   ASSERT_OK(f.table.close(*row));
   EXPECT_EQ(f.pages.num_free(), 20);
   EXPECT_EQ(f.slots.num_free(), 4);
-  EXPECT_ERROR(f.table.close(*row), kFailedPrecondition, "row 0");
+  EXPECT_ERROR(f.table.close(*row), kFailedPrecondition, "row 0", "generation");
 }
 
 TEST(RequestTable, TheTailIsNeverAFormerOwners) {
@@ -62,19 +62,22 @@ TEST(RequestTable, TheTailIsNeverAFormerOwners) {
 
 TEST(RequestTable, ErrorsChangeNothing) {
   Fixture f;
-  for (int i = 0; i < 4; ++i) ASSERT_TRUE(f.table.open().ok());
+  std::vector<Handle> rows;
+  for (int i = 0; i < 4; ++i) rows.push_back(*f.table.open());
   EXPECT_ERROR(f.table.open().status(), kResourceExhausted, "state slot");
   EXPECT_EQ(f.table.num_open(), 4);
-  EXPECT_ERROR(f.table.reserve(0, 33), kResourceExhausted, "9 pages", "at most 8");
-  EXPECT_ERROR(f.table.reserve(0, std::numeric_limits<std::int64_t>::max()), kResourceExhausted,
+  EXPECT_ERROR(f.table.reserve(rows[0], 33), kResourceExhausted, "9 pages", "at most 8");
+  EXPECT_ERROR(f.table.reserve(rows[0], std::numeric_limits<std::int64_t>::max()), kResourceExhausted,
                "at most 8");
-  EXPECT_ERROR(f.table.reserve(0, -5), kInvalidArgument, "tokens is -5");
+  EXPECT_ERROR(f.table.reserve(rows[0], -5), kInvalidArgument, "tokens is -5");
   EXPECT_EQ(f.pages.num_free(), 20);
-  for (const std::int32_t row : {0, 1}) ASSERT_OK(f.table.reserve(row, 32));
-  EXPECT_ERROR(f.table.reserve(2, 20), kResourceExhausted, "5 pages", "4 of 20");
+  for (const int row : {0, 1}) ASSERT_OK(f.table.reserve(rows[static_cast<std::size_t>(row)], 32));
+  EXPECT_ERROR(f.table.reserve(rows[2], 20), kResourceExhausted, "5 pages", "4 of 20");
   EXPECT_EQ(f.pages.num_free(), 4);
   EXPECT_OK(f.table.check());
-  for (const std::int32_t row : {-1, 5, 6, 1000}) {
+  for (const std::int32_t index : {-1, 5, 6, 1000}) {
+    const Handle row{index, 1, rows[0].owner};
+    EXPECT_ERROR(f.table.find(index).status(), kFailedPrecondition, "not open");
     EXPECT_FALSE(f.table.is_open(row));
     EXPECT_ERROR(f.table.reserve(row, 1), kFailedPrecondition, "not open");
     EXPECT_ERROR(f.table.advance(row, 1), kFailedPrecondition, "not open");
@@ -98,10 +101,13 @@ TEST(RequestTable, RandomSchedulesBalance) {
   Fixture f;
   Random random(5);
   std::map<std::int32_t, std::pair<std::int64_t, std::int64_t>> model;  // row -> computed, pages
+  std::vector<Handle> last(6);  // of each index, stale after its close
   for (int step = 0; step < 5000; ++step) {
-    const auto row = static_cast<std::int32_t>(random.integer(0, 5));
+    const auto index = static_cast<std::int32_t>(random.integer(0, 5));
+    const Handle row = last[static_cast<std::size_t>(index)];
     const std::int64_t amount = random.integer(0, 34);
-    const auto entry = model.find(row);
+    const auto entry = model.find(index);
+    ASSERT_EQ(f.table.find(index).ok(), entry != model.end());
     std::int64_t used = 0;
     for (const auto& [r, state] : model) used += state.second;
     switch (random.integer(0, 3)) {
@@ -109,7 +115,8 @@ TEST(RequestTable, RandomSchedulesBalance) {
         const auto opened = f.table.open();
         ASSERT_EQ(opened.ok(), model.size() < 4);
         if (!opened.ok()) break;
-        ASSERT_TRUE(model.emplace(*opened, std::make_pair(0, 0)).second);
+        ASSERT_TRUE(model.emplace(opened->index, std::make_pair(0, 0)).second);
+        last[static_cast<std::size_t>(opened->index)] = *opened;
         break;
       }
       case 1: {

@@ -80,7 +80,7 @@ class OneRequest {
   std::unique_ptr<GdnStatePool> states_;
   std::unique_ptr<AttentionBackend> backend_;
   std::unique_ptr<RequestTable> table_;
-  std::int32_t row_ = -1;
+  Handle row_;
 };
 
 class States : public testing::TestWithParam<const char*> {};
