@@ -116,6 +116,11 @@ std::string json_brief(const json& value) {
   return value.dump();
 }
 
+std::string key_text(std::string_view key) {
+  std::string quoted = in_quotes(key);
+  return quoted.size() == key.size() + 2 ? std::string(key) : quoted;
+}
+
 Result<std::string> read_text_file(const std::filesystem::path& path, std::uintmax_t max_bytes) {
   std::error_code code;
   const std::uintmax_t size = std::filesystem::file_size(path, code);
