@@ -136,6 +136,22 @@ TEST(ModelConfig, NotAConfig) {
   expect_error(twice.status(), StatusCode::kDataLoss, {"\"hidden_size\"", "twice"});
 }
 
+TEST(ModelConfig, MalformedJson) {
+  const std::vector<std::pair<std::string, int>> cases = {{"", 0},
+                                                          {"{", 1},
+                                                          {"nonsense", 1},
+                                                          {"{\"a\":1,}", 7},
+                                                          {"{\"a\":NaN}", 5},
+                                                          {"{} x", 3},
+                                                          {"{\"a\":\"\xff\"}", 6}};
+  for (const auto& [text, byte] : cases) {
+    const std::string message = concat("config.json: malformed JSON at byte ", byte);
+    EXPECT_EQ(ModelConfig::parse(text, "").status().message(), message) << text;
+    if (text.empty()) continue;
+    EXPECT_EQ(parse(dense(), text).status().message(), "generation_" + message) << text;
+  }
+}
+
 TEST(ModelConfig, CutAtEveryByte) {
   const std::string text = moe("qwen3_next").dump();
   for (std::size_t length = 0; length < text.size(); ++length) {
