@@ -70,9 +70,13 @@ void add_common(CLI::App& app, CommonOptions& o) {
   app.add_option("--threads", o.threads, "Threads (0 = one for each core)")
       ->check(whole(0, 1024))->capture_default_str();
   app.add_flag("--json", o.json, "One JSON object on standard output");
-  app.add_option("--dtype", o.dtype, "Type of activations and products: f32 or bf16")
+  app.add_option("--dtype", o.dtype,
+                 "Type of activations and products: f32 or bf16 (default: the checkpoint's, f32 where "
+                 "that is f16; with experts always f32)")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  app.add_option("--kv-dtype", o.kv_dtype, "Type of the KV cache: f32, bf16 or f16")
+  app.add_option("--kv-dtype", o.kv_dtype,
+                 "Type of the KV cache: f32, bf16 or f16 (default: --dtype, else the checkpoint's, f32 "
+                 "where that is f16; also with experts)")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}));
   app.add_option("--state-dtype", o.state_dtype, "Type of recurrent states at rest: f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}))->capture_default_str();
