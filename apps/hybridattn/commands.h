@@ -19,8 +19,8 @@ struct CommonOptions {
   std::string device = "cpu";
   std::int32_t threads = 0;
   bool json = false;
-  std::string dtype;        // "" = the checkpoint's
-  std::string kv_dtype;     // "" = dtype
+  std::string dtype;     // "" = the checkpoint's, f32 where that is f16; with experts always f32
+  std::string kv_dtype;  // "" = dtype, or else the checkpoint's; also with experts
   std::string state_dtype = "f32";
   std::int32_t chunk = 512;
   std::int32_t max_batch = 8;

@@ -10,6 +10,7 @@
 #include "apps/hybridattn/commands.h"
 #include "apps/hybridattn/inputs.h"
 #include "apps/hybridattn/progress_bar.h"
+#include "engine/checkpoint/json_document.h"
 #include "engine/text/detokenizer.h"
 #include "engine/text/tokenizer.h"
 #include "hybridattn/status_macros.h"
@@ -25,24 +26,35 @@ void on_interrupt(int) { interrupted.store(true); }
 
 /// What became of one prompt.
 struct Outcome {
+  std::string place;  ///< of the prompt, for messages
   std::vector<std::int32_t> prompt;
   std::vector<std::int32_t> ids;
   engine::Finish finish = engine::Finish::kNone;
 };
 
-Result<std::vector<Prompt>> read_prompts(const GenerateOptions& o) {
-  std::vector<Prompt> prompts(1);
-  if (o.prompts_file.has_value()) return read_prompts_file(*o.prompts_file);
+/// The one prompt of an option.
+Result<Prompt> read_prompt(const GenerateOptions& o) {
+  Prompt prompt;
   if (o.prompt.has_value()) {
-    prompts[0].text = *o.prompt;
+    prompt.place = "--prompt";
+    prompt.text = *o.prompt;
   } else if (o.prompt_file.has_value()) {
-    HYBRIDATTN_ASSIGN(prompts[0].text, read_text(*o.prompt_file));
+    prompt.place = "--prompt-file " + *o.prompt_file;
+    HYBRIDATTN_ASSIGN(prompt.text, read_text(*o.prompt_file));
   } else if (o.prompt_ids.has_value()) {
-    HYBRIDATTN_ASSIGN(prompts[0].ids, parse_id_list("--prompt-ids", *o.prompt_ids));
+    prompt.place = "--prompt-ids";
+    HYBRIDATTN_ASSIGN(prompt.ids, parse_id_list(prompt.place, *o.prompt_ids));
   } else {
-    HYBRIDATTN_ASSIGN(prompts[0].ids, read_ids_file(*o.ids_file));
+    prompt.place = "--ids-file " + *o.ids_file;
+    HYBRIDATTN_ASSIGN(prompt.ids, read_ids_file(*o.ids_file));
   }
-  return prompts;
+  return prompt;
+}
+
+Result<std::vector<Prompt>> read_prompts(const GenerateOptions& o) {
+  if (o.prompts_file.has_value()) return read_prompts_file(*o.prompts_file);
+  HYBRIDATTN_ASSIGN(Prompt prompt, read_prompt(o));
+  return std::vector<Prompt>{std::move(prompt)};
 }
 
 /// The tokenizer of the folder. Without one, prompts must be ids and the output is ids.
@@ -57,14 +69,17 @@ Result<std::optional<Tokenizer>> load_tokenizer(const std::string& model, bool n
 Result<std::vector<Outcome>> encode_prompts(const std::vector<Prompt>& prompts,
                                             const std::optional<Tokenizer>& tokenizer) {
   std::vector<Outcome> outcomes;
-  for (std::size_t i = 0; i < prompts.size(); ++i) {
+  for (const Prompt& prompt : prompts) {
     Outcome outcome;
-    outcome.prompt = prompts[i].ids;
-    if (prompts[i].text.has_value()) {
-      HYBRIDATTN_ASSIGN(outcome.prompt, tokenizer->encode(*prompts[i].text));
+    outcome.place = prompt.place;
+    outcome.prompt = prompt.ids;
+    if (prompt.text.has_value()) {
+      Result<std::vector<std::int32_t>> ids = tokenizer->encode(*prompt.text);
+      if (!ids.ok()) return engine::with_place(prompt.place, ids.status());
+      outcome.prompt = std::move(ids).value();
     }
     if (outcome.prompt.empty()) {
-      return invalid_argument("prompt ", i, " is empty, must have at least one token");
+      return invalid_argument(prompt.place, ": the prompt is empty, must have at least one token");
     }
     outcomes.push_back(std::move(outcome));
   }
@@ -87,8 +102,9 @@ class Runner {
       // Chance must not hit the padded tail of the vocabulary. Greedy stays the plain argmax, which is
       // never there in a trained model, and what the reference gives in any other.
       if (o.sampling.temperature > 0) request.vocab_limit = vocab_limit;
-      HYBRIDATTN_ASSIGN(const std::uint64_t id, engine_.submit(std::move(request)));
-      by_id_[id] = i;
+      const Result<std::uint64_t> id = engine_.submit(std::move(request));
+      if (!id.ok()) return engine::with_place(outcomes_[i].place, id.status());
+      by_id_[*id] = i;
       total_prompt_ += static_cast<std::int64_t>(outcomes_[i].prompt.size());
     }
     ProgressBar bar("prompt");

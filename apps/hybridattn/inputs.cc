@@ -1,13 +1,17 @@
 #include "apps/hybridattn/inputs.h"
 
+#include <array>
+#include <cerrno>
 #include <charconv>
-#include <filesystem>
-#include <fstream>
+#include <cstdio>
 #include <iostream>
 #include <iterator>
 #include <limits>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
+#include "engine/checkpoint/json_document.h"
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn::app {
@@ -34,22 +38,34 @@ Result<std::vector<std::int32_t>> ids_of(const std::string& where, const json& l
 }
 
 Result<json> parse_json(const std::string& where, const std::string& text) {
-  json value = json::parse(text, nullptr, false);
-  if (value.is_discarded()) return data_loss(where, ": is no valid JSON");
+  Result<json> value = engine::parse_json(text);
+  if (!value.ok()) return engine::with_place(where, value.status());
   return value;
+}
+
+/// What is not known may be meant to change the run, say the number of tokens.
+Status check_keys(const std::string& where, const json& object) {
+  for (const auto& [key, value] : object.items()) {
+    if (key == "prompt" || key == "prompt_ids") continue;
+    return data_loss(where, ": key ", engine::key_text(key),
+                     " is unknown, must be prompt or prompt_ids");
+  }
+  if (object.size() < 2) return {};
+  return data_loss(where, ": has both prompt and prompt_ids, must have one of them");
 }
 
 Result<Prompt> prompt_of(const std::string& where, const std::string& line) {
   HYBRIDATTN_ASSIGN(const json value, parse_json(where, line));
-  Prompt prompt;
-  const json* list = value.is_array() ? &value : nullptr;
-  if (value.is_object() && value.contains("prompt_ids")) list = &value["prompt_ids"];
-  if (list != nullptr && list->is_array()) {
-    HYBRIDATTN_ASSIGN(prompt.ids, ids_of(where, *list));
+  if (value.is_object()) HYBRIDATTN_TRY(check_keys(where, value));
+  Prompt prompt{where, {}, {}};
+  const json& text = engine::json_at(value, "prompt");
+  const json& list = value.is_array() ? value : engine::json_at(value, "prompt_ids");
+  if (list.is_array()) {
+    HYBRIDATTN_ASSIGN(prompt.ids, ids_of(where, list));
     return prompt;
   }
-  if (value.is_object() && value.contains("prompt") && value["prompt"].is_string()) {
-    prompt.text = value["prompt"].get<std::string>();
+  if (text.is_string()) {
+    prompt.text = text.get<std::string>();
     return prompt;
   }
   return data_loss(where, ": must be a list of ids, or an object with \"prompt\" (text) or "
@@ -62,15 +78,19 @@ Result<std::string> read_text(const std::string& path) {
   if (path == "-") {
     return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
   }
-  std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored)) {
-    return error(StatusCode::kNotFound, path, ": is a folder, must be a file");
-  }
-  std::ifstream file(path, std::ios::binary);
+  // Streams of the C library say why they fail; a folder fails at the first read.
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
+                                                             std::fclose);
   std::string text;
-  if (file) text.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-  if (!file) return error(StatusCode::kNotFound, path, ": cannot be read, must be a file");
-  return text;
+  std::array<char, 65536> block;
+  for (std::size_t count = block.size(); file != nullptr && count == block.size();) {
+    count = std::fread(block.data(), 1, block.size(), file.get());
+    text.append(block.data(), count);
+  }
+  if (file != nullptr && std::ferror(file.get()) == 0) return text;
+  const int code = errno;
+  return error(StatusCode::kNotFound, path,
+               ": cannot be read: ", std::generic_category().message(code));
 }
 
 Result<std::vector<std::int32_t>> parse_id_list(const std::string& option, const std::string& text) {
@@ -130,11 +150,12 @@ Result<std::vector<Prompt>> read_prompts_file(const std::string& path) {
     const std::size_t first = line.find_first_not_of(" \t");
     if (first == std::string::npos) continue;
     if (!jsonl.has_value()) jsonl = line[first] == '{' || line[first] == '[';
+    const std::string place = concat(path, ": line ", number);
     if (*jsonl) {
-      HYBRIDATTN_ASSIGN(Prompt prompt, prompt_of(concat(path, ": line ", number), line));
+      HYBRIDATTN_ASSIGN(Prompt prompt, prompt_of(place, line));
       prompts.push_back(std::move(prompt));
     } else {
-      prompts.push_back(Prompt{line, {}});
+      prompts.push_back(Prompt{place, line, {}});
     }
   }
   if (prompts.empty()) return data_loss(path, ": has no prompt, must have at least one line");

@@ -47,6 +47,13 @@ CLI::Validator parsed_by(const Parse& parse) {
   return CLI::Validator([parse](std::string& text) { return parse(text).message(); }, "");
 }
 
+/// An empty path would be taken for the folder that the program stands in, or for nothing.
+const CLI::Validator kPath(
+    [](std::string& text) -> std::string {
+      return text.empty() ? "value is \"\", must be a path" : "";
+    },
+    "");
+
 Status check_device(const std::string& text) {
   ContextOptions ignored;
   return parse_device(text, ignored);
@@ -57,15 +64,19 @@ CLI::Validator id_list() {
 }
 
 void add_common(CLI::App& app, CommonOptions& o) {
-  app.add_option("--model", o.model, "Folder of the checkpoint")->required();
+  app.add_option("--model", o.model, "Folder of the checkpoint")->required()->check(kPath);
   app.add_option("--device", o.device, "cpu, cuda or cuda:N")->check(parsed_by(check_device))
       ->capture_default_str();
   app.add_option("--threads", o.threads, "Threads (0 = one for each core)")
       ->check(whole(0, 1024))->capture_default_str();
   app.add_flag("--json", o.json, "One JSON object on standard output");
-  app.add_option("--dtype", o.dtype, "Type of activations and products: f32 or bf16")
+  app.add_option("--dtype", o.dtype,
+                 "Type of activations and products: f32 or bf16 (default: the checkpoint's, f32 where "
+                 "that is f16; with experts always f32)")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  app.add_option("--kv-dtype", o.kv_dtype, "Type of the KV cache: f32, bf16 or f16")
+  app.add_option("--kv-dtype", o.kv_dtype,
+                 "Type of the KV cache: f32, bf16 or f16 (default: --dtype, else the checkpoint's, f32 "
+                 "where that is f16; also with experts)")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}));
   app.add_option("--state-dtype", o.state_dtype, "Type of recurrent states at rest: f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}))->capture_default_str();
@@ -81,13 +92,16 @@ void add_generate(CLI::App& app, GenerateOptions& o) {
   add_common(app, o);
   CLI::Option_group* prompt = app.add_option_group("prompt", "Exactly one of these");
   prompt->add_option("--prompt", o.prompt, "The text to continue");
-  prompt->add_option("--prompt-file", o.prompt_file, "A file with the text; - = standard input");
+  prompt->add_option("--prompt-file", o.prompt_file, "A file with the text; - = standard input")
+      ->check(kPath);
   prompt->add_option("--prompt-ids", o.prompt_ids, "Token ids: 1,2,3 (no tokenizer needed)")
       ->check(id_list());
-  prompt->add_option("--ids-file", o.ids_file, "A JSON list of ids, or an object with one list");
+  prompt->add_option("--ids-file", o.ids_file, "A JSON list of ids, or an object with one list")
+      ->check(kPath);
   prompt->add_option("--prompts-file", o.prompts_file,
                      "Several prompts: one a line, or JSON lines {\"prompt\": ...}, "
-                     "{\"prompt_ids\": [...]} or [ids]");
+                     "{\"prompt_ids\": [...]} or [ids]")
+      ->check(kPath);
   prompt->require_option(1);
   app.add_option("--max-new-tokens", o.max_new_tokens, "Tokens to generate, at most")
       ->check(whole(0))->capture_default_str();
@@ -107,8 +121,10 @@ void add_score(CLI::App& app, ScoreOptions& o) {
   add_common(app, o);
   CLI::Option_group* input = app.add_option_group("input", "Exactly one of these");
   input->add_option("--ids", o.ids, "Token ids: 1,2,3")->check(id_list());
-  input->add_option("--ids-file", o.ids_file, "A JSON list of ids, or an object with one list");
-  input->add_option("--text-file", o.text_file, "A file with text; - = standard input");
+  input->add_option("--ids-file", o.ids_file, "A JSON list of ids, or an object with one list")
+      ->check(kPath);
+  input->add_option("--text-file", o.text_file, "A file with text; - = standard input")
+      ->check(kPath);
   input->require_option(1);
 }
 

@@ -7,19 +7,32 @@
 #include "apps/hybridattn/commands.h"
 #include "apps/hybridattn/inputs.h"
 #include "apps/hybridattn/progress_bar.h"
+#include "engine/checkpoint/json_document.h"
 #include "engine/text/tokenizer.h"
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn::app {
 namespace {
 
-Result<std::vector<std::int32_t>> read_ids(const ScoreOptions& o) {
-  if (o.ids.has_value()) return parse_id_list("--ids", *o.ids);
-  if (o.ids_file.has_value()) return read_ids_file(*o.ids_file);
-  HYBRIDATTN_ASSIGN(const std::string text, read_text(*o.text_file));
+Result<std::vector<std::int32_t>> encode(const ScoreOptions& o, const std::string& text) {
   HYBRIDATTN_ASSIGN(const engine::Tokenizer tokenizer,
                     engine::Tokenizer::load(std::filesystem::path(o.model) / "tokenizer.json"));
   return tokenizer.encode(text);
+}
+
+/// The ids, and in `place` what messages about them begin with.
+Result<std::vector<std::int32_t>> read_ids(const ScoreOptions& o, std::string& place) {
+  place = "--ids";
+  if (o.ids.has_value()) return parse_id_list(place, *o.ids);
+  if (o.ids_file.has_value()) {
+    place = "--ids-file " + *o.ids_file;
+    return read_ids_file(*o.ids_file);
+  }
+  place = "--text-file " + *o.text_file;
+  HYBRIDATTN_ASSIGN(const std::string text, read_text(*o.text_file));
+  Result<std::vector<std::int32_t>> ids = encode(o, text);
+  if (!ids.ok()) return engine::with_place(place, ids.status());
+  return ids;
 }
 
 }  // namespace
@@ -27,14 +40,19 @@ Result<std::vector<std::int32_t>> read_ids(const ScoreOptions& o) {
 Status score(const ScoreOptions& options) {
   ScoreOptions o = options;
   o.max_batch = 1;
-  HYBRIDATTN_ASSIGN(const std::vector<std::int32_t> ids, read_ids(o));
-  if (ids.empty()) return invalid_argument("score: the input is empty, must have at least one token");
+  std::string place;
+  HYBRIDATTN_ASSIGN(const std::vector<std::int32_t> ids, read_ids(o, place));
+  if (ids.empty()) {
+    return invalid_argument(place, ": the input is empty, must have at least one token");
+  }
   HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine, load_engine(o));
   HYBRIDATTN_TRY(engine->allocate_caches({static_cast<std::int64_t>(ids.size()), o.memory}));
   engine::ScoreResult result;
   {
     ProgressBar bar("scoring");
-    HYBRIDATTN_ASSIGN(result, engine->score(ids, o.chunk, [&](double share) { bar.update(share); }));
+    auto scored = engine->score(ids, o.chunk, [&](double share) { bar.update(share); });
+    if (!scored.ok()) return engine::with_place(place, scored.status());
+    result = std::move(scored).value();
   }
   if (o.json) {
     nlohmann::ordered_json out;

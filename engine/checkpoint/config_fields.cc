@@ -1,5 +1,6 @@
 #include "engine/checkpoint/config_fields.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/checkpoint/json_document.h"
@@ -32,11 +33,11 @@ std::string ConfigFields::found(std::string_view key) const {
 }
 
 Status ConfigFields::wrong(std::string_view key, std::string_view wanted) const {
-  return data_loss(place_, ": ", key, ": ", found(key), "; wanted ", wanted);
+  return data_loss(place_, ": ", key_text(key), ": ", found(key), "; wanted ", wanted);
 }
 
 Status ConfigFields::unsupported(std::string_view key, std::string_view wanted) const {
-  return error(StatusCode::kUnsupported, place_, ": ", key, ": ", found(key),
+  return error(StatusCode::kUnsupported, place_, ": ", key_text(key), ": ", found(key),
                "; supported: ", wanted);
 }
 
@@ -101,6 +102,16 @@ Status ConfigFields::require_bool(const std::string& key, bool only) const {
   if (!value.ok()) return value.status();
   if (*value != only) return unsupported(key, only ? "true" : "false");
   return {};
+}
+
+Status ConfigFields::require_choice(const std::string& key,
+                                    std::initializer_list<std::string_view> choices) const {
+  const Result<std::string> value = string_or(key, *choices.begin());
+  if (!value.ok()) return value.status();
+  if (std::find(choices.begin(), choices.end(), *value) != choices.end()) return {};
+  std::string list;
+  for (const std::string_view choice : choices) list += concat(list.empty() ? "" : ", ", choice);
+  return unsupported(key, list);
 }
 
 }  // namespace hybridattn::engine

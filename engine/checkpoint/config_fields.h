@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -43,7 +44,11 @@ class ConfigFields {
 
   /// unsupported when the field has another boolean than `only`; missing is fine.
   Status require_bool(const std::string& key, bool only) const;
+  /// The same for a string and the list of those that will do.
+  Status require_choice(const std::string& key,
+                        std::initializer_list<std::string_view> choices) const;
 
+  // Errors about a field. `key` may be any text of the file; it is quoted where it's no plain name.
   /// data_loss for a field of the wrong form or value.
   Status wrong(std::string_view key, std::string_view wanted) const;
   /// unsupported for a value that is legal, but not here.

@@ -1,5 +1,6 @@
 #include "engine/checkpoint/json_document.h"
 
+#include <algorithm>
 #include <fstream>
 #include <system_error>
 #include <utility>
@@ -44,10 +45,10 @@ class TreeBuilder : public nlohmann::json_sax<json> {
     return true;
   }
 
+  /// `position` counts the bytes read: the last of them, from 0, is the one that doesn't fit.
   bool parse_error(std::size_t position, const std::string&,
-                   const nlohmann::detail::exception& problem) override {
-    return fail(
-        concat("malformed or truncated JSON at byte ", position, ": ", in_quotes(problem.what())));
+                   const nlohmann::detail::exception&) override {
+    return fail(concat("malformed JSON at byte ", position - std::min<std::size_t>(position, 1)));
   }
 
  private:
@@ -114,6 +115,11 @@ std::string json_brief(const json& value) {
   if (value.is_object()) return concat("an object of ", value.size());
   if (value.is_array()) return concat("an array of ", value.size());
   return value.dump();
+}
+
+std::string key_text(std::string_view key) {
+  std::string quoted = in_quotes(key);
+  return quoted.size() == key.size() + 2 ? std::string(key) : quoted;
 }
 
 Result<std::string> read_text_file(const std::filesystem::path& path, std::uintmax_t max_bytes) {

@@ -23,6 +23,9 @@ const nlohmann::json& json_at(const nlohmann::json& object, const std::string& k
 /// A value in a few words, for messages: one line, never long.
 std::string json_brief(const nlohmann::json& value);
 
+/// A key for messages: as it is where that is a plain name, or else in quotes, escaped and cut.
+std::string key_text(std::string_view key);
+
 /// The whole of a file. not_found when it cannot be read, data_loss when it is longer than
 /// `max_bytes`. The message begins with the path.
 Result<std::string> read_text_file(const std::filesystem::path& path, std::uintmax_t max_bytes);

@@ -8,6 +8,9 @@
 #include <system_error>
 
 #include "engine/checkpoint/config_fields.h"
+#include "engine/checkpoint/config_levels.h"
+#include "engine/checkpoint/config_refusals.h"
+#include "engine/checkpoint/config_rope.h"
 #include "engine/checkpoint/json_document.h"
 #include "engine/text/quote.h"
 #include "hybridattn/status_macros.h"
@@ -48,15 +51,6 @@ constexpr std::array<TypeName, 5> kTypes{{
 constexpr std::string_view kTypeList =
     "qwen3_5, qwen3_5_text, qwen3_5_moe, qwen3_5_moe_text, qwen3_next";
 
-/// The two levels of a config; the same object twice when the file is flat.
-struct Levels {
-  ConfigFields top;
-  ConfigFields text;
-
-  /// The level that has the field: the text level first.
-  const ConfigFields& having(const std::string& key) const { return text.has(key) ? text : top; }
-};
-
 Result<const TypeName*> read_model_type(const ConfigFields& top, ModelConfig& config) {
   if (!top.at("model_type").is_string()) {
     return top.wrong("model_type", concat("one of ", kTypeList));
@@ -76,7 +70,7 @@ Result<Levels> read_levels(const json& root, const std::string& file, ModelConfi
   }
   const ConfigFields top(root, file);
   HYBRIDATTN_ASSIGN(const TypeName* type, read_model_type(top, config));
-  if (!top.has("text_config")) return Levels{top, top};
+  if (!top.has("text_config")) return Levels{top, top, false};
   if (!type->may_nest) {
     return top.wrong("text_config", concat("none with model_type ", type->name));
   }
@@ -88,47 +82,18 @@ Result<Levels> read_levels(const json& root, const std::string& file, ModelConfi
     return text.wrong("model_type",
                       concat("\"", type->text_model_type, "\" below \"", type->name, "\""));
   }
-  return Levels{top, text};
+  const Levels levels{top, text, true};
+  HYBRIDATTN_TRY(check_levels(levels));
+  return levels;
 }
 
 // --- What this engine would compute wrongly ------------------------------------------------------
 
-Status check_quantization(const ConfigFields& fields) {
-  if (!fields.has("quantization_config")) return {};
-  const json& method = json_at(fields.at("quantization_config"), "quant_method");
-  return error(StatusCode::kUnsupported, fields.place(),
-               ": quantization_config: found quant_method ", json_brief(method),
-               "; supported: none (weights in bfloat16, float16 or float32)");
-}
-
-/// A string field with a closed list of values.
-Status check_choice(const ConfigFields& fields, const std::string& key,
-                    std::initializer_list<std::string_view> choices) {
-  HYBRIDATTN_ASSIGN(const std::string value, fields.string_or(key, *choices.begin()));
-  if (std::find(choices.begin(), choices.end(), value) != choices.end()) return {};
-  std::string list;
-  for (const std::string_view choice : choices) list += concat(list.empty() ? "" : ", ", choice);
-  return fields.unsupported(key, list);
-}
-
-/// Old files of the wider family have a sliding_window that use_sliding_window switches off.
-Status check_sliding_window(const ConfigFields& text) {
-  HYBRIDATTN_TRY(text.require_bool("use_sliding_window", false));
-  if (text.has("sliding_window") && !text.has("use_sliding_window")) {
-    return text.unsupported("sliding_window", "null, or any with use_sliding_window false");
-  }
-  return {};
-}
-
 Status check_supported(const Levels& levels) {
-  HYBRIDATTN_TRY(check_quantization(levels.top));
-  HYBRIDATTN_TRY(check_quantization(levels.text));
-  HYBRIDATTN_TRY(check_choice(levels.text, "hidden_act", {"silu", "swish"}));
-  HYBRIDATTN_TRY(check_choice(levels.text, "mamba_ssm_dtype", {"float32", "bfloat16"}));
-  HYBRIDATTN_TRY(levels.text.require_bool("attention_bias", false));
-  HYBRIDATTN_TRY(levels.text.require_bool("mlp_bias", false));
-  HYBRIDATTN_TRY(levels.text.require_bool("attn_output_gate", true));
-  return check_sliding_window(levels.text);
+  HYBRIDATTN_TRY(check_refusals(levels.top));
+  HYBRIDATTN_TRY(check_refusals(levels.text));
+  HYBRIDATTN_TRY(levels.text.require_choice("hidden_act", {"silu", "swish"}));
+  return levels.text.require_choice("mamba_ssm_dtype", {"float32", "bfloat16"});
 }
 
 // --- The parts of a model ------------------------------------------------------------------------
@@ -152,7 +117,7 @@ Status read_dtype(const Levels& levels, ModelConfig& config) {
   for (const ConfigFields* fields : {&levels.text, &levels.top}) {
     for (const char* key : {"dtype", "torch_dtype"}) {
       if (!fields->has(key)) continue;
-      HYBRIDATTN_TRY(check_choice(*fields, key, {"bfloat16", "float16", "float32"}));
+      HYBRIDATTN_TRY(fields->require_choice(key, {"bfloat16", "float16", "float32"}));
       const auto& name = fields->at(key).get_ref<const std::string&>();
       if (name == "bfloat16") config.dtype = DType::kBF16;
       if (name == "float16") config.dtype = DType::kF16;
@@ -204,62 +169,6 @@ Status read_full_attention(const ConfigFields& text, ModelConfig& config) {
   return {};
 }
 
-Status check_rope_section(const ConfigFields& section, const json& object) {
-  for (const auto& [name, value] : object.items()) {
-    // Settings for each kind of layer: no model of these families has them.
-    if (value.is_object()) return section.unsupported(name, "no nested settings");
-  }
-  HYBRIDATTN_TRY(check_choice(section, "rope_type", {"default"}));
-  return check_choice(section, "type", {"default"});
-}
-
-/// The sections that may hold rope settings, the strongest first. `rope_parameters` is the newer
-/// form of `rope_scaling`, and the flat fields are older still.
-Result<std::vector<ConfigFields>> rope_sections(const Levels& levels) {
-  std::vector<ConfigFields> sections;
-  for (const char* key : {"rope_parameters", "rope_scaling"}) {
-    const ConfigFields& level = levels.having(key);
-    if (!level.has(key)) continue;
-    if (!level.at(key).is_object()) return level.wrong(key, "an object or null");
-    sections.emplace_back(level.at(key), concat(level.place(), ": ", key));
-    HYBRIDATTN_TRY(check_rope_section(sections.back(), level.at(key)));
-  }
-  // The older form was written for scaled models alone: without a type it means some scaling.
-  const json& scaling = levels.having("rope_scaling").at("rope_scaling");
-  if (!scaling.is_null() && !scaling.contains("rope_type") && !scaling.contains("type")) {
-    return levels.having("rope_scaling")
-        .unsupported("rope_scaling", "null, or one of type default");
-  }
-  sections.push_back(levels.text);
-  sections.push_back(levels.top);
-  return sections;
-}
-
-const ConfigFields& first_having(const std::vector<ConfigFields>& sections, const char* key) {
-  for (const ConfigFields& section : sections) {
-    if (section.has(key)) return section;
-  }
-  return sections.front();
-}
-
-Status read_rope(const Levels& levels, ModelConfig& config) {
-  HYBRIDATTN_ASSIGN(const std::vector<ConfigFields> sections, rope_sections(levels));
-  const ConfigFields& theta = first_having(sections, "rope_theta");
-  HYBRIDATTN_ASSIGN(config.rope_theta, theta.number_or("rope_theta", 10000.0));
-  if (!(config.rope_theta > 0)) return theta.wrong("rope_theta", "a number above 0");
-
-  constexpr const char* kFactor = "partial_rotary_factor";
-  const ConfigFields& factor = first_having(sections, kFactor);
-  HYBRIDATTN_ASSIGN(const double part, factor.number_or(kFactor, 0.25));
-  if (!(part > 0 && part <= 1)) return factor.wrong(kFactor, "a number above 0 and at most 1");
-  config.rotary_dim = static_cast<std::int32_t>(config.head_dim * part);
-  if (config.rotary_dim < 2 || config.rotary_dim % 2 != 0) {
-    return factor.wrong(kFactor, concat("a part of head_dim = ", config.head_dim,
-                                        " that is even and at least 2, not ", config.rotary_dim));
-  }
-  return {};
-}
-
 Status read_linear_head_dim(const ConfigFields& text, const std::string& key, std::int32_t& out) {
   HYBRIDATTN_ASSIGN(out, text.int_or(key, 128, kAnyPositive));
   if (out < 16 || out > 256 || out % 16 != 0) {
@@ -269,7 +178,7 @@ Status read_linear_head_dim(const ConfigFields& text, const std::string& key, st
 }
 
 Status read_output_gate(const ConfigFields& text, ModelConfig& config) {
-  HYBRIDATTN_TRY(check_choice(text, "output_gate_type", {"silu", "swish", "sigmoid"}));
+  HYBRIDATTN_TRY(text.require_choice("output_gate_type", {"silu", "swish", "sigmoid"}));
   const bool sigmoid = text.at("output_gate_type") == "sigmoid";
   config.output_gate = sigmoid ? GateKind::kSigmoid : GateKind::kSilu;
   return {};
@@ -376,7 +285,7 @@ Result<ModelConfig> interpret(const json& root, const std::string& file) {
   HYBRIDATTN_TRY(read_dtype(levels, config));
   HYBRIDATTN_TRY(read_layers(levels.text, config));
   HYBRIDATTN_TRY(read_full_attention(levels.text, config));
-  HYBRIDATTN_TRY(read_rope(levels, config));
+  HYBRIDATTN_TRY(read_rope(levels.text, config));
   HYBRIDATTN_TRY(read_linear_attention(levels.text, config));
   HYBRIDATTN_TRY(read_feed_forward(levels.text, config));
   HYBRIDATTN_TRY(read_tie(levels, config));

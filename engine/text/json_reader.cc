@@ -1,5 +1,6 @@
 #include "engine/text/json_reader.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -83,10 +84,10 @@ class Handler : public nlohmann::json_sax<json> {
     return true;
   }
 
+  /// `position` counts the bytes read: the last of them, from 0, is the one that doesn't fit.
   bool parse_error(std::size_t position, const std::string&,
-                   const nlohmann::detail::exception& problem) override {
-    return fail(
-        concat("malformed or truncated JSON at byte ", position, ": ", in_quotes(problem.what())));
+                   const nlohmann::detail::exception&) override {
+    return fail(concat("malformed JSON at byte ", position - std::min<std::size_t>(position, 1)));
   }
 
  private:

@@ -59,7 +59,8 @@ class HYBRIDATTN_API ForwardBatch {
   /// Index in the flat stream of the row's first token.
   std::int32_t token_start(std::int32_t row) const { return starts_[static_cast<std::size_t>(row)]; }
   ForwardMode mode() const noexcept { return mode_; }
-  /// What it holds. A pad row of one token counts as a decode row, any other as a prefill row.
+  /// What it holds. A pad row of one token counts as a decode row, one of more as a prefill row,
+  /// one of none not at all.
   const GraphShape& shape() const noexcept { return shape_; }
   /// Different for each batch made in this process: a plan remembers whose it is.
   std::uint64_t id() const noexcept { return id_; }

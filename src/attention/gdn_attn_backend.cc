@@ -213,6 +213,7 @@ void GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   std::size_t prefill = plan.num_steps;
   std::int32_t tokens = 0;
   for (const RowView& row : rows) {
+    if (row.kind == RowKind::kPad && row.new_tokens == 0) continue;
     plan.write(takes_a_step(row) ? step++ : prefill++, row);
     tokens += row.new_tokens;
   }

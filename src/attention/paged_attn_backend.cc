@@ -239,13 +239,15 @@ void PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   const CacheShape cache{cache_.k[0].dim(0), cache_.k[0].dim(1)};
   std::int64_t pages = 0;
   std::int32_t tokens = 0;
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    write_row(rows[i], i, cache, pages, plan);
-    tokens += rows[i].new_tokens;
+  std::size_t at = 0;
+  for (const RowView& row : rows) {
+    if (row.kind == RowKind::kPad && row.new_tokens == 0) continue;
+    write_row(row, at++, cache, pages, plan);
+    tokens += row.new_tokens;
   }
   RowView rest{RowKind::kPad, kPadIndex, {}, 0, plan.num_tokens() - tokens, tokens};
-  for (std::size_t i = rows.size(); i < plan.q_start.size(); ++i) {
-    write_row(rest, i, cache, pages, plan);
+  for (; at < plan.q_start.size(); ++at) {
+    write_row(rest, at, cache, pages, plan);
     rest.first_token += rest.new_tokens;
     rest.new_tokens = 0;
   }

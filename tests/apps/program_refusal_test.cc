@@ -1,5 +1,8 @@
 // Bad command lines, bad files, bad places to write to: one line, the right exit code, never a
 // signal.
+#include <cerrno>
+#include <cstring>
+
 #include "tests/apps/program_test_support.h"
 
 namespace hybridattn::app {
@@ -97,16 +100,20 @@ TEST(ProgramUsage, ChoicesAndIds) {
 
 TEST(ProgramInputs, IdsOfTheVocabulary) {
   const std::string model = checkpoint("golden_a");
-  expect_refusal(on("generate", model, {"--prompt-ids", "1,512"}), kData, {"512", "position 1"});
-  expect_refusal(on("score", model, {"--ids", "2147483647"}), kData, {"2147483647", "[0, 512)"});
+  expect_refusal(on("generate", model, {"--prompt-ids", "1,512"}), kData,
+                 {"--prompt-ids: ", "512", "position 1"});
+  expect_refusal(on("score", model, {"--ids", "2147483647"}), kData,
+                 {"--ids: ", "2147483647", "[0, 512)"});
 }
 
 TEST(ProgramInputs, IdsFiles) {
   const Folder folder;
   const std::string model = checkpoint("golden_a");
   const std::vector<std::pair<std::string, std::string>> bad = {
-      {"", "JSON"},
-      {"[1, 2", "JSON"},
+      {"", "malformed JSON at byte 0\n"},
+      {"[1, 2", "malformed JSON at byte 5\n"},
+      {"[1,\n 2\n 3]", "malformed JSON at byte 8\n"},
+      {R"({"a": [1], "a": [2]})", "\"a\": found twice"},
       {"7", "list"},
       {"{}", "0 lists"},
       {R"({"a": [1], "b": [2]})", "2 lists"},
@@ -117,8 +124,8 @@ TEST(ProgramInputs, IdsFiles) {
       {"[4294967296]", "4294967296"},
       {"[1e999]", ""},
       {"[\"\xff\"]", ""},
-      {"[" + std::string(300000, '[') + std::string(300000, ']') + "]", "element 0"},
-      {std::string(300000, '['), "JSON"},
+      {"[" + std::string(300000, '[') + std::string(300000, ']') + "]", "nested"},
+      {std::string(300000, '['), "nested"},
   };
   for (const auto& [text, part] : bad) {
     const std::string file = folder.write("ids.json", text);
@@ -126,8 +133,10 @@ TEST(ProgramInputs, IdsFiles) {
     expect_refusal(on("score", model, {"--ids-file", file}), kData, {"ids.json", part});
   }
   const std::string empty = folder.write("ids.json", "[]");
-  expect_refusal(on("generate", model, {"--ids-file", empty}), kData, {"empty"});
-  expect_refusal(on("score", model, {"--ids-file", empty}), kData, {"empty"});
+  expect_refusal(on("generate", model, {"--ids-file", empty}), kData,
+                 {"--ids-file " + empty + ": the prompt is empty"});
+  expect_refusal(on("score", model, {"--ids-file", empty}), kData,
+                 {"--ids-file " + empty + ": the input is empty"});
 }
 
 TEST(ProgramInputs, PromptsFiles) {
@@ -136,14 +145,20 @@ TEST(ProgramInputs, PromptsFiles) {
   const std::vector<std::pair<std::string, std::string>> bad = {
       {"", "no prompt"},
       {" \n\t\n", "no prompt"},
-      {"{\"prompt\": \"a\"}\nplain\n", "line 2"},
-      {"\n{\"text\": \"a\"}\n", "line 2"},
+      {"{\"prompt\": \"a\"}\nplain\n", "prompts: line 2: malformed JSON at byte 0\n"},
+      {"[1]\n\n[1, 2\n", "line 3: malformed JSON at byte 5\n"},
+      {"\n{\"text\": \"a\"}\n", "line 2: key text is unknown, must be prompt or prompt_ids"},
+      {"{\"prompt\": \"a\", \"max_tokens\": 5}\n", "line 1: key max_tokens is unknown"},
+      {"{\"prompt\": \"a\", \"b\\nc\": 5}\n", "key \"b\\x0ac\" is unknown"},
+      {"[1]\n{\"prompt\": \"a\", \"prompt_ids\": [1]}\n", "line 2: has both prompt and prompt_ids"},
+      {"{}\n", "line 1: must be"},
       {"{\"prompt\": 5}\n", "line 1"},
       {"{\"prompt_ids\": 5}\n", "line 1"},
       {"{\"prompt_ids\": [true]}\n", "line 1"},
-      {"[1]\n[]\n", "prompt 1 is empty"},
-      {"{\"prompt\": \"\"}\n", "prompt 0 is empty"},
-      {"good\nb\xff\n", "UTF-8"},
+      {"[1]\n\n[]\n", "prompts: line 3: the prompt is empty"},
+      {"{\"prompt\": \"\"}\n", "prompts: line 1: the prompt is empty"},
+      {"good\nb\xff\n", "prompts: line 2: encode: invalid UTF-8 at byte offset 1"},
+      {"[1]\n[2]\n[3, 4096]\n", "prompts: line 3: submit: id 4096 at position 1"},
   };
   for (const auto& [text, part] : bad) {
     const std::string file = folder.write("prompts", text);
@@ -156,19 +171,29 @@ TEST(ProgramInputs, FilesThatCannotBeRead) {
   const std::string model = checkpoint("tiny-model");
   const std::string missing = folder / "missing";
   const std::string newline = folder / "a\nb";
-  for (const std::string& path : {missing, folder.path()}) {
+  const std::vector<std::pair<std::string, int>> paths = {
+      {missing, ENOENT}, {folder.path(), EISDIR}, {folder.write("file", "") + "/x", ENOTDIR}};
+  for (const auto& [path, code] : paths) {
+    const std::string message = path + ": cannot be read: " + std::strerror(code) + "\n";
     for (const char* option : {"--prompt-file", "--ids-file", "--prompts-file"}) {
-      expect_refusal(on("generate", model, {option, path}), kData, {path});
+      expect_refusal(on("generate", model, {option, path}), kData, {message});
     }
     for (const char* option : {"--ids-file", "--text-file"}) {
-      expect_refusal(on("score", model, {option, path}), kData, {path});
+      expect_refusal(on("score", model, {option, path}), kData, {message});
     }
   }
+  for (const char* option : {"--prompt-file", "--ids-file", "--prompts-file"}) {
+    expect_refusal(on("generate", model, {option, ""}), kUsage,
+                   {option, "value is \"\", must be a path"});
+  }
+  expect_refusal(on("score", model, {"--text-file", ""}), kUsage, {"--text-file", "must be a path"});
+  expect_refusal(on("info", "", {}), kUsage, {"--model", "must be a path"});
   expect_refusal(on("generate", model, {"--prompt-file", newline}), kData, {"a b"});
   if (::geteuid() != 0) {  // root reads everything
     const std::string locked = folder.write("locked", "a");
     std::filesystem::permissions(locked, std::filesystem::perms::none);
-    expect_refusal(on("generate", model, {"--prompt-file", locked}), kData, {"locked"});
+    expect_refusal(on("generate", model, {"--prompt-file", locked}), kData,
+                   {"locked: cannot be read: Permission denied"});
   }
 }
 
@@ -179,11 +204,14 @@ TEST(ProgramInputs, Texts) {
   const std::string empty = folder.write("empty", "");
   expect_refusal(on("generate", model, {"--prompt-file", invalid}), kData, {"UTF-8", "2"});
   expect_refusal(on("score", model, {"--text-file", invalid}), kData, {"UTF-8"});
-  expect_refusal(on("generate", model, {"--prompt", "a\xff"}), kData, {"UTF-8"});
-  expect_refusal(on("generate", model, {"--prompt", ""}), kData, {"empty"});
-  expect_refusal(on("generate", model, {"--prompt-file", empty}), kData, {"empty"});
-  expect_refusal(on("generate", model, {"--prompt-file", "-"}), kData, {"empty"});
-  expect_refusal(on("score", model, {"--text-file", empty}), kData, {"empty"});
+  expect_refusal(on("generate", model, {"--prompt", "a\xff"}), kData, {"--prompt: ", "UTF-8"});
+  expect_refusal(on("generate", model, {"--prompt", ""}), kData, {"--prompt: the prompt is empty"});
+  expect_refusal(on("generate", model, {"--prompt-file", empty}), kData,
+                 {"--prompt-file " + empty + ": the prompt is empty"});
+  expect_refusal(on("generate", model, {"--prompt-file", "-"}), kData,
+                 {"--prompt-file -: the prompt is empty"});
+  expect_refusal(on("score", model, {"--text-file", empty}), kData,
+                 {"--text-file " + empty + ": the input is empty"});
 }
 
 TEST(ProgramInputs, ContextAndMemory) {
@@ -236,6 +264,8 @@ TEST(ProgramModel, TokenizerMissingOrOfAnotherKind) {
     expect_refusal(text, kData, {"tokenizer.json"});
     expect_refusal(generate_ids(folder.path()), kData, {"tokenizer.json"});
   }
+  folder.write("tokenizer.json", "{\"model\": nil}");
+  expect_refusal(text, kData, {"tokenizer.json: ", "malformed JSON at byte 11\n"});
   std::filesystem::remove(folder / "tokenizer.json");
   std::filesystem::create_directory(folder / "tokenizer.json");
   expect_refusal(text, kData, {"tokenizer.json"});
@@ -276,6 +306,9 @@ TEST(ProgramModel, ConfigsThatItCannotServe) {
     folder.write("config.json", text);
     expect_refusal(generate_ids(folder.path()), kData, {"config.json"});
   }
+  folder.write("config.json", "{\"a\": 1,}");
+  expect_refusal(generate_ids(folder.path()), kData,
+                 {folder / "config.json" + ": malformed JSON at byte 8\n"});
   const std::vector<std::pair<json, std::string>> patches = {
       {{{"hidden_size", nullptr}}, "hidden_size"},
       {{{"hidden_size", -1}}, "hidden_size"},
@@ -295,6 +328,8 @@ TEST(ProgramModel, ConfigsThatItCannotServe) {
          {"linear_attention", "linear_attention", "linear_attention", "linear_attention"}}},
        "full attention"},
       {{{"max_position_embeddings", 0}}, "max_position_embeddings"},
+      {{{"rope_theta", 5e5}}, "10000"},
+      {{{"final_logit_softcapping", 30}}, "final_logit_softcapping"},
   };
   for (const auto& [patch, part] : patches) {
     folder.write("config.json", good);

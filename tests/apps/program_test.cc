@@ -42,6 +42,38 @@ TEST(ProgramHelp, EachVerb) {
   EXPECT_EQ(version.out.rfind("hybridattn ", 0), 0u) << version.out;
 }
 
+/// Without the line breaks and the columns of a help text.
+std::string words(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    const bool space = c == ' ' || c == '\n';
+    if (!space || (!out.empty() && out.back() != ' ')) out += space ? ' ' : c;
+  }
+  return out;
+}
+
+// The defaults of the types depend on the checkpoint: the help says how, and it is so.
+TEST(ProgramHelp, DefaultTypes) {
+  for (const char* verb : {"generate", "score", "info"}) {
+    const std::string help = words(run_program({verb, "--help"}).out);
+    EXPECT_NE(help.find("default: the checkpoint's, f32 where that is f16; with experts always f32"),
+              std::string::npos)
+        << help;
+    EXPECT_NE(help.find("default: --dtype, else the checkpoint's, f32 where that is f16; also with "
+                        "experts"),
+              std::string::npos)
+        << help;
+  }
+  const auto types = [](const std::string& model, const Args& more) {
+    const json out = run_json(on("info", checkpoint(model), more));
+    return out["dtype"].get<std::string>() + " " + out["kv_dtype"].get<std::string>();
+  };
+  EXPECT_EQ(types("golden_a", {}), "bf16 bf16");
+  EXPECT_EQ(types("golden_a", {"--dtype", "f32"}), "f32 f32");
+  EXPECT_EQ(types("golden_moe_stacked", {}), "f32 bf16");
+  EXPECT_EQ(types("golden_moe_stacked", {"--dtype", "f32"}), "f32 f32");
+}
+
 TEST(ProgramGenerate, JsonOfOnePrompt) {
   const json out = run_json(
       on("generate", checkpoint("tiny-model"), {"--prompt", kPrompt, "--max-new-tokens", "8"}));

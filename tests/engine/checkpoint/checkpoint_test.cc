@@ -136,6 +136,16 @@ TEST(F58HostileWeightFiles, IndexOfTheWrongForm) {
   }
 }
 
+TEST(F58HostileWeightFiles, MalformedJson) {
+  const TempFolder folder;
+  const std::string index = (folder.path() / "model.safetensors.index.json").string();
+  EXPECT_EQ(open_index(folder, "{\"weight_map\":}").status().message(),
+            index + ": malformed JSON at byte 14");
+  const std::string file = folder.write("model.safetensors", safetensors_file("{,", 0)).string();
+  EXPECT_EQ(Checkpoint::open(folder.path()).status().message(),
+            file + ": header: malformed JSON at byte 1");
+}
+
 TEST(F58HostileWeightFiles, IndexMayNotLeaveTheFolder) {
   const TempFolder outer;
   outer.write("out.safetensors", file_of({"c"}));

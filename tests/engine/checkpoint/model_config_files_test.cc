@@ -235,5 +235,32 @@ TEST(ModelConfigFiles, Qwen3Next) {
   EXPECT_EQ(config.eos_token_ids, (Ids{151645, 151643}));
 }
 
+// What save_pretrained of transformers 5.24 writes, shortened to 4 layers: none of it is refused.
+TEST(ModelConfigFiles, AsTransformersWritesThem) {
+  const ModelConfig config = good(ModelConfig::parse(R"({"image_token_id": 248056,
+      "model_type": "qwen3_5_moe", "text_config": {"attention_bias": false,
+      "attention_dropout": 0.0, "bos_token_id": null, "eos_token_id": null, "head_dim": 256,
+      "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02, "layer_types": [
+      "linear_attention", "linear_attention", "linear_attention", "full_attention"],
+      "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_num_key_heads": 16,
+      "linear_num_value_heads": 32, "linear_value_head_dim": 128, "max_position_embeddings": 32768,
+      "model_type": "qwen3_5_moe_text", "moe_intermediate_size": 512, "num_attention_heads": 16,
+      "num_experts": 256, "num_experts_per_tok": 8, "num_hidden_layers": 4,
+      "num_key_value_heads": 2, "output_router_logits": false, "pad_token_id": null,
+      "rms_norm_eps": 1e-06, "rope_parameters": {"partial_rotary_factor": 0.25,
+      "rope_theta": 10000.0, "rope_type": "default"}, "router_aux_loss_coef": 0.001,
+      "shared_expert_intermediate_size": 512, "tie_word_embeddings": false, "use_cache": true,
+      "vocab_size": 248320}, "tie_word_embeddings": false, "transformers_version": "5.24.0",
+      "video_token_id": 248057, "vision_config": {"depth": 27, "hidden_act": "gelu_pytorch_tanh",
+      "hidden_size": 1152, "in_channels": 3, "initializer_range": 0.02, "intermediate_size": 4304,
+      "model_type": "qwen3_5_moe_vision", "num_heads": 16, "num_position_embeddings": 2304,
+      "out_hidden_size": 3584, "patch_size": 16, "rope_parameters": {"rope_theta": 10000.0,
+      "rope_type": "axial"}, "spatial_merge_size": 2, "temporal_patch_size": 2},
+      "vision_end_token_id": 248054, "vision_start_token_id": 248053})",
+                                                     ""));
+  expect_body(config, {2048, 248320, 0, 16, 2, 256, 64});
+  expect_moe(config, {256, 8, 512, 512});
+}
+
 }  // namespace
 }  // namespace hybridattn::engine

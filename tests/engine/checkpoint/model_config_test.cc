@@ -8,71 +8,10 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "tests/engine/checkpoint/checkpoint_test_support.h"
+#include "tests/engine/checkpoint/config_test_support.h"
 
 namespace hybridattn::engine {
 namespace {
-
-using nlohmann::json;
-using Parts = std::initializer_list<std::string_view>;
-
-/// The fewest fields that a dense model needs.
-json dense() {
-  return {{"model_type", "qwen3_5_text"}, {"hidden_size", 128},     {"vocab_size", 512},
-          {"intermediate_size", 256},     {"num_hidden_layers", 8}, {"num_attention_heads", 4},
-          {"num_key_value_heads", 2}};
-}
-
-json moe(const std::string& model_type) {
-  json config = dense();
-  config.erase("intermediate_size");
-  config.update({{"model_type", model_type},
-                 {"num_experts", 8},
-                 {"num_experts_per_tok", 2},
-                 {"moe_intermediate_size", 32},
-                 {"shared_expert_intermediate_size", 48}});
-  return config;
-}
-
-json nested(json text) {
-  const std::string type = text["model_type"];
-  return {{"model_type", type.substr(0, type.size() - 5)}, {"text_config", std::move(text)}};
-}
-
-json with(json config, const std::string& key, json value) {
-  config[key] = std::move(value);
-  return config;
-}
-
-json without(json config, const std::string& key) {
-  config.erase(key);
-  return config;
-}
-
-Result<ModelConfig> parse(const json& config, const std::string& generation = "") {
-  return ModelConfig::parse(config.dump(), generation);
-}
-
-/// The config, or a failed test and an empty one.
-ModelConfig good(const Result<ModelConfig>& result) {
-  EXPECT_TRUE(result.ok()) << result.status().message();
-  return result.ok() ? *result : ModelConfig();
-}
-
-void expect_bad(const json& config, StatusCode code, Parts parts) {
-  SCOPED_TRACE(config.dump());
-  const auto parsed = parse(config);
-  ASSERT_FALSE(parsed.ok());
-  expect_error(parsed.status(), code, parts);
-}
-
-void expect_wrong(const json& config, Parts parts) {
-  expect_bad(config, StatusCode::kDataLoss, parts);
-}
-
-void expect_unsupported(const json& config, Parts parts) {
-  expect_bad(config, StatusCode::kUnsupported, parts);
-}
 
 std::string layer_string(const ModelConfig& config) {
   std::string out;
@@ -197,6 +136,22 @@ TEST(ModelConfig, NotAConfig) {
   expect_error(twice.status(), StatusCode::kDataLoss, {"\"hidden_size\"", "twice"});
 }
 
+TEST(ModelConfig, MalformedJson) {
+  const std::vector<std::pair<std::string, int>> cases = {{"", 0},
+                                                          {"{", 1},
+                                                          {"nonsense", 1},
+                                                          {"{\"a\":1,}", 7},
+                                                          {"{\"a\":NaN}", 5},
+                                                          {"{} x", 3},
+                                                          {"{\"a\":\"\xff\"}", 6}};
+  for (const auto& [text, byte] : cases) {
+    const std::string message = concat("config.json: malformed JSON at byte ", byte);
+    EXPECT_EQ(ModelConfig::parse(text, "").status().message(), message) << text;
+    if (text.empty()) continue;
+    EXPECT_EQ(parse(dense(), text).status().message(), "generation_" + message) << text;
+  }
+}
+
 TEST(ModelConfig, CutAtEveryByte) {
   const std::string text = moe("qwen3_next").dump();
   for (std::size_t length = 0; length < text.size(); ++length) {
@@ -225,78 +180,6 @@ TEST(ModelConfig, LayerTypes) {
   expect_wrong(with(dense(), "layer_types", types), {"layer_types[3]", "found 1"});
 }
 
-TEST(ModelConfig, RopeFormsAndPrecedence) {
-  json old = dense();
-  old.update({{"rope_theta", 5e5}, {"rope_scaling", nullptr}, {"partial_rotary_factor", 0.5}});
-  EXPECT_EQ(good(parse(old)).rope_theta, 5e5);
-  EXPECT_EQ(good(parse(old)).rotary_dim, 128);
-  json both =
-      with(old, "rope_parameters",
-           {{"rope_type", "default"}, {"rope_theta", 10000000}, {"partial_rotary_factor", 1}});
-  EXPECT_EQ(good(parse(both)).rope_theta, 1e7);
-  EXPECT_EQ(good(parse(both)).rotary_dim, 256);
-  EXPECT_EQ(good(parse(with(old, "rope_parameters", json::object()))).rope_theta, 5e5);
-  EXPECT_EQ(good(parse(with(dense(), "rope_scaling", {{"type", "default"}}))).rope_theta, 1e4);
-  const json scaling = {{"type", "default"}, {"rope_theta", 7e4}};
-  EXPECT_EQ(good(parse(with(both, "rope_scaling", scaling))).rope_theta, 1e7);
-  EXPECT_EQ(good(parse(with(old, "rope_scaling", scaling))).rope_theta, 7e4);
-  json upper = nested(dense());
-  upper["rope_theta"] = 3e4;
-  EXPECT_EQ(good(parse(upper)).rope_theta, 3e4);
-  upper["text_config"]["rope_theta"] = 4e4;
-  EXPECT_EQ(good(parse(upper)).rope_theta, 4e4);
-}
-
-TEST(ModelConfig, RopeThatIsRefused) {
-  for (const char* section : {"rope_parameters", "rope_scaling"}) {
-    for (const char* key : {"rope_type", "type"}) {
-      for (const char* type : {"yarn", "linear", "dynamic", "llama3", "mrope"}) {
-        expect_unsupported(with(dense(), section, {{key, type}}),
-                           {section, key, concat("\"", type, "\""), "default"});
-      }
-    }
-    expect_wrong(with(dense(), section, "yarn"), {section, "an object"});
-    expect_unsupported(with(dense(), section, {{"full_attention", {{"rope_theta", 1e4}}}}),
-                       {section, "full_attention", "nested"});
-  }
-  expect_unsupported(with(dense(), "rope_scaling", {{"factor", 4.0}}), {"rope_scaling", "type"});
-  json hidden = nested(dense());
-  hidden["rope_scaling"] = {{"type", "yarn"}};
-  expect_unsupported(hidden, {"config.json: rope_scaling", "\"yarn\""});
-  for (const json& theta : {json(0), json(-1.0), json("1e4"), json(false)}) {
-    expect_wrong(with(dense(), "rope_theta", theta), {"rope_theta", "a number"});
-  }
-}
-
-TEST(ModelConfig, RotaryDim) {
-  constexpr const char* kFactor = "partial_rotary_factor";
-  for (const json& factor : {json(0), json(-0.25), json(1.01), json("0.25"), json(1e300)}) {
-    expect_wrong(with(dense(), kFactor, factor), {kFactor, "a number"});
-  }
-  const json narrow = with(dense(), "head_dim", 100);
-  expect_wrong(narrow, {kFactor, "head_dim = 100", "not 25"});
-  expect_wrong(with(dense(), kFactor, 0.001), {kFactor, "not 0"});
-  EXPECT_EQ(good(parse(with(narrow, kFactor, 0.3))).rotary_dim, 30);
-  expect_wrong(with(dense(), "head_dim", 513), {"head_dim", "found 513", "1 to 512"});
-}
-
-TEST(ModelConfig, FieldsThatChangeTheArithmetic) {
-  for (const char* act : {"gelu", "gelu_pytorch_tanh", "relu", ""}) {
-    expect_unsupported(with(dense(), "hidden_act", act), {"hidden_act", "silu, swish"});
-    expect_unsupported(with(dense(), "output_gate_type", act),
-                       {"output_gate_type", "silu, swish, sigmoid"});
-  }
-  expect_wrong(with(dense(), "hidden_act", 1), {"hidden_act", "a string"});
-  EXPECT_TRUE(parse(with(dense(), "hidden_act", "swish")).ok());
-  expect_unsupported(with(dense(), "attention_bias", true), {"attention_bias", "found true"});
-  expect_unsupported(with(dense(), "mlp_bias", true), {"mlp_bias", "found true"});
-  expect_unsupported(with(dense(), "attn_output_gate", false), {"attn_output_gate", "found false"});
-  expect_wrong(with(dense(), "attention_bias", 0), {"attention_bias", "true or false"});
-  EXPECT_TRUE(parse(with(dense(), "attention_bias", nullptr)).ok());
-  expect_unsupported(with(dense(), "mamba_ssm_dtype", "float16"), {"mamba_ssm_dtype", "float32"});
-  EXPECT_TRUE(parse(with(dense(), "mamba_ssm_dtype", "bfloat16")).ok());
-}
-
 TEST(ModelConfig, OutputGate) {
   for (const char* gate : {"silu", "swish"}) {
     EXPECT_EQ(good(parse(with(dense(), "output_gate_type", gate))).output_gate, GateKind::kSilu);
@@ -304,27 +187,6 @@ TEST(ModelConfig, OutputGate) {
   EXPECT_EQ(good(parse(with(dense(), "output_gate_type", "sigmoid"))).output_gate,
             GateKind::kSigmoid);
   EXPECT_EQ(good(parse(with(dense(), "output_gate_type", nullptr))).output_gate, GateKind::kSilu);
-}
-
-TEST(ModelConfig, SlidingWindow) {
-  expect_unsupported(with(dense(), "use_sliding_window", true),
-                     {"use_sliding_window", "found true"});
-  expect_unsupported(with(dense(), "sliding_window", 4096), {"sliding_window", "found 4096"});
-  EXPECT_TRUE(parse(with(dense(), "sliding_window", nullptr)).ok());
-  EXPECT_TRUE(parse(with(with(dense(), "sliding_window", 4096), "use_sliding_window", false)).ok());
-}
-
-TEST(ModelConfig, Quantization) {
-  const json fp8 = {{"quant_method", "fp8"}, {"bits", 8}};
-  expect_unsupported(with(dense(), "quantization_config", fp8), {"quantization_config", "\"fp8\""});
-  expect_unsupported(with(nested(dense()), "quantization_config", fp8),
-                     {"config.json: q", "\"fp8\""});
-  json inner = nested(dense());
-  inner["text_config"]["quantization_config"] = fp8;
-  expect_unsupported(inner, {"text_config: quantization_config", "\"fp8\""});
-  expect_unsupported(with(dense(), "quantization_config", json::object()),
-                     {"found quant_method null"});
-  EXPECT_TRUE(parse(with(dense(), "quantization_config", nullptr)).ok());
 }
 
 TEST(ModelConfig, HeadsThatDoNotDivide) {

@@ -177,7 +177,7 @@ TEST(F58HostileWeightFiles, HeaderLength) {
                {"header length", concat("found ", huge), "wanted at most 100000000"});
   }
   expect_lie(parse_bytes(with_length(good, 0)), {"header", "wanted \"{\""});
-  expect_lie(parse_bytes(with_length(good, 40)), {"header", "truncated"});
+  expect_lie(parse_bytes(with_length(good, 40)), {"header", "malformed JSON at byte 40"});
 }
 
 TEST(F58HostileWeightFiles, HeaderIsNoObject) {
