@@ -1,5 +1,5 @@
-// A mixed batch over the caller's own memory: one request decodes while another prefills, through one
-// GDN layer and one attention layer. Prints a sum so that there is something to see.
+// A mixed batch over the caller's own memory: one request decodes while another prefills, through
+// one GDN layer and one attention layer. Prints a sum so that there is something to see.
 #include <cstdio>
 #include <vector>
 
@@ -9,7 +9,7 @@ using namespace hybridattn;
 
 int main() try {
   constexpr std::int64_t kTokens = 21, kPages = 4, kPage = 16, kSlots = 2;
-  constexpr std::int64_t HQ = 4, HK = 2, D = 64;         // attention heads and head dim
+  constexpr std::int64_t HQ = 4, HK = 2, D = 64;          // attention heads and head dim
   constexpr std::int64_t GK = 2, GV = 4, K = 32, V = 48;  // GDN heads and head dims
   constexpr std::int64_t C = 2 * GK * K + GV * V, W = 4;  // convolution channels and width
   const auto floats = [](std::int64_t n, float value) {
@@ -23,13 +23,18 @@ int main() try {
   auto full = or_throw(PagedAttnBackend::create(
       *context, {{TensorView(k_pages.data(), f32, {kPages, kPage, HK, D})},
                  {TensorView(v_pages.data(), f32, {kPages, kPage, HK, D})}}));
-  auto gdn = or_throw(GDNAttnBackend::create(
-      *context, {{TensorView(recurrent.data(), f32, {kSlots, GV, V, K})},
-                 {TensorView(conv.data(), f32, {kSlots, C, W - 1})}}));
+  auto gdn = or_throw(
+      GDNAttnBackend::create(*context, {{TensorView(recurrent.data(), f32, {kSlots, GV, V, K})},
+                                        {TensorView(conv.data(), f32, {kSlots, C, W - 1})}}));
   auto backend = or_throw(HybridAttnBackend::create(std::move(full), std::move(gdn), {1}));
 
   auto conv_weight = floats(C * W, 0.25f), a_log = floats(GV, 0.0f), dt_bias = a_log;
-  const RadixLinearAttention gdn_layer{0, 0, GK, GV, K, V,
+  const RadixLinearAttention gdn_layer{0,
+                                       0,
+                                       GK,
+                                       GV,
+                                       K,
+                                       V,
                                        ConstTensorView(conv_weight.data(), f32, {C, W}),
                                        ConstTensorView(a_log.data(), f32, {GV}),
                                        ConstTensorView(dt_bias.data(), f32, {GV})};

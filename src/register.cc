@@ -1,5 +1,5 @@
-// The one file that names the devices: it fills the kernel tables, explicitly, so that a static link
-// drops nothing.
+// The one file that names the devices: it fills the kernel tables, explicitly, so that a static
+// link drops nothing.
 #include <mutex>
 
 #include "src/core/context_impl.h"

@@ -89,7 +89,8 @@ Result<std::vector<Outcome>> encode_prompts(const std::vector<Prompt>& prompts,
 /// Runs all prompts to their end, or to an interrupt. `on_token` sees each token as it comes.
 class Runner {
  public:
-  Runner(engine::Engine& engine, std::vector<Outcome>& outcomes) : engine_(engine), outcomes_(outcomes) {}
+  Runner(engine::Engine& engine, std::vector<Outcome>& outcomes)
+      : engine_(engine), outcomes_(outcomes) {}
 
   template <class OnToken>
   Status run(const GenerateOptions& o, std::int32_t vocab_limit, const OnToken& on_token) {
@@ -99,8 +100,8 @@ class Runner {
       request.max_new_tokens = o.max_new_tokens;
       request.ignore_eos = o.ignore_eos;
       request.sampling = o.sampling;
-      // Chance must not hit the padded tail of the vocabulary. Greedy stays the plain argmax, which is
-      // never there in a trained model, and what the reference gives in any other.
+      // Chance must not hit the padded tail of the vocabulary. Greedy stays the plain argmax, which
+      // is never there in a trained model, and what the reference gives in any other.
       if (o.sampling.temperature > 0) request.vocab_limit = vocab_limit;
       const Result<std::uint64_t> id = engine_.submit(std::move(request));
       if (!id.ok()) return engine::with_place(outcomes_[i].place, id.status());
@@ -234,8 +235,8 @@ Status generate(const GenerateOptions& options) {
   const bool text = std::any_of(prompts.begin(), prompts.end(),
                                 [](const Prompt& p) { return p.text.has_value(); });
   // Caches are made for the requests that there are.
-  o.max_batch = static_cast<std::int32_t>(
-      std::min(static_cast<std::size_t>(o.max_batch), prompts.size()));
+  o.max_batch =
+      static_cast<std::int32_t>(std::min(static_cast<std::size_t>(o.max_batch), prompts.size()));
   HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine, load_engine(o));
   HYBRIDATTN_ASSIGN(const std::optional<Tokenizer> tokenizer, load_tokenizer(o.model, text));
   HYBRIDATTN_ASSIGN(std::vector<Outcome> outcomes, encode_prompts(prompts, tokenizer));
@@ -260,8 +261,8 @@ Status generate(const GenerateOptions& options) {
   HYBRIDATTN_TRY(check_output());
   std::cerr << "prefill " << stats.prefill_tokens << " tokens, "
             << rate(stats.prefill_tokens, stats.prefill_seconds) << " tokens/s; decode "
-            << stats.decode_tokens << " tokens, "
-            << rate(stats.decode_tokens, stats.decode_seconds) << " tokens/s\n";
+            << stats.decode_tokens << " tokens, " << rate(stats.decode_tokens, stats.decode_seconds)
+            << " tokens/s\n";
   return {};
 }
 

@@ -47,7 +47,8 @@ ordered_json describe(engine::Engine& engine) {
 
 void print_text(const ordered_json& info) {
   for (const auto& [key, value] : info.items()) {
-    std::cout << key << ": " << (value.is_string() ? value.get<std::string>() : value.dump()) << '\n';
+    std::cout << key << ": " << (value.is_string() ? value.get<std::string>() : value.dump())
+              << '\n';
   }
 }
 

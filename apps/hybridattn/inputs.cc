@@ -68,7 +68,8 @@ Result<Prompt> prompt_of(const std::string& where, const std::string& line) {
     prompt.text = text.get<std::string>();
     return prompt;
   }
-  return data_loss(where, ": must be a list of ids, or an object with \"prompt\" (text) or "
+  return data_loss(where,
+                   ": must be a list of ids, or an object with \"prompt\" (text) or "
                    "\"prompt_ids\" (list)");
 }
 
@@ -93,7 +94,8 @@ Result<std::string> read_text(const std::string& path) {
                ": cannot be read: ", std::generic_category().message(code));
 }
 
-Result<std::vector<std::int32_t>> parse_id_list(const std::string& option, const std::string& text) {
+Result<std::vector<std::int32_t>> parse_id_list(const std::string& option,
+                                                const std::string& text) {
   std::vector<std::int32_t> ids;
   const char* at = text.data();
   const char* end = at + text.size();
@@ -105,9 +107,9 @@ Result<std::vector<std::int32_t>> parse_id_list(const std::string& option, const
     while (stop != end && *stop == ' ') ++stop;
     if (parsed.ec != std::errc() || id < 0 || (stop != end && *stop != ',')) {
       const auto comma = std::string_view(at, static_cast<std::size_t>(end - at)).find(',');
-      return invalid_argument(option, ": \"",
-                              std::string_view(at, static_cast<std::size_t>(end - at)).substr(0, comma),
-                              "\" is no token id, must be ids as in 1,2,3");
+      return invalid_argument(
+          option, ": \"", std::string_view(at, static_cast<std::size_t>(end - at)).substr(0, comma),
+          "\" is no token id, must be ids as in 1,2,3");
     }
     ids.push_back(id);
     if (stop == end) return ids;

@@ -26,9 +26,9 @@ Result<std::vector<std::int32_t>> parse_id_list(const std::string& option, const
 /// A JSON list of ids, or an object with exactly one list. Errors: not_found, data_loss.
 Result<std::vector<std::int32_t>> read_ids_file(const std::string& path);
 
-/// One prompt a line; or, where the first line that is not blank begins with { or [, JSON lines: a list
-/// of ids, or an object with either `prompt` or `prompt_ids` and no other key. Blank lines are skipped.
-/// Errors: not_found, data_loss naming the line.
+/// One prompt a line; or, where the first line that is not blank begins with { or [, JSON lines: a
+/// list of ids, or an object with either `prompt` or `prompt_ids` and no other key. Blank lines are
+/// skipped. Errors: not_found, data_loss naming the line.
 Result<std::vector<Prompt>> read_prompts_file(const std::string& path);
 
 }  // namespace hybridattn::app

@@ -65,27 +65,35 @@ CLI::Validator id_list() {
 
 void add_common(CLI::App& app, CommonOptions& o) {
   app.add_option("--model", o.model, "Folder of the checkpoint")->required()->check(kPath);
-  app.add_option("--device", o.device, "cpu, cuda or cuda:N")->check(parsed_by(check_device))
+  app.add_option("--device", o.device, "cpu, cuda or cuda:N")
+      ->check(parsed_by(check_device))
       ->capture_default_str();
   app.add_option("--threads", o.threads, "Threads (0 = one for each core)")
-      ->check(whole(0, 1024))->capture_default_str();
+      ->check(whole(0, 1024))
+      ->capture_default_str();
   app.add_flag("--json", o.json, "One JSON object on standard output");
-  app.add_option("--dtype", o.dtype,
-                 "Type of activations and products: f32 or bf16 (default: the checkpoint's, f32 where "
-                 "that is f16; with experts always f32)")
+  app.add_option(
+         "--dtype", o.dtype,
+         "Type of activations and products: f32 or bf16 (default: the checkpoint's, f32 where "
+         "that is f16; with experts always f32)")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  app.add_option("--kv-dtype", o.kv_dtype,
-                 "Type of the KV cache: f32, bf16 or f16 (default: --dtype, else the checkpoint's, f32 "
-                 "where that is f16; also with experts)")
+  app.add_option(
+         "--kv-dtype", o.kv_dtype,
+         "Type of the KV cache: f32, bf16 or f16 (default: --dtype, else the checkpoint's, f32 "
+         "where that is f16; also with experts)")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}));
   app.add_option("--state-dtype", o.state_dtype, "Type of recurrent states at rest: f32 or bf16")
-      ->check(CLI::IsMember({"f32", "bf16"}))->capture_default_str();
-  app.add_option("--chunk", o.chunk, "Prompt tokens of one step")->check(whole(1))
+      ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
-  app.add_option("--max-batch", o.max_batch, "Requests that run at once")->check(whole(1))
+  app.add_option("--chunk", o.chunk, "Prompt tokens of one step")
+      ->check(whole(1))
+      ->capture_default_str();
+  app.add_option("--max-batch", o.max_batch, "Requests that run at once")
+      ->check(whole(1))
       ->capture_default_str();
   app.add_option("--memory", o.memory, "Bytes for the caches (0 = what the requests need)")
-      ->check(whole(std::int64_t{0}))->capture_default_str();
+      ->check(whole(std::int64_t{0}))
+      ->capture_default_str();
 }
 
 void add_generate(CLI::App& app, GenerateOptions& o) {
@@ -98,21 +106,26 @@ void add_generate(CLI::App& app, GenerateOptions& o) {
       ->check(id_list());
   prompt->add_option("--ids-file", o.ids_file, "A JSON list of ids, or an object with one list")
       ->check(kPath);
-  prompt->add_option("--prompts-file", o.prompts_file,
-                     "Several prompts: one a line, or JSON lines {\"prompt\": ...}, "
-                     "{\"prompt_ids\": [...]} or [ids]")
+  prompt
+      ->add_option("--prompts-file", o.prompts_file,
+                   "Several prompts: one a line, or JSON lines {\"prompt\": ...}, "
+                   "{\"prompt_ids\": [...]} or [ids]")
       ->check(kPath);
   prompt->require_option(1);
   app.add_option("--max-new-tokens", o.max_new_tokens, "Tokens to generate, at most")
-      ->check(whole(0))->capture_default_str();
-  app.add_option("--temperature", o.sampling.temperature, "0 = greedy")->check(kFinite)
+      ->check(whole(0))
+      ->capture_default_str();
+  app.add_option("--temperature", o.sampling.temperature, "0 = greedy")
+      ->check(kFinite)
       ->capture_default_str();
   app.add_option("--top-k", o.sampling.top_k, "0 = off")->check(whole(0))->capture_default_str();
   app.add_option("--top-p", o.sampling.top_p, "1 = off")->check(kFinite)->capture_default_str();
   app.add_option("--min-p", o.sampling.min_p, "0 = off")->check(kFinite)->capture_default_str();
-  app.add_option("--repetition-penalty", o.sampling.repetition_penalty, "1 = off")->check(kFinite)
+  app.add_option("--repetition-penalty", o.sampling.repetition_penalty, "1 = off")
+      ->check(kFinite)
       ->capture_default_str();
-  app.add_option("--seed", o.sampling.seed, "Seed of the sampler")->check(whole(std::uint64_t{0}))
+  app.add_option("--seed", o.sampling.seed, "Seed of the sampler")
+      ->check(whole(std::uint64_t{0}))
       ->capture_default_str();
   app.add_flag("--ignore-eos", o.ignore_eos, "Go on past end-of-text tokens");
 }

@@ -22,9 +22,7 @@ bool in_range(const json& value, IntRange range) {
 
 }  // namespace
 
-const json& ConfigFields::at(const std::string& key) const {
-  return json_at(*object_, key);
-}
+const json& ConfigFields::at(const std::string& key) const { return json_at(*object_, key); }
 
 std::string ConfigFields::found(std::string_view key) const {
   const std::string name(key);

@@ -64,38 +64,25 @@ constexpr Refusal kRefusals[] = {
 bool is_off(const json& value, Off off) {
   switch (off) {
     case Off::kFalse:
-    case Off::kNull:
-      return value == false;
-    case Off::kTrue:
-      return value == true;
-    case Off::kZero:
-      return value == false || (value.is_number() && value == 0);
-    case Off::kOne:
-      return value.is_number() && value == 1;
-    case Off::kSoftmax:
-      return value == "softmax";
-    case Off::kGreedy:
-      return value == "greedy";
+    case Off::kNull: return value == false;
+    case Off::kTrue: return value == true;
+    case Off::kZero: return value == false || (value.is_number() && value == 0);
+    case Off::kOne: return value.is_number() && value == 1;
+    case Off::kSoftmax: return value == "softmax";
+    case Off::kGreedy: return value == "greedy";
   }
   return false;
 }
 
 std::string_view wanted(Off off) {
   switch (off) {
-    case Off::kFalse:
-      return "false";
-    case Off::kTrue:
-      return "true";
-    case Off::kZero:
-      return "null or 0";
-    case Off::kOne:
-      return "null or 1";
-    case Off::kNull:
-      return "null";
-    case Off::kSoftmax:
-      return "softmax";
-    case Off::kGreedy:
-      return "greedy";
+    case Off::kFalse: return "false";
+    case Off::kTrue: return "true";
+    case Off::kZero: return "null or 0";
+    case Off::kOne: return "null or 1";
+    case Off::kNull: return "null";
+    case Off::kSoftmax: return "softmax";
+    case Off::kGreedy: return "greedy";
   }
   return "null";
 }

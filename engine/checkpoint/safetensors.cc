@@ -19,9 +19,7 @@
 namespace hybridattn::engine {
 namespace {
 
-std::string errno_text() {
-  return std::generic_category().message(errno);
-}
+std::string errno_text() { return std::generic_category().message(errno); }
 
 /// A read-only mapping of a whole file.
 class Mapping {

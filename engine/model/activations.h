@@ -1,5 +1,5 @@
-// The intermediate tensors of one layer. Attention, GDN and feed-forward parts of a layer follow each
-// other, so they share the same memory.
+// The intermediate tensors of one layer. Attention, GDN and feed-forward parts of a layer follow
+// each other, so they share the same memory.
 #pragma once
 
 #include "engine/checkpoint/model_config.h"
@@ -28,7 +28,8 @@ struct FullAttentionBuffers {
   TensorView out;     ///< [T, HQ, D]
 
   FullAttentionBuffers(Arena& arena, const ModelConfig& c, DType dtype, std::int64_t tokens)
-      : q_gate(arena.take(DType::kF32, {tokens, c.num_attention_heads, 2 * std::int64_t{c.head_dim}})),
+      : q_gate(
+            arena.take(DType::kF32, {tokens, c.num_attention_heads, 2 * std::int64_t{c.head_dim}})),
         k(arena.take(DType::kF32, {tokens, c.num_key_value_heads, c.head_dim})),
         v(arena.take(DType::kF32, {tokens, c.num_key_value_heads, c.head_dim})),
         out(arena.take(dtype, {tokens, c.num_attention_heads, c.head_dim})) {}
@@ -63,14 +64,14 @@ struct MlpBuffers {
 };
 
 struct MoeBuffers {
-  TensorView router_in;   ///< [T, H] f32: the router runs in float32 in every mode
-  TensorView logits;      ///< [T, E] f32
-  TensorView gathered;    ///< [T * top_k, H] inputs, grouped by expert
-  TensorView outputs;     ///< [T * top_k, H] f32
-  MlpBuffers experts;     ///< [T * top_k, I]
-  MlpBuffers shared;      ///< [T, shared width]
-  TensorView shared_out;  ///< [T, H] f32
-  TensorView shared_gate; ///< [T, 1] f32
+  TensorView router_in;    ///< [T, H] f32: the router runs in float32 in every mode
+  TensorView logits;       ///< [T, E] f32
+  TensorView gathered;     ///< [T * top_k, H] inputs, grouped by expert
+  TensorView outputs;      ///< [T * top_k, H] f32
+  MlpBuffers experts;      ///< [T * top_k, I]
+  MlpBuffers shared;       ///< [T, shared width]
+  TensorView shared_out;   ///< [T, H] f32
+  TensorView shared_gate;  ///< [T, 1] f32
 
   MoeBuffers(Arena& arena, const ModelConfig& c, DType dtype, std::int64_t tokens)
       : router_in(arena.take(DType::kF32, {tokens, c.hidden_size})),

@@ -9,8 +9,8 @@
 
 namespace hybridattn::engine {
 
-/// One block of the context's allocator. An arena without a block counts: the views that it gives have
-/// no data, and `used()` is what a block must have. Owns the block.
+/// One block of the context's allocator. An arena without a block counts: the views that it gives
+/// have no data, and `used()` is what a block must have. Owns the block.
 class Arena {
  public:
   explicit Arena(Context& context) : context_(context) {}

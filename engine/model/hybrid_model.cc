@@ -52,8 +52,8 @@ TensorView rows_of(const TensorView& view, std::int64_t first, std::int64_t coun
 HybridModel::HybridModel(Context& context, ModelConfig config,
                          std::unique_ptr<ModelWeights> weights, DType dtype)
     : context_(context), config_(std::move(config)), weights_(std::move(weights)),
-      dtype_(config_.moe.num_experts > 0 ? DType::kF32 : dtype),
-      attention_(config_.layers.size()), gdn_(config_.layers.size()), arena_(context) {
+      dtype_(config_.moe.num_experts > 0 ? DType::kF32 : dtype), attention_(config_.layers.size()),
+      gdn_(config_.layers.size()), arena_(context) {
   std::int32_t kv_index = 0;
   std::int32_t gdn_index = 0;
   for (std::int32_t i = 0; i < config_.num_layers(); ++i) {
@@ -179,8 +179,8 @@ Status HybridModel::full_attention(const LayerWeights& w, const RadixAttention& 
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   const FullAttentionBuffers x(arena_, config_, dtype_, tokens_);
-  HYBRIDATTN_TRY(rms_norm(context_, {residual.hidden, w.input_norm, residual.normed,
-                                     config_.rms_norm_eps, true}));
+  HYBRIDATTN_TRY(rms_norm(
+      context_, {residual.hidden, w.input_norm, residual.normed, config_.rms_norm_eps, true}));
   HYBRIDATTN_TRY(linear(context_, {residual.normed, w.full->q_proj, flat(x.q_gate)}));
   HYBRIDATTN_TRY(linear(context_, {residual.normed, w.full->k_proj, flat(x.k)}));
   HYBRIDATTN_TRY(linear(context_, {residual.normed, w.full->v_proj, flat(x.v)}));
@@ -205,8 +205,8 @@ Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAtte
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   const GdnBuffers x(arena_, config_, dtype_, tokens_);
-  HYBRIDATTN_TRY(rms_norm(context_, {residual.hidden, w.input_norm, residual.normed,
-                                     config_.rms_norm_eps, true}));
+  HYBRIDATTN_TRY(rms_norm(
+      context_, {residual.hidden, w.input_norm, residual.normed, config_.rms_norm_eps, true}));
   HYBRIDATTN_TRY(linear(context_, {residual.normed, w.gdn->in_qkv, x.mixed_qkv}));
   HYBRIDATTN_TRY(linear(context_, {residual.normed, w.gdn->in_z, flat(x.z)}));
   HYBRIDATTN_TRY(linear(context_, {residual.normed, w.gdn->in_b, x.b}));
@@ -294,7 +294,8 @@ Status HybridModel::logits(std::span<const std::int32_t> tokens, float* out) {
   const TensorView hidden = arena_.take(DType::kF32, {rows, config_.hidden_size});
   const TensorView normed = arena_.take(dtype_, {rows, config_.hidden_size});
   HYBRIDATTN_TRY(gather_rows(context_, residual.hidden, tokens, hidden));
-  HYBRIDATTN_TRY(rms_norm(context_, {hidden, weights_->final_norm, normed, config_.rms_norm_eps, true}));
+  HYBRIDATTN_TRY(
+      rms_norm(context_, {hidden, weights_->final_norm, normed, config_.rms_norm_eps, true}));
   return linear(context_, {normed, weights_->lm_head,
                            TensorView(out, DType::kF32, {rows, config_.vocab_size})});
 }

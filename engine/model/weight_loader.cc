@@ -49,8 +49,8 @@ WeightLoader::WeightLoader(ModelWeights& weights, const LoadProgress& progress)
 Result<const StoredTensor*> WeightLoader::take(const std::string& name, Shape shape) {
   const StoredTensor* tensor = checkpoint_.find(name);
   if (tensor == nullptr) {
-    return error(StatusCode::kNotFound, "checkpoint: tensor ", name, " is missing, must have shape ",
-                 shape_text(shape));
+    return error(StatusCode::kNotFound, "checkpoint: tensor ", name,
+                 " is missing, must have shape ", shape_text(shape));
   }
   if (!taken_.insert(name).second) {
     return error(StatusCode::kFailedPrecondition, "checkpoint: tensor ", name,
@@ -78,7 +78,8 @@ std::byte* WeightLoader::make_copy(std::int64_t bytes) {
 
 Result<ConstTensorView> WeightLoader::matrix(const std::string& name, Shape shape) {
   HYBRIDATTN_ASSIGN(const StoredTensor* tensor, take(name, shape));
-  const auto misaligned = reinterpret_cast<std::uintptr_t>(tensor->data) % dtype_size(tensor->dtype);
+  const auto misaligned =
+      reinterpret_cast<std::uintptr_t>(tensor->data) % dtype_size(tensor->dtype);
   if (misaligned == 0) {
     weights_.mapped_bytes += tensor->bytes;
     return view_of(tensor->data, tensor->dtype, shape);
@@ -92,7 +93,8 @@ Result<ConstTensorView> WeightLoader::matrix(const std::string& name, Shape shap
 Result<ConstTensorView> WeightLoader::floats(const std::string& name, Shape shape) {
   HYBRIDATTN_ASSIGN(const StoredTensor* tensor, take(name, shape));
   const auto count = tensor->bytes / static_cast<std::int64_t>(dtype_size(tensor->dtype));
-  auto* copy = reinterpret_cast<float*>(make_copy(count * static_cast<std::int64_t>(sizeof(float))));
+  auto* copy =
+      reinterpret_cast<float*>(make_copy(count * static_cast<std::int64_t>(sizeof(float))));
   copy_floats(*tensor, copy);
   return view_of(copy, DType::kF32, shape);
 }
@@ -115,9 +117,10 @@ Result<ConstTensorView> WeightLoader::reordered(const std::string& name,
 Status WeightLoader::check_leftovers() const {
   for (const std::string& name : checkpoint_.names()) {
     if (taken_.count(name) == 0 && !may_be_skipped(name)) {
-      return data_loss("checkpoint: tensor ", name,
-                       " belongs to no parameter of the model; only mtp.* and model.visual.* may be "
-                       "left over");
+      return data_loss(
+          "checkpoint: tensor ", name,
+          " belongs to no parameter of the model; only mtp.* and model.visual.* may be "
+          "left over");
     }
   }
   return {};

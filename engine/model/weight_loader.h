@@ -16,8 +16,8 @@ class WeightLoader {
   using Shape = std::initializer_list<std::int64_t>;
 
   bool has(const std::string& name) const { return checkpoint_.find(name) != nullptr; }
-  /// A matrix in place. Errors: not_found, data_loss (shape), unsupported (dtype), failed_precondition
-  /// for a name taken before.
+  /// A matrix in place. Errors: not_found, data_loss (shape), unsupported (dtype),
+  /// failed_precondition for a name taken before.
   Result<ConstTensorView> matrix(const std::string& name, Shape shape);
   /// A float32 copy.
   Result<ConstTensorView> floats(const std::string& name, Shape shape);

@@ -12,8 +12,8 @@ void append_rows(std::vector<std::int64_t>& order, std::int64_t first, std::int6
   for (std::int64_t i = 0; i < count; ++i) order.push_back(first + i);
 }
 
-/// in_proj_qkvz of Qwen3-Next has, for each key head, its q, k, the v of its value heads and their z.
-/// The copy has all q, all k, all v, all z.
+/// in_proj_qkvz of Qwen3-Next has, for each key head, its q, k, the v of its value heads and their
+/// z. The copy has all q, all k, all v, all z.
 std::vector<std::int64_t> qkvz_order(const ModelConfig& c) {
   const std::int64_t k = c.linear_key_head_dim;
   const std::int64_t heads = c.linear_num_key_heads;
@@ -63,8 +63,8 @@ Status ModelLoader::load(ModelWeights& weights) {
   // Multimodal wrappers put the text model one level deeper.
   const std::string nested = "model.language_model.";
   const std::string prefix = loader_.has(nested + "embed_tokens.weight") ? nested : "model.";
-  HYBRIDATTN_ASSIGN(weights.embedding,
-                    loader_.matrix(prefix + "embed_tokens.weight", {c_.vocab_size, c_.hidden_size}));
+  HYBRIDATTN_ASSIGN(weights.embedding, loader_.matrix(prefix + "embed_tokens.weight",
+                                                      {c_.vocab_size, c_.hidden_size}));
   for (std::int32_t i = 0; i < c_.num_layers(); ++i) {
     const std::string p = prefix + "layers." + std::to_string(i) + ".";
     LayerWeights w;
@@ -85,11 +85,14 @@ Status ModelLoader::load(ModelWeights& weights) {
     weights.layers.push_back(std::move(w));
   }
   HYBRIDATTN_ASSIGN(weights.final_norm, loader_.floats(prefix + "norm.weight", {c_.hidden_size}));
-  // What the file holds decides, since nested configs state the tie at two levels that may disagree.
+  // What the file holds decides, since nested configs state the tie at two levels that may
+  // disagree.
   weights.tied = !loader_.has("lm_head.weight");
   if (weights.tied && !c_.tie_word_embeddings) {
-    return error(StatusCode::kNotFound, "checkpoint: tensor lm_head.weight is missing and "
-                 "config.json has ", c_.tie_stated ? "" : "no ", "tie_word_embeddings",
+    return error(StatusCode::kNotFound,
+                 "checkpoint: tensor lm_head.weight is missing and "
+                 "config.json has ",
+                 c_.tie_stated ? "" : "no ", "tie_word_embeddings",
                  c_.tie_stated ? " false" : " (the default is false)");
   }
   weights.lm_head = weights.embedding;
@@ -165,7 +168,8 @@ Status ModelLoader::stacked_experts(const std::string& p, MoeWeights& w) {
   const std::int64_t e = c_.moe.num_experts;
   const std::int64_t i = c_.moe.expert_width;
   const std::int64_t h = c_.hidden_size;
-  HYBRIDATTN_ASSIGN(const ConstTensorView gate_up, loader_.matrix(p + "gate_up_proj", {e, 2 * i, h}));
+  HYBRIDATTN_ASSIGN(const ConstTensorView gate_up,
+                    loader_.matrix(p + "gate_up_proj", {e, 2 * i, h}));
   HYBRIDATTN_ASSIGN(const ConstTensorView down, loader_.matrix(p + "down_proj", {e, h, i}));
   for (std::int64_t x = 0; x < e; ++x) {
     MlpWeights expert;
@@ -179,7 +183,8 @@ Status ModelLoader::stacked_experts(const std::string& p, MoeWeights& w) {
 
 Result<MoeWeights> ModelLoader::moe(const std::string& p) {
   MoeWeights w;
-  HYBRIDATTN_ASSIGN(w.router, loader_.matrix(p + "gate.weight", {c_.moe.num_experts, c_.hidden_size}));
+  HYBRIDATTN_ASSIGN(w.router,
+                    loader_.matrix(p + "gate.weight", {c_.moe.num_experts, c_.hidden_size}));
   if (loader_.has(p + "experts.gate_up_proj")) {
     HYBRIDATTN_TRY(stacked_experts(p + "experts.", w));
   } else {

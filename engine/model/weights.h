@@ -1,5 +1,5 @@
-// The weights of a hybrid model, as views: large matrices into the mapped files, in the type they are
-// stored in; small vectors as float32 copies.
+// The weights of a hybrid model, as views: large matrices into the mapped files, in the type they
+// are stored in; small vectors as float32 copies.
 #pragma once
 
 #include <filesystem>
@@ -25,7 +25,7 @@ struct MoeWeights {
   ConstTensorView router;           ///< [E, H]
   std::vector<MlpWeights> experts;  ///< [E]
   std::optional<MlpWeights> shared;
-  ConstTensorView shared_gate;      ///< [1, H], where there is a shared expert
+  ConstTensorView shared_gate;  ///< [1, H], where there is a shared expert
 };
 
 struct FullAttentionWeights {
@@ -64,8 +64,8 @@ using LoadProgress = std::function<void(double)>;
 class ModelWeights {
  public:
   /// Maps the checkpoint of `directory` and takes every parameter exactly once. Errors: as
-  /// Checkpoint::open; not_found for a missing parameter; data_loss for a wrong shape, a wrong type or
-  /// a tensor that nothing takes (only mtp.* and model.visual.* may be left over).
+  /// Checkpoint::open; not_found for a missing parameter; data_loss for a wrong shape, a wrong type
+  /// or a tensor that nothing takes (only mtp.* and model.visual.* may be left over).
   static Result<std::unique_ptr<ModelWeights>> load(const std::filesystem::path& directory,
                                                     const ModelConfig& config,
                                                     const LoadProgress& progress = {});

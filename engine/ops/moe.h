@@ -20,12 +20,12 @@ struct Routing {
   std::vector<std::int32_t> entries;  ///< [T, top_k] entry of each token's choice
 };
 
-/// Softmax over all experts in float32, the top_k largest (ties: the lower index), divided by their sum
-/// where `normalize` is set. `logits` [T, E] f32.
+/// Softmax over all experts in float32, the top_k largest (ties: the lower index), divided by their
+/// sum where `normalize` is set. `logits` [T, E] f32.
 void route(const ConstTensorView& logits, std::int32_t top_k, bool normalize, Routing& routing);
 
-/// hidden[t] += sum_j weights[t, j] * outputs[entry of (t, j)], j in order. outputs [T * top_k, H] f32,
-/// hidden [T, H] f32.
+/// hidden[t] += sum_j weights[t, j] * outputs[entry of (t, j)], j in order. outputs [T * top_k, H]
+/// f32, hidden [T, H] f32.
 void combine_experts(Context& context, const Routing& routing, const ConstTensorView& outputs,
                      const TensorView& hidden);
 

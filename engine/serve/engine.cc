@@ -10,8 +10,10 @@ namespace {
 
 Status check_options(const EngineOptions& o) {
   if (o.chunk < 1) return invalid_argument("chunk is ", o.chunk, ", must be at least 1");
-  if (o.max_batch < 1) return invalid_argument("max-batch is ", o.max_batch, ", must be at least 1");
-  if (o.page_size < 1) return invalid_argument("page_size is ", o.page_size, ", must be at least 1");
+  if (o.max_batch < 1)
+    return invalid_argument("max-batch is ", o.max_batch, ", must be at least 1");
+  if (o.page_size < 1)
+    return invalid_argument("page_size is ", o.page_size, ", must be at least 1");
   if (o.dtype.has_value() && *o.dtype != DType::kF32 && *o.dtype != DType::kBF16) {
     return invalid_argument("dtype is ", dtype_name(*o.dtype), ", must be f32 or bf16");
   }
@@ -79,9 +81,9 @@ Status Engine::allocate_caches(const CacheOptions& options) {
   const std::int64_t most = std::min<std::int64_t>(wanted, 1 << 30);
   const std::int64_t needed = most * kv.page_bytes() + options_.max_batch * state.slot_bytes();
   const std::int64_t bytes = options.memory_bytes > 0 ? options.memory_bytes : needed;
-  HYBRIDATTN_ASSIGN(const CacheBudget budget,
-                    fit_cache_budget(kv, state, options_.max_batch, static_cast<std::int32_t>(most),
-                                     bytes));
+  HYBRIDATTN_ASSIGN(
+      const CacheBudget budget,
+      fit_cache_budget(kv, state, options_.max_batch, static_cast<std::int32_t>(most), bytes));
   HYBRIDATTN_ASSIGN(kv_, PagedKvPool::create(*context_, kv, budget.num_pages));
   HYBRIDATTN_ASSIGN(states_, GdnStatePool::create(*context_, state, budget.num_slots));
   capacity_tokens_ = std::min<std::int64_t>(per_request, budget.num_pages) * kv.page_size;
@@ -115,7 +117,8 @@ Status Engine::check_prompt(const char* verb, std::span<const std::int32_t> ids,
   if (table_ == nullptr) {
     return error(StatusCode::kFailedPrecondition, verb, ": allocate_caches was not called");
   }
-  if (ids.empty()) return invalid_argument(verb, ": the prompt is empty, must have at least one id");
+  if (ids.empty())
+    return invalid_argument(verb, ": the prompt is empty, must have at least one id");
   const std::int32_t vocab = model_->config().vocab_size;
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab) {
@@ -142,7 +145,8 @@ MemoryReport Engine::memory() const {
   report.kv = kv_ ? kv_->bytes() : 0;
   report.states = states_ ? states_->bytes() : 0;
   const std::int64_t logits_bytes = std::int64_t{model_->config().vocab_size} *
-                                    model_->logits_block() * static_cast<std::int64_t>(sizeof(float));
+                                    model_->logits_block() *
+                                    static_cast<std::int64_t>(sizeof(float));
   report.workspace = static_cast<std::int64_t>(model_->activation_bytes(step_tokens()) +
                                                context_->workspace_bytes()) +
                      logits_bytes;

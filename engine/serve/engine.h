@@ -19,9 +19,9 @@ struct EngineOptions {
   std::optional<DType> dtype;     ///< f32 or bf16; unset = the checkpoint's, f32 where that is f16
   std::optional<DType> kv_dtype;  ///< f32, bf16 or f16; unset = dtype
   DType state_dtype = DType::kF32;  ///< f32 or bf16 at rest
-  std::int32_t chunk = 512;       ///< prompt tokens of one step, at most
-  std::int32_t max_batch = 8;     ///< requests that run at once
-  std::int32_t page_size = 16;    ///< tokens of a page
+  std::int32_t chunk = 512;         ///< prompt tokens of one step, at most
+  std::int32_t max_batch = 8;       ///< requests that run at once
+  std::int32_t page_size = 16;      ///< tokens of a page
 };
 
 /// Sizes of the caches. Tokens are those of one request, prompt and output together.
@@ -51,20 +51,20 @@ struct TokenEvent {
 struct EngineStats {
   std::int64_t prefill_tokens = 0;  ///< of steps with prompt tokens
   double prefill_seconds = 0;
-  std::int64_t decode_tokens = 0;   ///< of steps without
+  std::int64_t decode_tokens = 0;  ///< of steps without
   double decode_seconds = 0;
 };
 
 struct ScoreResult {
-  std::vector<std::int32_t> argmax;   ///< at each position
-  std::vector<double> logprobs;       ///< of each next id given; one fewer
-  std::vector<float> last_logits;     ///< at the last position
-  double mean_nll = 0;                ///< 0 for a single id
+  std::vector<std::int32_t> argmax;  ///< at each position
+  std::vector<double> logprobs;      ///< of each next id given; one fewer
+  std::vector<float> last_logits;    ///< at the last position
+  double mean_nll = 0;               ///< 0 for a single id
 };
 
 /// What a process that runs the engine holds, in bytes.
 struct MemoryReport {
-  std::int64_t weights = 0;    ///< mapped and copied
+  std::int64_t weights = 0;  ///< mapped and copied
   std::int64_t kv = 0;
   std::int64_t states = 0;
   std::int64_t workspace = 0;  ///< activations, ops' workspace, logits
@@ -82,8 +82,8 @@ class Engine {
   /// resource_exhausted with the bytes needed.
   Status allocate_caches(const CacheOptions& options);
 
-  /// Queues a request. Errors: invalid_argument (empty prompt, sampling), out_of_range (an id, a prompt
-  /// beyond the context), resource_exhausted (more tokens than the caches can ever hold).
+  /// Queues a request. Errors: invalid_argument (empty prompt, sampling), out_of_range (an id, a
+  /// prompt beyond the context), resource_exhausted (more tokens than the caches can ever hold).
   Result<std::uint64_t> submit(Request request);
   /// Ends a request at once and frees what it holds; its last event comes with the next step.
   /// Errors: not_found.
@@ -122,11 +122,13 @@ class Engine {
   };
   struct Step;
 
-  Engine(EngineOptions options, std::unique_ptr<Context> context, std::unique_ptr<HybridModel> model);
+  Engine(EngineOptions options, std::unique_ptr<Context> context,
+         std::unique_ptr<HybridModel> model);
   /// Of the largest step. A chunk beyond what the caches hold asks for no more memory than they do.
   std::int64_t step_tokens() const;
   Status make_backends();
-  Status check_prompt(const char* verb, std::span<const std::int32_t> ids, std::int64_t total) const;
+  Status check_prompt(const char* verb, std::span<const std::int32_t> ids,
+                      std::int64_t total) const;
   void admit();
   Result<Step> compose();
   Status run(const Step& step, std::vector<TokenEvent>& events);

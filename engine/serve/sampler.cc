@@ -36,8 +36,10 @@ Status SamplingParams::validate() const {
     return invalid_argument("temperature is ", temperature, ", must be finite and at least 0");
   }
   if (top_k < 0) return invalid_argument("top-k is ", top_k, ", must be at least 0 (0 = off)");
-  if (!(top_p > 0 && top_p <= 1)) return invalid_argument("top-p is ", top_p, ", must be in (0, 1]");
-  if (!(min_p >= 0 && min_p <= 1)) return invalid_argument("min-p is ", min_p, ", must be in [0, 1]");
+  if (!(top_p > 0 && top_p <= 1))
+    return invalid_argument("top-p is ", top_p, ", must be in (0, 1]");
+  if (!(min_p >= 0 && min_p <= 1))
+    return invalid_argument("min-p is ", min_p, ", must be in [0, 1]");
   if (!std::isfinite(repetition_penalty) || repetition_penalty <= 0) {
     return invalid_argument("repetition-penalty is ", repetition_penalty,
                             ", must be finite and above 0");
@@ -96,7 +98,8 @@ std::int32_t Sampler::next(std::span<float> all_logits, std::span<const std::int
   const auto logit = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
   std::size_t kept = order_.size();
   if (params_.top_k > 0) kept = std::min(kept, static_cast<std::size_t>(params_.top_k));
-  // Plain temperature sampling needs no order, which for a large vocabulary costs more than the rest.
+  // Plain temperature sampling needs no order, which for a large vocabulary costs more than the
+  // rest.
   const bool ordered = params_.top_k > 0 || params_.top_p < 1 || params_.min_p > 0;
   if (!ordered) std::swap(order_[0], order_[static_cast<std::size_t>(argmax(logits))]);
   if (ordered) {
@@ -113,7 +116,8 @@ std::int32_t Sampler::next(std::span<float> all_logits, std::span<const std::int
   };
   double total = 0;
   for (std::size_t i = 0; i < kept; ++i) total += weight(i);
-  // Top-p keeps the smallest set that reaches the share; min-p drops what is unlikely beside the best.
+  // Top-p keeps the smallest set that reaches the share; min-p drops what is unlikely beside the
+  // best.
   double sum = 0;
   std::size_t last = 0;
   while (last < kept) {

@@ -21,8 +21,8 @@ struct SamplingParams {
   Status validate() const;
 };
 
-/// Samples for one request. A token depends on the logits, the parameters, the history and the number
-/// of tokens drawn so far, never on other requests.
+/// Samples for one request. A token depends on the logits, the parameters, the history and the
+/// number of tokens drawn so far, never on other requests.
 class Sampler {
  public:
   explicit Sampler(const SamplingParams& params) : params_(params) {}
@@ -43,7 +43,8 @@ class Sampler {
 /// The largest logit's index, the lower one of equals; NaN never wins.
 std::int32_t argmax(std::span<const float> logits);
 
-/// Whether every logit is a number. Weights or caches with a NaN show here, before a token is chosen.
+/// Whether every logit is a number. Weights or caches with a NaN show here, before a token is
+/// chosen.
 bool all_finite(std::span<const float> logits);
 
 /// Errors: internal, naming the position, unless all are finite. `tokens` = how many led to them.

@@ -99,9 +99,10 @@ Result<Engine::Step> Engine::compose() {
     const std::int64_t count = decodes ? 1 : std::min(budget, prompt - r.prefilled);
     if (count == 0) continue;
     const RowKind kind = decodes ? RowKind::kDecode : RowKind::kPrefill;
-    HYBRIDATTN_ASSIGN(BatchRow row, table_->batch_row(r.row, kind, static_cast<std::int32_t>(count)));
-    const auto first = r.history.begin() + (decodes ? static_cast<std::int64_t>(r.history.size()) - 1
-                                                    : r.prefilled);
+    HYBRIDATTN_ASSIGN(BatchRow row,
+                      table_->batch_row(r.row, kind, static_cast<std::int32_t>(count)));
+    const auto first = r.history.begin() +
+                       (decodes ? static_cast<std::int64_t>(r.history.size()) - 1 : r.prefilled);
     ids.insert(ids.end(), first, first + count);
     rows.push_back(std::move(row));
     members.push_back(i);

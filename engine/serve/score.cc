@@ -6,13 +6,14 @@
 
 namespace hybridattn::engine {
 
-Status Engine::score_chunk(std::span<const std::int32_t> ids, std::int64_t first, std::int64_t count,
-                           const Handle& row, ScoreResult& result) {
-  HYBRIDATTN_ASSIGN(BatchRow batch_row, table_->batch_row(row, RowKind::kPrefill,
-                                                          static_cast<std::int32_t>(count)));
+Status Engine::score_chunk(std::span<const std::int32_t> ids, std::int64_t first,
+                           std::int64_t count, const Handle& row, ScoreResult& result) {
+  HYBRIDATTN_ASSIGN(BatchRow batch_row,
+                    table_->batch_row(row, RowKind::kPrefill, static_cast<std::int32_t>(count)));
   HYBRIDATTN_ASSIGN(const ForwardBatch batch, ForwardBatch::create({std::move(batch_row)}));
-  HYBRIDATTN_TRY(model_->forward(batch, *backend_, ids.subspan(static_cast<std::size_t>(first),
-                                                               static_cast<std::size_t>(count))));
+  HYBRIDATTN_TRY(model_->forward(
+      batch, *backend_,
+      ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count))));
   HYBRIDATTN_TRY(table_->advance(row, static_cast<std::int32_t>(count)));
   const std::int64_t vocab = model_->config().vocab_size;
   const std::int64_t block = model_->logits_block();

@@ -251,8 +251,6 @@ std::size_t Bpe::merge_short(std::int32_t* ids, std::size_t count) const {
   return count;
 }
 
-void Bpe::merge_long(std::vector<std::int32_t>& ids) const {
-  SymbolList(ids, merges_).merge_all();
-}
+void Bpe::merge_long(std::vector<std::int32_t>& ids) const { SymbolList(ids, merges_).merge_all(); }
 
 }  // namespace hybridattn::engine

@@ -35,9 +35,7 @@ static_assert(kAlphabet.to_byte[kHighest] == 0xAD);
 
 }  // namespace
 
-char32_t byte_to_alphabet(std::uint8_t byte) noexcept {
-  return kAlphabet.of_byte[byte];
-}
+char32_t byte_to_alphabet(std::uint8_t byte) noexcept { return kAlphabet.of_byte[byte]; }
 
 int alphabet_to_byte(char32_t code_point) noexcept {
   return code_point <= kHighest ? kAlphabet.to_byte[code_point] : -1;

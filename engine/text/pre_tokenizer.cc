@@ -53,8 +53,7 @@ struct Char {
 class Scanner {
  public:
   Scanner(std::string_view text, const ScanRules& rules)
-      : text_(text),
-        max_digits_(rules.max_digits),
+      : text_(text), max_digits_(rules.max_digits),
         word_(rules.marks_join_letters ? kLetter | kMark : kLetter),
         not_symbol_(word_ | kNumber | kSpace) {}
 

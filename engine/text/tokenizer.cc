@@ -21,11 +21,8 @@ Result<T> with_path(const std::filesystem::path& path, Result<T> result) {
 }  // namespace
 
 Tokenizer::Tokenizer(Bpe bpe, AddedVocabulary added, PreTokenizer pre_tokenizer, bool nfc)
-    : bpe_(std::move(bpe)),
-      added_(std::move(added)),
-      pre_tokenizer_(std::move(pre_tokenizer)),
-      nfc_(nfc),
-      vocab_size_(bpe_.size()) {
+    : bpe_(std::move(bpe)), added_(std::move(added)), pre_tokenizer_(std::move(pre_tokenizer)),
+      nfc_(nfc), vocab_size_(bpe_.size()) {
   for (const AddedToken& token : added_.tokens()) {
     vocab_size_ = std::max(vocab_size_, static_cast<std::int32_t>(token.id) + 1);
   }

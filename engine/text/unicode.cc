@@ -28,9 +28,7 @@ struct Unit {
   std::uint8_t combining_class;
 };
 
-bool is_syllable(char32_t c) {
-  return c >= kSyllableBase && c < kSyllableBase + kSyllableCount;
-}
+bool is_syllable(char32_t c) { return c >= kSyllableBase && c < kSyllableBase + kSyllableCount; }
 
 void append_syllable(char32_t syllable, std::vector<Unit>& out) {
   const char32_t index = syllable - kSyllableBase;

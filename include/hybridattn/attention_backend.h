@@ -21,12 +21,13 @@ namespace hybridattn {
 /// What one full-attention layer of a step takes. T = tokens of the batch.
 struct AttentionRunArgs {
   ConstTensorView q{};  ///< [T, HQ, D]
-  ConstTensorView k{};  ///< [T, HK, D]; without data: attend to what the layer's cache holds already
-  ConstTensorView v{};  ///< [T, HK, DV]; given exactly where k is
-  TensorView out{};     ///< [T, HQ, DV], the caller's; pad rows become zeros
+  ConstTensorView
+      k{};  ///< [T, HK, D]; without data: attend to what the layer's cache holds already
+  ConstTensorView v{};        ///< [T, HK, DV]; given exactly where k is
+  TensorView out{};           ///< [T, HQ, DV], the caller's; pad rows become zeros
   bool save_kv_cache = true;  ///< store k and v before attending; false = they are stored already
-  ConstTensorView q_norm{};     ///< optional [D]: zero-centred RMSNorm of q before the rotation
-  ConstTensorView k_norm{};     ///< optional [D]: the same for k
+  ConstTensorView q_norm{};   ///< optional [D]: zero-centred RMSNorm of q before the rotation
+  ConstTensorView k_norm{};   ///< optional [D]: the same for k
   float norm_epsilon = 1e-6f;
   ConstTensorView cos{};   ///< optional [T, R/2] f32: rotate q and k
   ConstTensorView sin{};   ///< optional [T, R/2] f32
@@ -36,10 +37,10 @@ struct AttentionRunArgs {
 
 /// What one GDN layer of a step takes.
 struct GdnRunArgs {
-  ConstTensorView mixed_qkv{};  ///< [T, C], before the convolution, channels q | k | v
-  ConstTensorView a{};          ///< [T, HV]
-  ConstTensorView b{};          ///< [T, HV]
-  TensorView out{};             ///< [T, HV, V], the caller's; pad rows become zeros
+  ConstTensorView mixed_qkv{};    ///< [T, C], before the convolution, channels q | k | v
+  ConstTensorView a{};            ///< [T, HV]
+  ConstTensorView b{};            ///< [T, HV]
+  TensorView out{};               ///< [T, HV, V], the caller's; pad rows become zeros
   ConstTensorView z{};            ///< optional [T, HV, V]: gated RMSNorm of the output
   ConstTensorView norm_weight{};  ///< [V], given exactly where z is
   float norm_epsilon = 1e-6f;
@@ -78,26 +79,26 @@ class HYBRIDATTN_API Plan : public GraphInput {
   ForwardMode mode_ = ForwardMode::kIdle;
 };
 
-/// The verbs that every backend has. Planning may allocate; replanning and the run verbs do not, nor
-/// do they synchronise. A backend serves one thread at a time, that of its context.
+/// The verbs that every backend has. Planning may allocate; replanning and the run verbs do not,
+/// nor do they synchronise. A backend serves one thread at a time, that of its context.
 class HYBRIDATTN_API AttentionBackend {
  public:
   virtual ~AttentionBackend() = default;
 
   virtual std::string_view name() const noexcept = 0;
-  /// Makes the context's workspace large enough for batches of up to `max_tokens` tokens, so that no
-  /// plan of such a batch allocates any. Errors: invalid_argument, resource_exhausted.
+  /// Makes the context's workspace large enough for batches of up to `max_tokens` tokens, so that
+  /// no plan of such a batch allocates any. Errors: invalid_argument, resource_exhausted.
   virtual Status reserve(std::int32_t max_tokens) = 0;
 
   /// A plan for one step. Errors: invalid_argument, out_of_range, unsupported, naming the row;
   /// resource_exhausted.
   Result<std::shared_ptr<Plan>> plan(const ForwardBatch& batch);
-  /// A plan that a graph can hold: its arrays have room for `shape` and never move. Every row of it is
-  /// padding until it is rewritten. Errors: invalid_argument, resource_exhausted.
+  /// A plan that a graph can hold: its arrays have room for `shape` and never move. Every row of it
+  /// is padding until it is rewritten. Errors: invalid_argument, resource_exhausted.
   Result<std::shared_ptr<Plan>> plan_graph(const GraphShape& shape);
-  /// Rewrites every row of a plan of plan_graph in place, padding where the batch has none. Allocates
-  /// nothing. Errors: as plan; out_of_range when the batch holds more than the plan's shape. On an
-  /// error the plan is as it was.
+  /// Rewrites every row of a plan of plan_graph in place, padding where the batch has none.
+  /// Allocates nothing. Errors: as plan; out_of_range when the batch holds more than the plan's
+  /// shape. On an error the plan is as it was.
   Status replan(Plan& plan, const ForwardBatch& batch);
 
   /// Runs one full-attention layer. Errors: as the ops; failed_precondition for a plan of another
@@ -114,7 +115,8 @@ class HYBRIDATTN_API AttentionBackend {
   Status init_forward_metadata(const ForwardBatch& batch);
   /// Dispatches on the mode: decode batches to forward_decode, idle ones give zeros, all others
   /// go to forward_extend. Errors: failed_precondition when `batch` is not the planned one. While a
-  /// graph is recorded, the current plan is that of the capture verb and `batch` only says the mode.
+  /// graph is recorded, the current plan is that of the capture verb and `batch` only says the
+  /// mode.
   Status forward(const RadixAttention& layer, const ForwardBatch& batch,
                  const AttentionRunArgs& args);
   Status forward_extend(const RadixAttention& layer, const ForwardBatch& batch,
@@ -127,8 +129,8 @@ class HYBRIDATTN_API AttentionBackend {
   /// nullptr before the first plan.
   const Plan* current_plan() const noexcept { return current_.get(); }
 
-  // The graph verbs under the upstream names: decode steps of one token a row. A request is named by
-  // its row in the table given to set_request_table, which knows its slot, pages and count.
+  // The graph verbs under the upstream names: decode steps of one token a row. A request is named
+  // by its row in the table given to set_request_table, which knows its slot, pages and count.
 
   /// `table` is borrowed and must outlive the backend.
   void set_request_table(const RequestTable* table) noexcept { table_ = table; }
@@ -137,20 +139,21 @@ class HYBRIDATTN_API AttentionBackend {
   /// Once, before the first capture. Errors: invalid_argument; failed_precondition without a table;
   /// resource_exhausted.
   Status init_cuda_graph_state(std::int32_t max_bs, std::int32_t max_num_tokens);
-  /// Makes the plan of `bs` rows the current one, to be recorded next. `seq_lens` count the new token;
-  /// a row is padding iff its index is kPadIndex or its length is 0. Errors: as replan; unsupported for
-  /// a mode that is neither decode nor idle.
+  /// Makes the plan of `bs` rows the current one, to be recorded next. `seq_lens` count the new
+  /// token; a row is padding iff its index is kPadIndex or its length is 0. Errors: as replan;
+  /// unsupported for a mode that is neither decode nor idle.
   Status init_forward_metadata_capture_cuda_graph(std::int32_t bs, std::int32_t num_tokens,
                                                   std::span<const std::int32_t> req_pool_indices,
                                                   std::span<const std::int32_t> seq_lens,
                                                   ForwardMode forward_mode);
-  /// Rewrites the plan of `bs` rows; Graph::replay comes next. `seq_lens_cpu` may be empty or equal to
-  /// `seq_lens`; `seq_lens_sum` is their sum. Errors: the same; failed_precondition for a `bs` that was
-  /// not captured or a row whose length is not one more than the table's count.
+  /// Rewrites the plan of `bs` rows; Graph::replay comes next. `seq_lens_cpu` may be empty or equal
+  /// to `seq_lens`; `seq_lens_sum` is their sum. Errors: the same; failed_precondition for a `bs`
+  /// that was not captured or a row whose length is not one more than the table's count.
   Status init_forward_metadata_replay_cuda_graph(std::int32_t bs,
                                                  std::span<const std::int32_t> req_pool_indices,
                                                  std::span<const std::int32_t> seq_lens,
-                                                 std::int64_t seq_lens_sum, ForwardMode forward_mode,
+                                                 std::int64_t seq_lens_sum,
+                                                 ForwardMode forward_mode,
                                                  std::span<const std::int32_t> seq_lens_cpu = {});
 
   // What a backend implements. HybridAttnBackend calls these of its two.
@@ -165,7 +168,8 @@ class HYBRIDATTN_API AttentionBackend {
  private:
   Status check_current(const char* verb, const ForwardBatch& batch) const;
   Status check_fits(const Plan& plan, const GraphShape& has) const;
-  Status rewrite(Plan& plan, std::span<const RowView> rows, std::uint64_t batch_id, ForwardMode mode);
+  Status rewrite(Plan& plan, std::span<const RowView> rows, std::uint64_t batch_id,
+                 ForwardMode mode);
   Status table_rows(std::span<const std::int32_t> req_pool_indices,
                     std::span<const std::int32_t> seq_lens);
 

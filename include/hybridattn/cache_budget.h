@@ -15,9 +15,10 @@ struct CacheBudget {
 };
 
 /// The most pages that fit beside `num_slots` state slots in `bytes`, at most `max_pages`.
-/// Errors: invalid_argument for negative numbers; resource_exhausted, with the bytes needed, when not
-/// even the slots and one page fit.
-HYBRIDATTN_API Result<CacheBudget> fit_cache_budget(const PagedKvShape& kv, const GdnStateShape& gdn,
+/// Errors: invalid_argument for negative numbers; resource_exhausted, with the bytes needed, when
+/// not even the slots and one page fit.
+HYBRIDATTN_API Result<CacheBudget> fit_cache_budget(const PagedKvShape& kv,
+                                                    const GdnStateShape& gdn,
                                                     std::int32_t num_slots, std::int32_t max_pages,
                                                     std::int64_t bytes);
 

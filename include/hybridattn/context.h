@@ -32,8 +32,8 @@ HYBRIDATTN_API bool isa_supported(Isa isa) noexcept;
 /// The fastest supported instruction set.
 HYBRIDATTN_API Isa best_isa() noexcept;
 
-/// Runs parallel loops. A caller who has a thread pool wraps it in this; otherwise the context makes
-/// a pool of its own.
+/// Runs parallel loops. A caller who has a thread pool wraps it in this; otherwise the context
+/// makes a pool of its own.
 class HYBRIDATTN_API Executor {
  public:
   using Task = void (*)(void* argument, std::int64_t index, int worker);
@@ -102,8 +102,8 @@ class HYBRIDATTN_API Context {
   /// it ("AVX2", "AVX3_ZEN4", ...); empty before the first op.
   std::string_view last_kernel_target() const noexcept;
 
-  /// Makes the workspace at least this large now, so that no later call allocates: `shared` bytes in
-  /// one block and `per_worker` bytes for each worker. Plans call it with what their runs need.
+  /// Makes the workspace at least this large now, so that no later call allocates: `shared` bytes
+  /// in one block and `per_worker` bytes for each worker. Plans call it with what their runs need.
   /// Errors: resource_exhausted when the allocator gives nothing; the old workspace stays.
   Status reserve_workspace(std::size_t shared, std::size_t per_worker);
   /// Bytes of workspace held now.

@@ -11,7 +11,8 @@ namespace hybridattn {
 /// A Status as an exception; what() is its message.
 class Error : public std::runtime_error {
  public:
-  explicit Error(const Status& status) : std::runtime_error(status.message()), code_(status.code()) {}
+  explicit Error(const Status& status)
+      : std::runtime_error(status.message()), code_(status.code()) {}
   StatusCode code() const noexcept { return code_; }
 
  private:

@@ -21,7 +21,8 @@ HYBRIDATTN_API std::string_view row_kind_name(RowKind kind) noexcept;
 
 struct BatchRow {
   RowKind kind = RowKind::kPad;
-  /// Slot of the recurrent and convolution state; kPadIndex for pad rows and models without GDN layers.
+  /// Slot of the recurrent and convolution state; kPadIndex for pad rows and models without GDN
+  /// layers.
   std::int32_t slot = kPadIndex;
   /// Ids of the pages with the row's keys and values, in order; enough for computed + new_tokens.
   std::vector<std::int32_t> pages;
@@ -57,7 +58,9 @@ class HYBRIDATTN_API ForwardBatch {
   /// Tokens of all rows.
   std::int32_t num_tokens() const noexcept { return num_tokens_; }
   /// Index in the flat stream of the row's first token.
-  std::int32_t token_start(std::int32_t row) const { return starts_[static_cast<std::size_t>(row)]; }
+  std::int32_t token_start(std::int32_t row) const {
+    return starts_[static_cast<std::size_t>(row)];
+  }
   ForwardMode mode() const noexcept { return mode_; }
   /// What it holds. A pad row of one token counts as a decode row, one of more as a prefill row,
   /// one of none not at all.

@@ -12,8 +12,8 @@ namespace backend {
 class StepUses;
 }
 
-/// States of all GDN layers, the caller's memory. Layer i is that with gdn_index i; all layers share
-/// slot ids.
+/// States of all GDN layers, the caller's memory. Layer i is that with gdn_index i; all layers
+/// share slot ids.
 struct GdnStateView {
   std::vector<TensorView> recurrent;  ///< [layers] of [slots, HV, V, K] f32 or bf16
   std::vector<TensorView> conv;       ///< [layers] of [slots, C, W-1]
@@ -23,8 +23,8 @@ struct GdnStateView {
 /// step, prefill rows through the chunked form.
 class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
  public:
-  /// `context` is borrowed and must outlive the backend. Errors: invalid_argument when the layers of
-  /// the pool do not agree.
+  /// `context` is borrowed and must outlive the backend. Errors: invalid_argument when the layers
+  /// of the pool do not agree.
   static Result<std::unique_ptr<GDNAttnBackend>> create(Context& context, GdnStateView states);
 
   ~GDNAttnBackend() override;

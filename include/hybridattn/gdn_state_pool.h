@@ -15,12 +15,12 @@ inline constexpr char kGdnStateLayout[] = "slot,HV,V,K";
 inline constexpr char kConvStateLayout[] = "slot,C,W-1";
 
 struct GdnStateShape {
-  std::int32_t num_layers = 0;     ///< GDN layers
-  std::int32_t num_v_heads = 0;    ///< HV
-  std::int32_t head_v_dim = 0;     ///< V
-  std::int32_t head_k_dim = 0;     ///< K
-  std::int32_t conv_channels = 0;  ///< C
-  std::int32_t conv_width = 4;     ///< W
+  std::int32_t num_layers = 0;      ///< GDN layers
+  std::int32_t num_v_heads = 0;     ///< HV
+  std::int32_t head_v_dim = 0;      ///< V
+  std::int32_t head_k_dim = 0;      ///< K
+  std::int32_t conv_channels = 0;   ///< C
+  std::int32_t conv_width = 4;      ///< W
   DType state_dtype = DType::kF32;  ///< f32, or bf16 at rest (arithmetic is float32 either way)
   DType conv_dtype = DType::kBF16;  ///< f32, bf16 or f16
 

@@ -52,17 +52,18 @@ class HYBRIDATTN_API GraphOutput {
 /// where they are and outlive the graph; plans and workspace belong to the graph.
 class HYBRIDATTN_API Graph {
  public:
-  /// Calls `fn`, whose ops on `context` are checked and kept, not run. `context` is borrowed and must
-  /// outlive the graph. Errors: whatever `fn` returns; failed_precondition when the context is
-  /// recording already, or when `fn` runs a plan that was not made by plan_graph; resource_exhausted.
+  /// Calls `fn`, whose ops on `context` are checked and kept, not run. `context` is borrowed and
+  /// must outlive the graph. Errors: whatever `fn` returns; failed_precondition when the context is
+  /// recording already, or when `fn` runs a plan that was not made by plan_graph;
+  /// resource_exhausted.
   static Result<std::unique_ptr<Graph>> record(Context& context, const std::function<Status()>& fn);
   ~Graph();
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
-  /// Runs all calls in order. Allocates nothing. Errors: failed_precondition when a plan of the graph
-  /// was not rewritten since the last replay: its rows would be those of another step; what a recorded
-  /// function of the caller returns, after which the calls behind it have not run.
+  /// Runs all calls in order. Allocates nothing. Errors: failed_precondition when a plan of the
+  /// graph was not rewritten since the last replay: its rows would be those of another step; what a
+  /// recorded function of the caller returns, after which the calls behind it have not run.
   Status replay();
 
   /// A tensor that the graph writes, as the last replay left it.
@@ -79,8 +80,8 @@ class HYBRIDATTN_API Graph {
   std::unique_ptr<Impl> impl_;
 };
 
-/// A function of the caller as one call: runs now, or at each replay where a graph is being recorded.
-/// What it captures must live as long as the graph.
+/// A function of the caller as one call: runs now, or at each replay where a graph is being
+/// recorded. What it captures must live as long as the graph.
 HYBRIDATTN_API Status run_or_record(Context& context, std::string name, std::function<Status()> fn);
 
 }  // namespace hybridattn

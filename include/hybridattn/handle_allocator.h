@@ -21,8 +21,8 @@ struct Handle {
   friend bool operator==(const Handle&, const Handle&) = default;
 };
 
-/// Ids [0, capacity) with reference counts. Every id is ordinary: none is reserved. Each call either
-/// does all it was asked or changes nothing. Thread-safe.
+/// Ids [0, capacity) with reference counts. Every id is ordinary: none is reserved. Each call
+/// either does all it was asked or changes nothing. Thread-safe.
 class HYBRIDATTN_API HandleAllocator {
  public:
   /// `noun` names an id in messages: "page", "state slot".

@@ -14,8 +14,8 @@ namespace hybridattn {
 /// reverse.
 class HYBRIDATTN_API HybridAttnBackend final : public AttentionBackend {
  public:
-  /// Takes both backends over. `full_attn_layer_ids` are the layer_ids of the full-attention layers.
-  /// Errors: invalid_argument for a null backend or a negative id.
+  /// Takes both backends over. `full_attn_layer_ids` are the layer_ids of the full-attention
+  /// layers. Errors: invalid_argument for a null backend or a negative id.
   static Result<std::unique_ptr<HybridAttnBackend>> create(
       std::unique_ptr<AttentionBackend> full_attn_backend,
       std::unique_ptr<AttentionBackend> gdn_backend, std::set<std::int32_t> full_attn_layer_ids);

@@ -21,8 +21,8 @@ struct PagedKvShape {
   std::int64_t page_bytes() const noexcept;
 };
 
-/// Owns `[num_pages, page_size, HK, D]` for K and for V of each layer. A page id is the same page in
-/// every layer.
+/// Owns `[num_pages, page_size, HK, D]` for K and for V of each layer. A page id is the same page
+/// in every layer.
 class HYBRIDATTN_API PagedKvPool {
  public:
   /// Errors: invalid_argument for a shape that is not positive or a dtype that is no cache dtype;

@@ -9,29 +9,29 @@ namespace hybridattn {
 
 /// A full-attention layer.
 struct RadixAttention {
-  std::int32_t layer_id = 0;      ///< index among all layers of the model
-  std::int32_t kv_index = 0;      ///< index among the layers that hold keys and values
-  std::int32_t num_heads = 0;     ///< HQ
-  std::int32_t num_kv_heads = 0;  ///< HK
-  std::int32_t head_dim = 0;      ///< D
-  std::int32_t v_head_dim = 0;    ///< DV
-  float scaling = 0.0f;           ///< on q.k, required: usually D^-1/2
-  float logit_cap = 0.0f;         ///< 0 = off
+  std::int32_t layer_id = 0;         ///< index among all layers of the model
+  std::int32_t kv_index = 0;         ///< index among the layers that hold keys and values
+  std::int32_t num_heads = 0;        ///< HQ
+  std::int32_t num_kv_heads = 0;     ///< HK
+  std::int32_t head_dim = 0;         ///< D
+  std::int32_t v_head_dim = 0;       ///< DV
+  float scaling = 0.0f;              ///< on q.k, required: usually D^-1/2
+  float logit_cap = 0.0f;            ///< 0 = off
   std::int32_t sliding_window = -1;  ///< keys, the current one counted; -1 = off
-  ConstTensorView sinks{};             ///< optional [HQ] f32
+  ConstTensorView sinks{};           ///< optional [HQ] f32
 };
 
 /// A Gated DeltaNet layer. The tensors are borrowed: they must outlive the descriptor.
 struct RadixLinearAttention {
-  std::int32_t layer_id = 0;     ///< index among all layers of the model
-  std::int32_t gdn_index = 0;    ///< index among the GDN layers
-  std::int32_t num_k_heads = 0;  ///< HK
-  std::int32_t num_v_heads = 0;  ///< HV
-  std::int32_t head_k_dim = 0;   ///< K
-  std::int32_t head_v_dim = 0;   ///< V
-  ConstTensorView conv_weight{};   ///< [C, W] with C = 2 HK K + HV V, channels q | k | v
-  ConstTensorView a_log{};         ///< [HV]
-  ConstTensorView dt_bias{};       ///< [HV]
+  std::int32_t layer_id = 0;      ///< index among all layers of the model
+  std::int32_t gdn_index = 0;     ///< index among the GDN layers
+  std::int32_t num_k_heads = 0;   ///< HK
+  std::int32_t num_v_heads = 0;   ///< HV
+  std::int32_t head_k_dim = 0;    ///< K
+  std::int32_t head_v_dim = 0;    ///< V
+  ConstTensorView conv_weight{};  ///< [C, W] with C = 2 HK K + HV V, channels q | k | v
+  ConstTensorView a_log{};        ///< [HV]
+  ConstTensorView dt_bias{};      ///< [HV]
   bool allow_neg_eigval = false;
 
   std::int64_t key_channels() const noexcept { return std::int64_t{num_k_heads} * head_k_dim; }

@@ -23,8 +23,8 @@ struct PagedKvView {
 /// normalised, rotated and stored where the call asks for it, then attended to.
 class HYBRIDATTN_API PagedAttnBackend final : public AttentionBackend {
  public:
-  /// `context` is borrowed and must outlive the backend. Errors: invalid_argument when the layers of
-  /// the cache do not agree.
+  /// `context` is borrowed and must outlive the backend. Errors: invalid_argument when the layers
+  /// of the cache do not agree.
   static Result<std::unique_ptr<PagedAttnBackend>> create(Context& context, PagedKvView cache);
 
   ~PagedAttnBackend() override;

@@ -10,10 +10,10 @@
 
 namespace hybridattn {
 
-/// A table of rows with a state slot, a list of pages and the count of computed tokens. It is the one
-/// owner of these handles: what it was given it releases, once. A row is a handle too: what comes late
-/// for a request that has ended meets its generation and changes nothing. Unused tails of a row are pad,
-/// never a former owner's pages.
+/// A table of rows with a state slot, a list of pages and the count of computed tokens. It is the
+/// one owner of these handles: what it was given it releases, once. A row is a handle too: what
+/// comes late for a request that has ended meets its generation and changes nothing. Unused tails
+/// of a row are pad, never a former owner's pages.
 class HYBRIDATTN_API RequestTable {
  public:
   /// The allocators are borrowed and must outlive the table; `slots` is nullptr for models without
@@ -25,8 +25,8 @@ class HYBRIDATTN_API RequestTable {
   /// nothing is held then.
   Result<Handle> open();
   /// Makes room for `tokens` tokens in all. Errors: resource_exhausted (pages, or the row's limit),
-  /// invalid_argument; the row is unchanged then. Here and below: failed_precondition for a row that is
-  /// not open, or not any more.
+  /// invalid_argument; the row is unchanged then. Here and below: failed_precondition for a row
+  /// that is not open, or not any more.
   Status reserve(const Handle& row, std::int64_t tokens);
   /// Counts `tokens` more as computed: they are in the pages and in the state now. Errors:
   /// out_of_range past the reserved room.
@@ -46,8 +46,8 @@ class HYBRIDATTN_API RequestTable {
   /// Page ids of the row, then pad up to the row's limit.
   std::vector<std::int32_t> page_ids(const Handle& row) const;
   std::int32_t max_pages_per_row() const noexcept { return max_pages_; }
-  /// The row as a batch sees it: `new_tokens` more than are computed. Errors: failed_precondition for
-  /// a row that has no room for them.
+  /// The row as a batch sees it: `new_tokens` more than are computed. Errors: failed_precondition
+  /// for a row that has no room for them.
   Result<BatchRow> batch_row(const Handle& row, RowKind kind, std::int32_t new_tokens) const;
   std::int32_t num_open() const noexcept;
   /// Every held handle is live and held once. Errors: internal.

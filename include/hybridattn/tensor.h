@@ -46,13 +46,14 @@ struct BasicTensorView {
                   std::initializer_list<std::int64_t> element_strides)
       : BasicTensorView(pointer, type, dims) {
     int i = 0;
-    for (const std::int64_t stride : element_strides) strides[static_cast<std::size_t>(i++)] = stride;
+    for (const std::int64_t stride : element_strides)
+      strides[static_cast<std::size_t>(i++)] = stride;
   }
 
   /// A writable view serves wherever a read-only one is wanted.
   template <class Other>
-    requires(std::is_same_v<Void, const void> && std::is_same_v<Other, void>)
-  BasicTensorView(const BasicTensorView<Other>& other)  // NOLINT: implicit by design.
+  requires(std::is_same_v<Void, const void>&& std::is_same_v<Other, void>)
+      BasicTensorView(const BasicTensorView<Other>& other)  // NOLINT: implicit by design.
       : data(other.data), dtype(other.dtype), rank(other.rank), shape(other.shape),
         strides(other.strides) {}
 

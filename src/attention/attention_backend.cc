@@ -12,8 +12,8 @@ void view_rows(const ForwardBatch& batch, std::vector<RowView>& rows) {
   rows.clear();
   for (std::int32_t r = 0; r < batch.num_rows(); ++r) {
     const BatchRow& row = batch.rows()[static_cast<std::size_t>(r)];
-    rows.push_back({row.kind, row.slot, row.pages, row.computed, row.new_tokens,
-                    batch.token_start(r)});
+    rows.push_back(
+        {row.kind, row.slot, row.pages, row.computed, row.new_tokens, batch.token_start(r)});
   }
 }
 
@@ -53,8 +53,8 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan_graph(const GraphShape& sha
   }
   const std::int64_t most = std::int64_t{rows[0]} + rows[1] + rows[2];
   if (std::int64_t{shape.tokens} < rows[1]) {
-    return invalid_argument(name(), "::plan_graph: shape has ", shape.tokens, " tokens and ", rows[1],
-                            " decode rows, must have at least one token for each");
+    return invalid_argument(name(), "::plan_graph: shape has ", shape.tokens, " tokens and ",
+                            rows[1], " decode rows, must have at least one token for each");
   }
   HYBRIDATTN_TRY(reserve(shape.tokens));
   HYBRIDATTN_TRY(check_rows({}));

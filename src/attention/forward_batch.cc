@@ -67,8 +67,11 @@ GraphShape shape_of(const std::vector<BatchRow>& rows) {
   GraphShape shape;
   for (const BatchRow& row : rows) {
     if (row.kind == RowKind::kPad && row.new_tokens == 0) continue;
-    const bool step = row.kind == RowKind::kDecode || (row.kind == RowKind::kPad && row.new_tokens == 1);
-    ++(row.kind == RowKind::kVerify ? shape.verify_rows : step ? shape.decode_rows : shape.prefill_rows);
+    const bool step =
+        row.kind == RowKind::kDecode || (row.kind == RowKind::kPad && row.new_tokens == 1);
+    ++(row.kind == RowKind::kVerify ? shape.verify_rows
+       : step                       ? shape.decode_rows
+                                    : shape.prefill_rows);
     shape.tokens += row.new_tokens;
     shape.pages += static_cast<std::int32_t>(row.pages.size());
   }

@@ -5,8 +5,8 @@
 
 #include "hybridattn/ops.h"
 #include "hybridattn/status_macros.h"
-#include "src/core/arg_check.h"
 #include "src/attention/step_uses.h"
+#include "src/core/arg_check.h"
 #include "src/core/context_impl.h"
 #include "src/core/recorder.h"
 #include "src/ops/gdn_prefill_params.h"
@@ -37,7 +37,8 @@ struct GdnPlan final : Plan {
   RaggedRows steps() const { return rows(0, num_steps); }
   /// Empty where nothing but steps can be: as many tokens as decode rows.
   RaggedRows prefills() const {
-    const bool any = static_cast<std::size_t>(num_tokens()) > num_steps || start.size() > num_steps + 1;
+    const bool any =
+        static_cast<std::size_t>(num_tokens()) > num_steps || start.size() > num_steps + 1;
     return rows(num_steps, any ? start.size() - num_steps : 0);
   }
 
@@ -70,7 +71,8 @@ Status check_layers(const GdnStateView& states) {
     const TensorView& recurrent = states.recurrent[i];
     const TensorView& conv = states.conv[i];
     const std::int64_t slots = states.recurrent[0].dim(0);
-    if (recurrent.rank != 4 || conv.rank != 3 || recurrent.dim(0) != slots || conv.dim(0) != slots) {
+    if (recurrent.rank != 4 || conv.rank != 3 || recurrent.dim(0) != slots ||
+        conv.dim(0) != slots) {
       return invalid_argument("GDNAttnBackend: layer ", i, " of the pool has ", recurrent.dim(0),
                               " recurrent slots of rank ", recurrent.rank, " and ", conv.dim(0),
                               " conv slots of rank ", conv.rank, ", must be ", slots,
@@ -143,10 +145,10 @@ Status check_args(const Plan& plan, const RadixLinearAttention& layer, const Gdn
   check.output("out", args.out, {"T", "HV", "V"});
   check.optional_input("z", args.z, {"T", "HV", "V"});
   check.optional_input("norm_weight", args.norm_weight, {"V"});
-  check.require(check["HV"] == layer.num_v_heads, "layer ", layer.layer_id, ": a has HV = ",
-                check["HV"], ", must be ", layer.num_v_heads);
-  check.require(check["V"] == layer.head_v_dim, "layer ", layer.layer_id, ": out has V = ",
-                check["V"], ", must be ", layer.head_v_dim);
+  check.require(check["HV"] == layer.num_v_heads, "layer ", layer.layer_id,
+                ": a has HV = ", check["HV"], ", must be ", layer.num_v_heads);
+  check.require(check["V"] == layer.head_v_dim, "layer ", layer.layer_id,
+                ": out has V = ", check["V"], ", must be ", layer.head_v_dim);
   return check.status();
 }
 
@@ -177,8 +179,7 @@ Status run_delta_rule(Context& context, const GdnPlan& plan, const RadixLinearAt
 }  // namespace
 
 GDNAttnBackend::GDNAttnBackend(Context& context, GdnStateView states)
-    : context_(context), states_(std::move(states)),
-      uses_(std::make_unique<backend::StepUses>()) {}
+    : context_(context), states_(std::move(states)), uses_(std::make_unique<backend::StepUses>()) {}
 
 GDNAttnBackend::~GDNAttnBackend() = default;
 
@@ -237,8 +238,9 @@ Status GDNAttnBackend::reserve(std::int32_t max_tokens) {
   const TensorView& recurrent = states_.recurrent[0];
   const std::int64_t per_token =
       states_.conv[0].dim(1) + 2 * recurrent.dim(1) + recurrent.dim(1) * recurrent.dim(2);
-  return context_.reserve_workspace(static_cast<std::size_t>(max_tokens * per_token) * sizeof(float),
-                                    ops::gdn_prefill_scratch(recurrent.dim(3), recurrent.dim(2)));
+  return context_.reserve_workspace(
+      static_cast<std::size_t>(max_tokens * per_token) * sizeof(float),
+      ops::gdn_prefill_scratch(recurrent.dim(3), recurrent.dim(2)));
 }
 
 Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& layer,
@@ -260,15 +262,15 @@ Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& lay
   const Workspace w = cut_workspace(block, layer, tokens);
   const auto index = static_cast<std::size_t>(layer.gdn_index);
   const bool normed = !args.z.empty();
-  HYBRIDATTN_TRY(causal_conv(context_, {plan->all(), args.mixed_qkv, layer.conv_weight,
-                                        states_.conv[index], w.conv_out}));
-  HYBRIDATTN_TRY(gdn_gates(context_, {args.a, args.b, layer.a_log, layer.dt_bias, w.log_decay, w.beta,
-                                      layer.allow_neg_eigval}));
+  HYBRIDATTN_TRY(causal_conv(
+      context_, {plan->all(), args.mixed_qkv, layer.conv_weight, states_.conv[index], w.conv_out}));
+  HYBRIDATTN_TRY(gdn_gates(context_, {args.a, args.b, layer.a_log, layer.dt_bias, w.log_decay,
+                                      w.beta, layer.allow_neg_eigval}));
   HYBRIDATTN_TRY(run_delta_rule(context_, *plan, layer, w, states_.recurrent[index],
                                 normed ? w.core_out : args.out));
   if (!normed) return {};
-  return gated_rms_norm(context_, {w.core_out, args.z, args.norm_weight, args.out, args.norm_epsilon,
-                                   args.gate, plan->pad.data()});
+  return gated_rms_norm(context_, {w.core_out, args.z, args.norm_weight, args.out,
+                                   args.norm_epsilon, args.gate, plan->pad.data()});
 }
 
 }  // namespace hybridattn

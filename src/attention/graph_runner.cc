@@ -19,7 +19,8 @@ bool smaller(const GraphShape& a, const GraphShape& b) {
 
 bool holds(const GraphShape& room, const GraphShape& has) {
   return has.prefill_rows <= room.prefill_rows && has.decode_rows <= room.decode_rows &&
-         has.verify_rows <= room.verify_rows && has.tokens <= room.tokens && has.pages <= room.pages;
+         has.verify_rows <= room.verify_rows && has.tokens <= room.tokens &&
+         has.pages <= room.pages;
 }
 
 }  // namespace
@@ -42,21 +43,21 @@ std::vector<GraphShape> decode_buckets(std::int32_t max_rows, std::int32_t pages
   return shapes;
 }
 
-Result<std::unique_ptr<GraphRunner>> GraphRunner::create(Context& context, AttentionBackend& backend,
+Result<std::unique_ptr<GraphRunner>> GraphRunner::create(Context& context,
+                                                         AttentionBackend& backend,
                                                          std::vector<GraphShape> sizes, Step step) {
   std::unique_ptr<GraphRunner> runner(new GraphRunner(backend));
   std::sort(sizes.begin(), sizes.end(), smaller);
   for (const GraphShape& shape : sizes) {
     const auto failed = [&](const Status& status) {
-      return error(status.code(), "GraphRunner: size of ", shape.tokens, " tokens: ",
-                   status.message());
+      return error(status.code(), "GraphRunner: size of ", shape.tokens,
+                   " tokens: ", status.message());
     };
     Size size;
     Result<std::shared_ptr<Plan>> plan = backend.plan_graph(shape);
     if (!plan.ok()) return failed(plan.status());
     size.plan = std::move(plan).value();
-    Result<std::unique_ptr<Graph>> graph =
-        Graph::record(context, [&] { return step(*size.plan); });
+    Result<std::unique_ptr<Graph>> graph = Graph::record(context, [&] { return step(*size.plan); });
     if (!graph.ok()) return failed(graph.status());
     size.graph = std::move(graph).value();
     runner->sizes_.push_back(std::move(size));
@@ -72,13 +73,15 @@ const GraphRunner::Size* GraphRunner::find(const ForwardBatch& batch) const noex
   return nullptr;
 }
 
-bool GraphRunner::can_run(const ForwardBatch& batch) const noexcept { return find(batch) != nullptr; }
+bool GraphRunner::can_run(const ForwardBatch& batch) const noexcept {
+  return find(batch) != nullptr;
+}
 
 Result<const Graph*> GraphRunner::run(const ForwardBatch& batch) {
   const Size* size = find(batch);
   if (size == nullptr) {
-    return error(StatusCode::kOutOfRange, "GraphRunner: no size holds ", batch.num_rows(), " rows of ",
-                 batch.num_tokens(), " tokens and ", batch.shape().pages, " pages");
+    return error(StatusCode::kOutOfRange, "GraphRunner: no size holds ", batch.num_rows(),
+                 " rows of ", batch.num_tokens(), " tokens and ", batch.shape().pages, " pages");
   }
   HYBRIDATTN_TRY(backend_.replan(*size->plan, batch));
   HYBRIDATTN_TRY(size->graph->replay());

@@ -1,4 +1,5 @@
-// The graph verbs under the upstream names: decode steps whose rows are looked up in a RequestTable.
+// The graph verbs under the upstream names: decode steps whose rows are looked up in a
+// RequestTable.
 #include "hybridattn/attention_backend.h"
 #include "hybridattn/status_macros.h"
 
@@ -49,8 +50,8 @@ Status AttentionBackend::table_rows(std::span<const std::int32_t> req_pool_indic
     }
     const Result<Handle> row = table_->find(index);
     if (!row.ok()) {
-      return error(StatusCode::kFailedPrecondition, name(), ": req_pool_indices[", i, "] is ", index,
-                   ", must be -1 (pad) or an open row of the table");
+      return error(StatusCode::kFailedPrecondition, name(), ": req_pool_indices[", i, "] is ",
+                   index, ", must be -1 (pad) or an open row of the table");
     }
     if (seq_lens[i] != table_->computed(*row) + 1) {
       return error(StatusCode::kFailedPrecondition, name(), ": seq_lens[", i, "] is ", seq_lens[i],
@@ -73,7 +74,8 @@ Status AttentionBackend::init_forward_metadata_capture_cuda_graph(
                  max_graph_rows_, ", the max_bs of init_cuda_graph_state");
   }
   if (num_tokens != bs) {
-    return invalid_argument(name(), "::", kVerb, ": num_tokens is ", num_tokens, ", must be bs = ", bs);
+    return invalid_argument(name(), "::", kVerb, ": num_tokens is ", num_tokens,
+                            ", must be bs = ", bs);
   }
   HYBRIDATTN_TRY(check_length(name(), kVerb, "req_pool_indices", req_pool_indices, bs));
   HYBRIDATTN_TRY(check_length(name(), kVerb, "seq_lens", seq_lens, bs));
@@ -108,14 +110,14 @@ Status AttentionBackend::init_forward_metadata_replay_cuda_graph(
   std::int64_t sum = 0;
   for (std::size_t i = 0; i < seq_lens.size(); ++i) {
     sum += seq_lens[i];
-    if (!seq_lens_cpu.empty() && (seq_lens_cpu.size() != seq_lens.size() ||
-                                  seq_lens_cpu[i] != seq_lens[i])) {
+    if (!seq_lens_cpu.empty() &&
+        (seq_lens_cpu.size() != seq_lens.size() || seq_lens_cpu[i] != seq_lens[i])) {
       return invalid_argument(name(), "::", kVerb, ": seq_lens_cpu differs from seq_lens at ", i);
     }
   }
   if (sum != seq_lens_sum) {
-    return invalid_argument(name(), "::", kVerb, ": seq_lens_sum is ", seq_lens_sum, ", must be ", sum,
-                            ", the sum of seq_lens");
+    return invalid_argument(name(), "::", kVerb, ": seq_lens_sum is ", seq_lens_sum, ", must be ",
+                            sum, ", the sum of seq_lens");
   }
   HYBRIDATTN_TRY(table_rows(req_pool_indices, seq_lens));
   HYBRIDATTN_TRY(rewrite(*found->second, rows_, 0, forward_mode));

@@ -38,9 +38,8 @@ Result<std::unique_ptr<HybridAttnBackend>> HybridAttnBackend::create(
     return invalid_argument("HybridAttnBackend: full_attn_layer_ids holds ",
                             *full_attn_layer_ids.begin(), ", must be at least 0");
   }
-  return std::unique_ptr<HybridAttnBackend>(
-      new HybridAttnBackend(std::move(full_attn_backend), std::move(gdn_backend),
-                            std::move(full_attn_layer_ids)));
+  return std::unique_ptr<HybridAttnBackend>(new HybridAttnBackend(
+      std::move(full_attn_backend), std::move(gdn_backend), std::move(full_attn_layer_ids)));
 }
 
 Result<std::shared_ptr<Plan>> HybridAttnBackend::make_plan(const GraphShape& shape,

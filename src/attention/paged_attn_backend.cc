@@ -15,8 +15,8 @@ namespace {
 struct PagedPlan final : Plan {
   PagedPlan(const GraphShape& shape, bool recordable) : Plan(shape, recordable) {
     // Behind the rows one more, for tokens that no row names.
-    const auto rows = static_cast<std::size_t>(shape.prefill_rows + shape.decode_rows +
-                                               shape.verify_rows + 1);
+    const auto rows =
+        static_cast<std::size_t>(shape.prefill_rows + shape.decode_rows + shape.verify_rows + 1);
     for (auto* array : {&q_start, &q_length, &kv_length}) array->resize(rows);
     kv_start.resize(rows);
     // Never empty: a null pointer would mean dense keys.
@@ -57,8 +57,8 @@ Status check_layers(const PagedKvView& cache) {
     for (const TensorView* view : {&cache.k[i], &cache.v[i]}) {
       if (view->rank != 4 || view->dim(0) != cache.k[0].dim(0) ||
           view->dim(1) != cache.k[0].dim(1) || view->dim(1) < 1) {
-        return invalid_argument("PagedAttnBackend: layer ", i, " of the cache has rank ", view->rank,
-                                ", pages ", view->dim(0), ", page_size ", view->dim(1),
+        return invalid_argument("PagedAttnBackend: layer ", i, " of the cache has rank ",
+                                view->rank, ", pages ", view->dim(0), ", page_size ", view->dim(1),
                                 ", must be rank 4 with ", cache.k[0].dim(0), " pages of ",
                                 cache.k[0].dim(1), " as layer 0, at least 1");
       }
@@ -74,9 +74,9 @@ Status check_row_pages(const RowView& row, std::int32_t index, const CacheShape&
   const std::int64_t length = row.computed + row.new_tokens;
   const std::int64_t needed = (length + cache.page_size - 1) / cache.page_size;
   if (static_cast<std::int64_t>(row.pages.size()) < needed) {
-    return error(StatusCode::kOutOfRange, "PagedAttnBackend: row ", index, " has ", row.pages.size(),
-                 " pages of ", cache.page_size, " tokens, must have ", needed, " for ", length,
-                 " tokens");
+    return error(StatusCode::kOutOfRange, "PagedAttnBackend: row ", index, " has ",
+                 row.pages.size(), " pages of ", cache.page_size, " tokens, must have ", needed,
+                 " for ", length, " tokens");
   }
   for (std::int64_t i = 0; i < needed; ++i) {
     const std::int32_t page = row.pages[static_cast<std::size_t>(i)];
@@ -130,9 +130,11 @@ std::size_t prepared_bytes(std::int64_t tokens, const RadixAttention& layer) {
   return static_cast<std::size_t>(tokens * heads * layer.head_dim) * sizeof(float);
 }
 
-/// Norm and rotation of one of q and k into `scratch`, in float32 so that nothing is rounded between.
-Status prepare(Context& context, const ConstTensorView& x, const ConstTensorView& norm, float epsilon,
-               const AttentionRunArgs& args, const TensorView& scratch, ConstTensorView& out) {
+/// Norm and rotation of one of q and k into `scratch`, in float32 so that nothing is rounded
+/// between.
+Status prepare(Context& context, const ConstTensorView& x, const ConstTensorView& norm,
+               float epsilon, const AttentionRunArgs& args, const TensorView& scratch,
+               ConstTensorView& out) {
   out = x;
   if (!norm.empty()) {
     HYBRIDATTN_TRY(rms_norm(context, {out, norm, scratch, epsilon, true}));
@@ -153,8 +155,8 @@ Result<Prepared> prepare_qk(Context& context, const RadixAttention& layer,
   HYBRIDATTN_ASSIGN(std::byte * block,
                     core::shared_workspace(context, prepared_bytes(tokens, layer)));
   const TensorView q(block, DType::kF32, {tokens, layer.num_heads, layer.head_dim});
-  const TensorView k(block + static_cast<std::size_t>(q.num_elements()) * sizeof(float), DType::kF32,
-                     {tokens, layer.num_kv_heads, layer.head_dim});
+  const TensorView k(block + static_cast<std::size_t>(q.num_elements()) * sizeof(float),
+                     DType::kF32, {tokens, layer.num_kv_heads, layer.head_dim});
   HYBRIDATTN_TRY(prepare(context, args.q, args.q_norm, args.norm_epsilon, args, q, prepared.q));
   if (!args.k.empty()) {
     HYBRIDATTN_TRY(prepare(context, args.k, args.k_norm, args.norm_epsilon, args, k, prepared.k));
@@ -164,10 +166,11 @@ Result<Prepared> prepare_qk(Context& context, const RadixAttention& layer,
 
 Status check_tensor(const RadixAttention& layer, const char* name, const ConstTensorView& view,
                     std::int64_t tokens, std::int64_t heads, std::int64_t dim) {
-  if (view.rank == 3 && view.dim(0) == tokens && view.dim(1) == heads && view.dim(2) == dim) return {};
+  if (view.rank == 3 && view.dim(0) == tokens && view.dim(1) == heads && view.dim(2) == dim)
+    return {};
   return invalid_argument("PagedAttnBackend: layer ", layer.layer_id, ": ", name, " has shape [",
-                          view.dim(0), ", ", view.dim(1), ", ", view.dim(2), "] of rank ", view.rank,
-                          ", must be [", tokens, ", ", heads, ", ", dim, "]");
+                          view.dim(0), ", ", view.dim(1), ", ", view.dim(2), "] of rank ",
+                          view.rank, ", must be [", tokens, ", ", heads, ", ", dim, "]");
 }
 
 Status check_args(const Plan& plan, const RadixAttention& layer, const AttentionRunArgs& args) {
@@ -177,7 +180,8 @@ Status check_args(const Plan& plan, const RadixAttention& layer, const Attention
   if (args.k.rank != args.v.rank) {
     return invalid_argument("PagedAttnBackend: layer ", layer.layer_id, ": k is ",
                             args.k.rank == 0 ? "missing" : "given", " and v is ",
-                            args.v.rank == 0 ? "missing" : "given", ", must both be one or the other");
+                            args.v.rank == 0 ? "missing" : "given",
+                            ", must both be one or the other");
   }
   if (args.k.rank != 0) {
     HYBRIDATTN_TRY(check_tensor(layer, "k", args.k, tokens, layer.num_kv_heads, layer.head_dim));
@@ -188,7 +192,8 @@ Status check_args(const Plan& plan, const RadixAttention& layer, const Attention
                             ": cos and sin must be given together");
   }
   if (!args.gate.empty()) {
-    HYBRIDATTN_TRY(check_tensor(layer, "gate", args.gate, tokens, layer.num_heads, layer.v_head_dim));
+    HYBRIDATTN_TRY(
+        check_tensor(layer, "gate", args.gate, tokens, layer.num_heads, layer.v_head_dim));
   }
   return {};
 }
@@ -196,8 +201,7 @@ Status check_args(const Plan& plan, const RadixAttention& layer, const Attention
 }  // namespace
 
 PagedAttnBackend::PagedAttnBackend(Context& context, PagedKvView cache)
-    : context_(context), cache_(std::move(cache)),
-      uses_(std::make_unique<backend::StepUses>()) {}
+    : context_(context), cache_(std::move(cache)), uses_(std::make_unique<backend::StepUses>()) {}
 
 PagedAttnBackend::~PagedAttnBackend() = default;
 
@@ -258,10 +262,9 @@ void PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
 Status PagedAttnBackend::reserve(std::int32_t max_tokens) {
   if (max_tokens < 0) return invalid_argument(name(), "::reserve: max_tokens is ", max_tokens);
   if (widest_.num_kv_heads < 1) return {};
-  return context_.reserve_workspace(
-      prepared_bytes(max_tokens, widest_),
-      ops::attention_scratch(widest_.num_heads / widest_.num_kv_heads, widest_.head_dim,
-                             widest_.v_head_dim));
+  return context_.reserve_workspace(prepared_bytes(max_tokens, widest_),
+                                    ops::attention_scratch(widest_.num_heads / widest_.num_kv_heads,
+                                                           widest_.head_dim, widest_.v_head_dim));
 }
 
 Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& layer,
@@ -280,13 +283,13 @@ Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& l
   const auto index = static_cast<std::size_t>(layer.kv_index);
   HYBRIDATTN_ASSIGN(const Prepared prepared, prepare_qk(context_, layer, args));
   if (!args.k.empty() && args.save_kv_cache) {
-    HYBRIDATTN_TRY(store_kv(context_, {prepared.k, args.v, plan->token_slots.data(), cache_.k[index],
-                                       cache_.v[index]}));
+    HYBRIDATTN_TRY(store_kv(context_, {prepared.k, args.v, plan->token_slots.data(),
+                                       cache_.k[index], cache_.v[index]}));
   }
   const AttentionOptions options{layer.scaling, true, layer.logit_cap, layer.sliding_window};
-  HYBRIDATTN_TRY(hybridattn::attention(
-      context_, {plan->rows(), prepared.q, cache_.k[index], cache_.v[index], args.out, layer.sinks,
-                 args.lse, options}));
+  HYBRIDATTN_TRY(
+      hybridattn::attention(context_, {plan->rows(), prepared.q, cache_.k[index], cache_.v[index],
+                                       args.out, layer.sinks, args.lse, options}));
   if (args.gate.empty()) return {};
   return sigmoid_gate(context_, {args.out, args.gate, args.out, plan->pad.data()});
 }

@@ -22,8 +22,8 @@ Result<CacheBudget> fit_cache_budget(const PagedKvShape& kv, const GdnStateShape
   const std::int64_t slot_bytes = core::saturating_product({num_slots, gdn.slot_bytes()});
   if (bytes < core::saturating_sum(slot_bytes, page_bytes)) {
     return error(StatusCode::kResourceExhausted, "fit_cache_budget: the budget is ", bytes,
-                 " bytes, must be at least ", core::saturating_sum(slot_bytes, page_bytes), " for ", num_slots,
-                 " state slots (", slot_bytes, ") and one page (", page_bytes, ")");
+                 " bytes, must be at least ", core::saturating_sum(slot_bytes, page_bytes), " for ",
+                 num_slots, " state slots (", slot_bytes, ") and one page (", page_bytes, ")");
   }
   CacheBudget budget;
   budget.num_slots = num_slots;

@@ -71,8 +71,8 @@ Result<std::unique_ptr<GdnStatePool>> GdnStatePool::create(Context& context,
                                                            const GdnStateShape& shape,
                                                            std::int32_t num_slots) {
   HYBRIDATTN_TRY(check_shape(shape, num_slots));
-  HYBRIDATTN_ASSIGN(void* memory, cache::allocate_pool(context, "GdnStatePool", num_slots,
-                                                       shape.slot_bytes()));
+  HYBRIDATTN_ASSIGN(void* memory,
+                    cache::allocate_pool(context, "GdnStatePool", num_slots, shape.slot_bytes()));
   return std::unique_ptr<GdnStatePool>(new GdnStatePool(context, shape, num_slots, memory));
 }
 

@@ -55,11 +55,12 @@ PagedKvPool::~PagedKvPool() {
   context_.allocator().deallocate(memory_, static_cast<std::size_t>(bytes_ > 0 ? bytes_ : 1));
 }
 
-Result<std::unique_ptr<PagedKvPool>> PagedKvPool::create(Context& context, const PagedKvShape& shape,
+Result<std::unique_ptr<PagedKvPool>> PagedKvPool::create(Context& context,
+                                                         const PagedKvShape& shape,
                                                          std::int32_t num_pages) {
   HYBRIDATTN_TRY(check_shape(shape, num_pages));
-  HYBRIDATTN_ASSIGN(void* memory, cache::allocate_pool(context, "PagedKvPool", num_pages,
-                                                       shape.page_bytes()));
+  HYBRIDATTN_ASSIGN(void* memory,
+                    cache::allocate_pool(context, "PagedKvPool", num_pages, shape.page_bytes()));
   return std::unique_ptr<PagedKvPool>(new PagedKvPool(context, shape, num_pages, memory));
 }
 

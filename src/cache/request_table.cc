@@ -9,8 +9,8 @@ namespace hybridattn {
 
 RequestTable::RequestTable(HandleAllocator& pages, HandleAllocator* slots, std::int32_t page_size,
                            std::int32_t max_rows, std::int32_t max_pages_per_row)
-    : ids_("request row", max_rows), pages_(pages), slots_(slots), page_size_(page_size), max_pages_(max_pages_per_row),
-      rows_(static_cast<std::size_t>(max_rows)) {}
+    : ids_("request row", max_rows), pages_(pages), slots_(slots), page_size_(page_size),
+      max_pages_(max_pages_per_row), rows_(static_cast<std::size_t>(max_rows)) {}
 
 bool RequestTable::is_open(const Handle& row) const { return ids_.live(row); }
 
@@ -59,8 +59,9 @@ Status RequestTable::reserve(const Handle& row, std::int64_t tokens) {
   const auto held = static_cast<std::int64_t>(entry.pages.size());
   if (needed <= held) return {};
   if (needed > max_pages_) {
-    return error(StatusCode::kResourceExhausted, "RequestTable::reserve: row ", row.index, " needs ",
-                 needed, " pages for ", tokens, " tokens, a row has at most ", max_pages_);
+    return error(StatusCode::kResourceExhausted, "RequestTable::reserve: row ", row.index,
+                 " needs ", needed, " pages for ", tokens, " tokens, a row has at most ",
+                 max_pages_);
   }
   HYBRIDATTN_ASSIGN(const std::vector<Handle> more,
                     pages_.allocate(static_cast<std::int32_t>(needed - held)));
@@ -103,8 +104,8 @@ Result<BatchRow> RequestTable::batch_row(const Handle& row, RowKind kind,
   const Row& entry = at(row);
   const std::int64_t room = static_cast<std::int64_t>(entry.pages.size()) * page_size_;
   if (entry.computed + new_tokens > room) {
-    return error(StatusCode::kFailedPrecondition, "RequestTable::batch_row: row ", row.index, " holds ",
-                 entry.computed, " tokens and has room for ", room, ", ", new_tokens,
+    return error(StatusCode::kFailedPrecondition, "RequestTable::batch_row: row ", row.index,
+                 " holds ", entry.computed, " tokens and has room for ", room, ", ", new_tokens,
                  " more are wanted; reserve first");
   }
   BatchRow out;
@@ -116,9 +117,7 @@ Result<BatchRow> RequestTable::batch_row(const Handle& row, RowKind kind,
   return out;
 }
 
-std::int32_t RequestTable::num_open() const noexcept {
-  return ids_.capacity() - ids_.num_free();
-}
+std::int32_t RequestTable::num_open() const noexcept { return ids_.capacity() - ids_.num_free(); }
 
 Status RequestTable::check() const {
   HYBRIDATTN_TRY(ids_.check());
@@ -133,8 +132,8 @@ Status RequestTable::check() const {
     }
     for (const Handle& page : row.pages) {
       if (!pages_.live(page) || !pages.insert(page.index).second) {
-        return error(StatusCode::kInternal, "RequestTable::check: row ", i, " has page ", page.index,
-                     ", which is not live or is held twice");
+        return error(StatusCode::kInternal, "RequestTable::check: row ", i, " has page ",
+                     page.index, ", which is not live or is held twice");
       }
     }
   }

@@ -70,8 +70,8 @@ void ArgCheck::check_tensor(const char* name, const ConstTensorView& view, Symbo
     ++d;
   }
   if (!allows(dtypes, view.dtype)) {
-    fail(StatusCode::kUnsupported, concat(name, " has dtype ", dtype_name(view.dtype),
-                                          ", must be ", allowed_text(dtypes)));
+    fail(StatusCode::kUnsupported,
+         concat(name, " has dtype ", dtype_name(view.dtype), ", must be ", allowed_text(dtypes)));
     return;
   }
   if (view.num_elements() == 0) return;
@@ -81,8 +81,8 @@ void ArgCheck::check_tensor(const char* name, const ConstTensorView& view, Symbo
   }
   const int last = view.rank - 1;
   if (last >= 0 && view.dim(last) > 1 && view.stride(last) != 1) {
-    fail(StatusCode::kUnsupported, concat(name, " has stride ", view.stride(last),
-                                          " in its last dimension, must be 1"));
+    fail(StatusCode::kUnsupported,
+         concat(name, " has stride ", view.stride(last), " in its last dimension, must be 1"));
   }
 }
 

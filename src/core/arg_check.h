@@ -5,8 +5,8 @@
 //   check.output("out", args.out, {"T", "D"});
 //   if (!check.ok()) return check.status();
 //
-// The first tensor to name a symbol binds it; a later one that differs is the error, and the message
-// has both tensors and both sizes. The first error stays, later checks do nothing.
+// The first tensor to name a symbol binds it; a later one that differs is the error, and the
+// message has both tensors and both sizes. The first error stays, later checks do nothing.
 #pragma once
 
 #include <array>
@@ -19,9 +19,9 @@
 namespace hybridattn::core {
 
 enum class Dtypes : std::uint8_t {
-  kModelFloat,    ///< f32, bf16, f16
-  kF32,           ///< f32 alone
-  kStateFloat,    ///< f32, bf16: recurrent states at rest
+  kModelFloat,  ///< f32, bf16, f16
+  kF32,         ///< f32 alone
+  kStateFloat,  ///< f32, bf16: recurrent states at rest
 };
 
 class ArgCheck {

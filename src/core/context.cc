@@ -18,10 +18,10 @@ constexpr int kMaxThreads = 1024;
 class HeapAllocator final : public Allocator {
  public:
   void* allocate(std::size_t bytes) noexcept override {
-    return ::operator new(bytes, std::align_val_t{kAlignment}, std::nothrow);
+    return ::operator new (bytes, std::align_val_t{kAlignment}, std::nothrow);
   }
   void deallocate(void* pointer, std::size_t) noexcept override {
-    ::operator delete(pointer, std::align_val_t{kAlignment});
+    ::operator delete (pointer, std::align_val_t{kAlignment});
   }
 };
 
@@ -82,11 +82,13 @@ Context::Impl::~Impl() {
 
 Status Context::Impl::reserve(std::size_t shared_wanted, std::size_t per_worker) {
   if (shared_wanted > shared_bytes) {
-    HYBRIDATTN_TRY(regrow(*allocator, shared, shared_bytes, core::round_to_alignment(shared_wanted), 1));
+    HYBRIDATTN_TRY(
+        regrow(*allocator, shared, shared_bytes, core::round_to_alignment(shared_wanted), 1));
   }
   if (per_worker > worker_bytes) {
     const auto pieces = static_cast<std::size_t>(executor->concurrency());
-    HYBRIDATTN_TRY(regrow(*allocator, workers, worker_bytes, core::round_to_alignment(per_worker), pieces));
+    HYBRIDATTN_TRY(
+        regrow(*allocator, workers, worker_bytes, core::round_to_alignment(per_worker), pieces));
   }
   return {};
 }

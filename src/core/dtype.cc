@@ -37,7 +37,8 @@ F16 to_f16(float value) noexcept {
   if (magnitude < 0x38800000u) {
     // Adding 0.5 leaves the rounded subnormal in the low bits of the sum: 0.5 has an ulp of 2^-24.
     const float sum = std::bit_cast<float>(magnitude) + 0.5f;
-    return F16{static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(sum) - 0x3f000000u))};
+    return F16{
+        static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(sum) - 0x3f000000u))};
   }
   const std::uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
   return F16{static_cast<std::uint16_t>(sign | ((rounded - 0x38000000u) >> 13))};

@@ -13,7 +13,8 @@ inline double softplus(double x) { return x > 20.0 ? x : std::log1p(std::exp(x))
 /// The range that log decays are cut to. exp(-1e4) is 0 in every type at hand.
 inline constexpr double kMinLogDecay = -1e4;
 
-/// NaN and -inf become the minimum, positive values 0: nothing that enters an exponent can overflow.
+/// NaN and -inf become the minimum, positive values 0: nothing that enters an exponent can
+/// overflow.
 inline double clamp_log_decay(double g) {
   if (!(g > kMinLogDecay)) return kMinLogDecay;
   return g > 0.0 ? 0.0 : g;

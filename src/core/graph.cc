@@ -43,8 +43,9 @@ Result<ConstTensorView> GraphOutput::view() const {
   if (*replays_ == kGone) {
     return error(StatusCode::kFailedPrecondition, "GraphOutput: the graph is gone");
   }
-  return error(StatusCode::kFailedPrecondition, "GraphOutput: the output is that of replay ", replay_,
-               " and replay ", *replays_, " has overwritten it; copy it before the next replay");
+  return error(StatusCode::kFailedPrecondition, "GraphOutput: the output is that of replay ",
+               replay_, " and replay ", *replays_,
+               " has overwritten it; copy it before the next replay");
 }
 
 Graph::Graph(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -52,7 +53,8 @@ Graph::~Graph() { *impl_->replays = kGone; }
 
 Result<std::unique_ptr<Graph>> Graph::record(Context& context, const std::function<Status()>& fn) {
   if (core::recorder_of(context) != nullptr) {
-    return error(StatusCode::kFailedPrecondition, "Graph::record: the context is recording already");
+    return error(StatusCode::kFailedPrecondition,
+                 "Graph::record: the context is recording already");
   }
   auto impl = std::make_unique<Impl>(context);
   {
@@ -93,7 +95,8 @@ std::size_t Graph::workspace_bytes() const noexcept { return impl_->recorder.tot
 Status run_or_record(Context& context, std::string name, std::function<Status()> fn) {
   core::Recorder* recorder = core::recorder_of(context);
   if (recorder == nullptr) return fn();
-  recorder->add(std::move(name), [run = std::move(fn)](core::Launch&) { return run(); }, 0);
+  recorder->add(
+      std::move(name), [run = std::move(fn)](core::Launch&) { return run(); }, 0);
   return {};
 }
 

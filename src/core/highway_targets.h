@@ -1,15 +1,14 @@
-// Which instruction sets Highway compiles our kernels for, and how they map to Isa. Every kernel file
-// includes this before any Highway header.
+// Which instruction sets Highway compiles our kernels for, and how they map to Isa. Every kernel
+// file includes this before any Highway header.
 #pragma once
 
 #include "hybridattn/context.h"
 
 // Four variants of each kernel; one more costs its share of the build and is seldom faster. Highway
-// itself would serve its AVX3_ZEN4 code on AMD alone; our table gives it to every processor that has
-// those instructions.
+// itself would serve its AVX3_ZEN4 code on AMD alone; our table gives it to every processor that
+// has those instructions.
 #if defined(__x86_64__)
-#define HWY_DISABLED_TARGETS \
-  (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_AVX3_SPR | HWY_AVX10_2)
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_AVX3_SPR | HWY_AVX10_2)
 #endif
 
 #include "hwy/targets.h"

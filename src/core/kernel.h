@@ -13,7 +13,8 @@ namespace hybridattn::core {
 /// What a CPU kernel gets besides its parameters.
 struct Launch {
   Executor& executor;
-  /// Private scratch of each worker: `worker_bytes` bytes at `worker_scratch + worker * worker_bytes`.
+  /// Private scratch of each worker: `worker_bytes` bytes at `worker_scratch + worker *
+  /// worker_bytes`.
   std::byte* worker_scratch;
   std::size_t worker_bytes;
   /// Written by the kernel: the name of the target that its code was compiled for.
@@ -25,8 +26,8 @@ struct Launch {
   }
 };
 
-/// A kernel: reads its parameters, uses the executor, allocates nothing, cannot fail. Whatever could
-/// go wrong was checked by the op before.
+/// A kernel: reads its parameters, uses the executor, allocates nothing, cannot fail. Whatever
+/// could go wrong was checked by the op before.
 template <class Params>
 using CpuKernel = void (*)(const Params&, Launch&);
 
@@ -42,10 +43,9 @@ struct KernelEntry {
 template <class Params>
 inline KernelEntry<Params> kernel_entry;
 
-/// Starts the kernel of `Params` on the context's device, or keeps the call for the graph that is being
-/// recorded. `worker_bytes` is the scratch that each
-/// worker needs. Errors: unsupported when the op has no kernel there; resource_exhausted when the
-/// workspace had to grow and could not.
+/// Starts the kernel of `Params` on the context's device, or keeps the call for the graph that is
+/// being recorded. `worker_bytes` is the scratch that each worker needs. Errors: unsupported when
+/// the op has no kernel there; resource_exhausted when the workspace had to grow and could not.
 template <class Params>
 Status launch(Context& context, const char* op, const Params& params, std::size_t worker_bytes = 0);
 
@@ -68,8 +68,8 @@ Status launch(Context& context, const char* op, const Params& params, std::size_
                  isa_name(context.isa()));
   }
   if (recording(context)) {
-    record_launch(context, op, [kernel, params](Launch& launch) { kernel(params, launch); },
-                  worker_bytes);
+    record_launch(
+        context, op, [kernel, params](Launch& launch) { kernel(params, launch); }, worker_bytes);
     return {};
   }
   Result<Launch> begun = begin_launch(context, worker_bytes);

@@ -32,8 +32,8 @@ class Recorder {
   void add(std::string name, Body body, std::size_t worker_bytes);
   /// Errors: failed_precondition for an input that is not recordable.
   Status hold(std::string_view who, const GraphInput& input);
-  /// A block that calls may share one after the other, like the context's shared workspace. It never
-  /// moves: recorded calls have its address. Errors: resource_exhausted.
+  /// A block that calls may share one after the other, like the context's shared workspace. It
+  /// never moves: recorded calls have its address. Errors: resource_exhausted.
   Result<std::byte*> shared_block(std::size_t bytes);
   /// The workers' scratch for all calls. Errors: resource_exhausted.
   Status reserve_workers(int workers);
@@ -52,8 +52,8 @@ class Recorder {
   Result<std::byte*> allocate(std::size_t bytes);
 
   Allocator& allocator_;
-  std::vector<Block> blocks_;       // all of them, for the end
-  std::byte* shared_ = nullptr;     // the largest block handed out by shared_block
+  std::vector<Block> blocks_;    // all of them, for the end
+  std::byte* shared_ = nullptr;  // the largest block handed out by shared_block
   std::size_t shared_bytes_ = 0;
 };
 

@@ -123,9 +123,9 @@ std::uint32_t ThreadPool::wait_for_loop(std::uint32_t seen) {
   return loop_.load(std::memory_order_acquire);
 }
 
-/// Two threads of a pool were seen to share one core for seconds while another was idle: the scheduler
-/// takes spinning for work. Of two on one core the later one moves off the cores of all before it.
-/// Nothing stays pinned: other pools and other programs choose cores too.
+/// Two threads of a pool were seen to share one core for seconds while another was idle: the
+/// scheduler takes spinning for work. Of two on one core the later one moves off the cores of all
+/// before it. Nothing stays pinned: other pools and other programs choose cores too.
 void ThreadPool::leave_shared_core(int worker) {
   const int here = sched_getcpu();
   place_[static_cast<std::size_t>(worker)].store(here, std::memory_order_relaxed);

@@ -12,9 +12,9 @@ namespace hybridattn::core {
 
 /// A fork-join pool: the calling thread is worker 0 and takes part in each loop. Workers spin for a
 /// short while after a loop, since the next one follows within microseconds in a forward pass, then
-/// sleep. A loop waits only for workers that have joined it: one that has no core yet is not missed,
-/// so that a busy machine costs its share and no more. One loop at a time; a loop started from inside
-/// a task runs serially in that task.
+/// sleep. A loop waits only for workers that have joined it: one that has no core yet is not
+/// missed, so that a busy machine costs its share and no more. One loop at a time; a loop started
+/// from inside a task runs serially in that task.
 class ThreadPool final : public Executor {
  public:
   /// `threads` >= 1, the caller counted in.
@@ -33,8 +33,8 @@ class ThreadPool final : public Executor {
   void leave_shared_core(int worker);
 
   std::vector<std::thread> threads_;
-  std::vector<int> cpus_;                 // allowed ones
-  std::vector<std::atomic<int>> place_;   // [workers] the core each was last seen on
+  std::vector<int> cpus_;                // allowed ones
+  std::vector<std::atomic<int>> place_;  // [workers] the core each was last seen on
   Task task_ = nullptr;
   void* argument_ = nullptr;
   std::int64_t count_ = 0;

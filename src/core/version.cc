@@ -1,7 +1,8 @@
 #include "hybridattn/version.h"
 
 #define HYBRIDATTN_TEXT(x) #x
-#define HYBRIDATTN_VERSION_TEXT(a, b, c) HYBRIDATTN_TEXT(a) "." HYBRIDATTN_TEXT(b) "." HYBRIDATTN_TEXT(c)
+#define HYBRIDATTN_VERSION_TEXT(a, b, c) \
+  HYBRIDATTN_TEXT(a) "." HYBRIDATTN_TEXT(b) "." HYBRIDATTN_TEXT(c)
 
 namespace hybridattn {
 

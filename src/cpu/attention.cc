@@ -1,5 +1,5 @@
-// Softmax attention on the CPU, tile by tile with a running maximum. The query rows of a tile are the
-// heads of one group times some tokens, so that a key or value is read once for all of them.
+// Softmax attention on the CPU, tile by tile with a running maximum. The query rows of a tile are
+// the heads of one group times some tokens, so that a key or value is read once for all of them.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -77,10 +77,10 @@ void load_queries(const ops::AttentionParams& p, const Task& task, std::int64_t 
   }
 }
 
-/// Keys [begin, end) of the row to the front of the tile. Nothing else is read: what lies beside them
-/// may be anything.
-void load_keys(const ops::AttentionParams& p, const Task& task, std::int64_t begin, std::int64_t end,
-               Tile& t) {
+/// Keys [begin, end) of the row to the front of the tile. Nothing else is read: what lies beside
+/// them may be anything.
+void load_keys(const ops::AttentionParams& p, const Task& task, std::int64_t begin,
+               std::int64_t end, Tile& t) {
   const std::int64_t page_size = p.k.dim(1);
   const std::int64_t first = p.rows.kv_start[task.row];
   for (std::int64_t j = begin; j < end; ++j) {
@@ -199,7 +199,8 @@ void run_task(const ops::AttentionParams& p, const Task& task, float* scratch) {
   store_results(p, task, t);
 }
 
-/// Tasks of one row and key head. Long rows give many: the caller's loop finds a task by walking rows.
+/// Tasks of one row and key head. Long rows give many: the caller's loop finds a task by walking
+/// rows.
 std::int64_t query_tiles(const ops::AttentionParams& p, std::int32_t row, std::int64_t tokens) {
   return (p.rows.q_length[row] + tokens - 1) / tokens;
 }

@@ -1,24 +1,24 @@
-// Causal convolution on the CPU: one vector of channels walks down a row's tokens with its window in
-// registers.
+// Causal convolution on the CPU: one vector of channels walks down a row's tokens with its window
+// in registers.
 #include "src/core/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "src/cpu/causal_conv.cc"
 #include "hwy/foreach_target.h"
 
-#include "src/cpu/simd-inl.h"
 #include "src/cpu/kernels.h"
+#include "src/cpu/simd-inl.h"
 #include "src/cpu/variants.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace hybridattn::cpu::HWY_NAMESPACE {
 
-/// Channels of one task. A row's tokens lie whole rows of x apart, so a task takes several vectors at
-/// once and uses each cache line that it touches.
+/// Channels of one task. A row's tokens lie whole rows of x apart, so a task takes several vectors
+/// at once and uses each cache line that it touches.
 inline constexpr std::int64_t kChannels = 64;
 
-/// One vector of channels of one row. `taps[w][c]` and `window[w][c]` are transposed for it; the window
-/// is left as the last W-1 inputs.
+/// One vector of channels of one row. `taps[w][c]` and `window[w][c]` are transposed for it; the
+/// window is left as the last W-1 inputs.
 template <int W>
 void convolve(const ops::CausalConvParams& p, std::int32_t row, std::int64_t channel,
               std::int64_t count, const float (*taps)[kChannels], float (*window)[kChannels],

@@ -1,9 +1,9 @@
 // What the two kernels of the gated delta rule share: finding a head and preparing its q and k.
 #include <cmath>
 
+#include "hybridattn/ops/l2norm.h"
 #include "src/core/formulas.h"
 #include "src/cpu/simd-inl.h"
-#include "hybridattn/ops/l2norm.h"
 #include "src/ops/gdn_params.h"
 
 #if defined(HYBRIDATTN_CPU_GDN_INL_H_) == defined(HWY_TARGET_TOGGLE)

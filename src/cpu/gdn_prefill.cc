@@ -1,5 +1,5 @@
-// The chunked gated delta rule on the CPU: per row and value head, chunk after chunk, as small matrix
-// products in float32 (the formulas stand at the public declaration).
+// The chunked gated delta rule on the CPU: per row and value head, chunk after chunk, as small
+// matrix products in float32 (the formulas stand at the public declaration).
 #include "src/core/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -20,7 +20,8 @@ inline constexpr std::int64_t kSolveBlock = 16;
 
 /// The scratch of one worker, cut up. Sizes stand in gdn_prefill_scratch.
 struct Chunk {
-  Chunk(std::byte* scratch, std::int64_t k_dim_, std::int64_t v_dim_) : k_dim(k_dim_), v_dim(v_dim_) {
+  Chunk(std::byte* scratch, std::int64_t k_dim_, std::int64_t v_dim_)
+      : k_dim(k_dim_), v_dim(v_dim_) {
     sum = reinterpret_cast<double*>(scratch);
     q = reinterpret_cast<float*>(sum + kChunk);
     k = q + kChunk * k_dim;
@@ -87,7 +88,8 @@ void decayed_products(Chunk& c) {
     for_vectors(i + 1, [&](std::int64_t j, std::int64_t n) {
       const VF decay = hn::Exp(DF(), load_part(c.row + j, n));
       store_part(hn::Mul(load_part(scores + j, n), decay), scores + j, n);
-      store_part(hn::Mul(hn::Mul(load_part(correction + j, n), decay), minus_beta), correction + j, n);
+      store_part(hn::Mul(hn::Mul(load_part(correction + j, n), decay), minus_beta), correction + j,
+                 n);
     });
     for (std::int64_t j = i + 1; j < c.length; ++j) scores[j] = 0;
   }

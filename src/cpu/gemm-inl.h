@@ -1,7 +1,7 @@
 // Small matrix products in registers: the tiles under linear, the chunked delta rule and attention.
 //
-// Each output is summed in an order that depends on the inner length alone, never on how many rows or
-// columns are computed beside it. That makes a row's result independent of its neighbours.
+// Each output is summed in an order that depends on the inner length alone, never on how many rows
+// or columns are computed beside it. That makes a row's result independent of its neighbours.
 #include "src/cpu/simd-inl.h"
 
 #if defined(HYBRIDATTN_CPU_GEMM_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -78,9 +78,8 @@ inline void gemm_nt(std::int64_t rows, std::int64_t columns, std::int64_t inner,
     const float* b_rows[NR];
     for (int m = 0; m < MR; ++m) a_rows[m] = a + (m0 + m) * a_stride;
     for (int n = 0; n < NR; ++n) b_rows[n] = b + (n0 + n) * b_stride;
-    dot_tile<MR, NR>(inner, a_rows, b_rows, [&](int m, int n, float value) {
-      c[(m0 + m) * c_stride + n0 + n] = value;
-    });
+    dot_tile<MR, NR>(inner, a_rows, b_rows,
+                     [&](int m, int n, float value) { c[(m0 + m) * c_stride + n0 + n] = value; });
   });
 }
 
@@ -108,8 +107,8 @@ HWY_INLINE void outer_tile(std::int64_t inner, const float* a, std::int64_t a_ro
   }
 }
 
-/// C[m, n] += sum_i A[m, i] B[i, n], float32. A has any row and column stride; `columns` is a multiple
-/// of 16 (head dims are padded to that).
+/// C[m, n] += sum_i A[m, i] B[i, n], float32. A has any row and column stride; `columns` is a
+/// multiple of 16 (head dims are padded to that).
 inline void gemm_nn(std::int64_t rows, std::int64_t columns, std::int64_t inner, const float* a,
                     std::int64_t a_row, std::int64_t a_column, const float* b,
                     std::int64_t b_stride, float* c, std::int64_t c_stride) {
@@ -133,8 +132,8 @@ inline void gemm_nn(std::int64_t rows, std::int64_t columns, std::int64_t inner,
                                c + m * c_stride + n, c_stride);
     }
     for (; m < rows; ++m) {
-      outer_tile<1, 1>(inner, a + m * a_row, a_row, a_column, b + n, b_stride,
-                       c + m * c_stride + n, c_stride);
+      outer_tile<1, 1>(inner, a + m * a_row, a_row, a_column, b + n, b_stride, c + m * c_stride + n,
+                       c_stride);
     }
   }
 }

@@ -14,8 +14,8 @@ namespace hybridattn::cpu::HWY_NAMESPACE {
 /// Elements that one task handles at least: below this a task costs more to hand out than to do.
 inline constexpr std::int64_t kTaskElements = 8192;
 
-/// Calls body(token, head, scratch) for each row of `heads` heads of `dim` elements, where scratch is
-/// the worker's float area.
+/// Calls body(token, head, scratch) for each row of `heads` heads of `dim` elements, where scratch
+/// is the worker's float area.
 template <class Body>
 void for_head_rows(core::Launch& launch, std::int64_t tokens, std::int64_t heads, std::int64_t dim,
                    const Body& body) {

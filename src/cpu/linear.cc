@@ -1,6 +1,6 @@
-// Matrix products with weights as stored. A task is a block of rows and 64 columns of the output; it
-// goes through K slab by slab. With few rows the weights are turned in registers and used once; with
-// more they are first packed into panels that all rows of the block share.
+// Matrix products with weights as stored. A task is a block of rows and 64 columns of the output;
+// it goes through K slab by slab. With few rows the weights are turned in registers and used once;
+// with more they are first packed into panels that all rows of the block share.
 #include <type_traits>
 
 #include "src/core/highway_targets.h"
@@ -131,8 +131,8 @@ void run_block_of(const ops::LinearParams& p, const Block& block, const Scratch&
   }
 }
 
-/// Rows of one task: many, so that a packed panel serves often; fewer where tasks would be too few for
-/// the threads.
+/// Rows of one task: many, so that a packed panel serves often; fewer where tasks would be too few
+/// for the threads.
 std::int64_t block_rows(std::int64_t rows, std::int64_t column_blocks, int threads) {
   std::int64_t size = ops::kLinearRows;
   while (size > 48 && (rows + size - 1) / size * column_blocks < 4 * threads) size /= 2;

@@ -1,9 +1,9 @@
-// Products with weights as stored, [n, k] with k dense: a vector holds one k of neighbouring columns n,
-// got by turning small blocks of rows in registers.
+// Products with weights as stored, [n, k] with k dense: a vector holds one k of neighbouring
+// columns n, got by turning small blocks of rows in registers.
 //
-// Every output is a sum over runs of inner elements, each run summed one unit after the other and then
-// added to the runs before it. That order knows nothing of the rows and columns beside an output, and
-// short runs keep the rounding of float products small.
+// Every output is a sum over runs of inner elements, each run summed one unit after the other and
+// then added to the runs before it. That order knows nothing of the rows and columns beside an
+// output, and short runs keep the rounding of float products small.
 #include "src/cpu/simd-inl.h"
 
 #if defined(HYBRIDATTN_CPU_PANEL_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -210,12 +210,11 @@ HWY_INLINE void add_turned(const std::byte* const* x, const VU* turned, std::int
   }
 }
 
-/// MR rows of x against lanes() rows of weights, turned on the way: for few rows, where a panel would
-/// be read back hardly more often than it is written.
+/// MR rows of x against lanes() rows of weights, turned on the way: for few rows, where a panel
+/// would be read back hardly more often than it is written.
 template <int MR, class Product>
-HWY_INLINE void stored_tile(const std::byte* const* x,
-                            const typename Product::Weight* const* rows, std::int64_t at,
-                            std::int64_t count, float* c, std::int64_t c_stride) {
+HWY_INLINE void stored_tile(const std::byte* const* x, const typename Product::Weight* const* rows,
+                            std::int64_t at, std::int64_t count, float* c, std::int64_t c_stride) {
   using T = typename Product::Weight;
   constexpr std::int64_t kRun = Product::kRun * Product::kPerUnit;
   constexpr std::int64_t kUnits = kTurn<T> / Product::kPerUnit;

@@ -30,7 +30,8 @@ void rotary(const ops::RotaryParams& p, core::Launch& launch) {
       store_part(hn::NegMulAdd(upper, s, hn::Mul(lower, c)), y + i, n);
       store_part(hn::MulAdd(lower, s, hn::Mul(upper, c)), y + half + i, n);
     });
-    std::memcpy(y + 2 * half, x + 2 * half, static_cast<std::size_t>(dim - 2 * half) * sizeof(float));
+    std::memcpy(y + 2 * half, x + 2 * half,
+                static_cast<std::size_t>(dim - 2 * half) * sizeof(float));
     store_row(y, dim, row3(p.out, t, h), p.out.dtype);
   });
 }

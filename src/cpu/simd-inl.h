@@ -1,10 +1,11 @@
-// Rows of any element type as float32 vectors: loads, stores, sums, gates. Written once over Highway
-// and compiled for each instruction set; included inside a kernel file after foreach_target.h.
+// Rows of any element type as float32 vectors: loads, stores, sums, gates. Written once over
+// Highway and compiled for each instruction set; included inside a kernel file after
+// foreach_target.h.
 #include <cstdint>
 #include <cstring>
 
-#include "hwy/highway.h"
 #include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
 #include "hybridattn/tensor.h"
 #include "src/core/kernel.h"
 

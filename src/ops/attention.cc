@@ -26,8 +26,8 @@ Status check_options(core::ArgCheck& check, const AttentionOptions& options) {
                 options.logit_cap, ", must be finite and at least 0 (0 = off)");
   check.require(options.window == -1 || options.window >= 1, "window is ", options.window,
                 ", must be at least 1, or -1 (off)");
-  check.require_supported(options.causal || options.window == -1,
-                          "window is ", options.window, " without causal, must be -1 (off)");
+  check.require_supported(options.causal || options.window == -1, "window is ", options.window,
+                          " without causal, must be -1 (off)");
   return check.status();
 }
 
@@ -37,8 +37,8 @@ Status check_pages(const AttentionArgs& args, std::int32_t r, std::int64_t pages
   const std::int64_t used = (rows.kv_length[r] + page_size - 1) / page_size;
   const std::int64_t first = rows.kv_start[r];
   if (first < 0 || first > rows.num_pages_listed - used) {
-    return error(StatusCode::kOutOfRange, "attention: row ", r, " reads ", used, " pages from ", first,
-                 " of the list, which has ", rows.num_pages_listed);
+    return error(StatusCode::kOutOfRange, "attention: row ", r, " reads ", used, " pages from ",
+                 first, " of the list, which has ", rows.num_pages_listed);
   }
   // Pages wholly left of the window are never read, so an engine may have freed them.
   std::int64_t from = 0;
@@ -108,9 +108,8 @@ Status attention(Context& context, const AttentionArgs& args) {
   if (!check.ok()) return check.status();
   const bool dense = args.k.rank == 3;
   check.require((args.v.rank == 3) == dense, "v has rank ", args.v.rank, ", k has ", args.k.rank);
-  check.require(dense == (args.rows.pages == nullptr), "rows.pages is ",
-                dense ? "given" : "null", ", must be ", dense ? "null" : "given", " for k of rank ",
-                args.k.rank);
+  check.require(dense == (args.rows.pages == nullptr), "rows.pages is ", dense ? "given" : "null",
+                ", must be ", dense ? "null" : "given", " for k of rank ", args.k.rank);
   const std::int64_t hq = check["HQ"];
   const std::int64_t hk = check["HK"];
   check.require(hk > 0 && hq > 0 && hq % hk == 0, "q has HQ = ", hq,
@@ -118,14 +117,14 @@ Status attention(Context& context, const AttentionArgs& args) {
   check.require(check["page_size"] > 0, "k has page_size = 0, must be at least 1");
   check.require_supported(check["D"] >= 1 && check["D"] <= kMaxHeadDim, "q has D = ", check["D"],
                           ", must be 1 to ", kMaxHeadDim);
-  check.require_supported(check["DV"] >= 1 && check["DV"] <= kMaxHeadDim, "v has DV = ",
-                          check["DV"], ", must be 1 to ", kMaxHeadDim);
+  check.require_supported(check["DV"] >= 1 && check["DV"] <= kMaxHeadDim,
+                          "v has DV = ", check["DV"], ", must be 1 to ", kMaxHeadDim);
   check.distinct("out", args.out, "q", args.q).distinct("out", args.out, "k", args.k);
   check.distinct("out", args.out, "v", args.v);
   HYBRIDATTN_TRY(check_options(check, args.options));
   HYBRIDATTN_TRY(check_rows(args, check["T"], check["pages"], check["page_size"]));
-  const ops::AttentionParams params{args.rows,  args.q,   k,            v,      args.out,
-                                    args.sinks, args.lse, args.options, hq / hk};
+  const ops::AttentionParams params{args.rows, args.q,       k,      v, args.out, args.sinks,
+                                    args.lse,  args.options, hq / hk};
   return core::launch(context, "attention", params,
                       ops::attention_scratch(hq / hk, check["D"], check["DV"]));
 }

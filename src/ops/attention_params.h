@@ -7,14 +7,14 @@ namespace hybridattn::ops {
 
 struct AttentionParams {
   AttentionRows rows;
-  ConstTensorView q;         // [tokens, q_heads, dim]
-  ConstTensorView k;         // [pages, page_size, kv_heads, dim]; dense: pages of one key
-  ConstTensorView v;         // [pages, page_size, kv_heads, v_dim]
-  TensorView out;            // [tokens, q_heads, v_dim]
-  ConstTensorView sinks;     // optional [q_heads] f32
-  TensorView lse;            // optional [tokens, q_heads] f32
+  ConstTensorView q;      // [tokens, q_heads, dim]
+  ConstTensorView k;      // [pages, page_size, kv_heads, dim]; dense: pages of one key
+  ConstTensorView v;      // [pages, page_size, kv_heads, v_dim]
+  TensorView out;         // [tokens, q_heads, v_dim]
+  ConstTensorView sinks;  // optional [q_heads] f32
+  TensorView lse;         // optional [tokens, q_heads] f32
   AttentionOptions options;
-  std::int64_t group;        // query heads of one key head
+  std::int64_t group;  // query heads of one key head
 };
 
 /// Keys of one tile. Tiles start at multiples of it from the row's first key, so that a query's sum
@@ -35,7 +35,8 @@ constexpr std::size_t attention_scratch(std::int64_t group, std::int64_t dim, st
   const std::int64_t rows = attention_tile_tokens(group) * group;
   const std::int64_t d = attention_padded(dim);
   const std::int64_t dv = attention_padded(v_dim);
-  const std::int64_t floats = rows * (d + dv + kAttentionKeyTile + 4) + kAttentionKeyTile * (d + dv);
+  const std::int64_t floats =
+      rows * (d + dv + kAttentionKeyTile + 4) + kAttentionKeyTile * (d + dv);
   return static_cast<std::size_t>(floats + 64) * sizeof(float);
 }
 

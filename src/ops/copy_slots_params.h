@@ -7,10 +7,10 @@ namespace hybridattn::ops {
 
 struct CopySlotsParams {
   std::byte* pool;
-  std::int64_t slot_stride;           // bytes
-  std::int64_t slot_bytes;            // bytes of one slot
-  const std::int32_t* source;         // [count]
-  const std::int32_t* destination;    // [count]
+  std::int64_t slot_stride;         // bytes
+  std::int64_t slot_bytes;          // bytes of one slot
+  const std::int32_t* source;       // [count]
+  const std::int32_t* destination;  // [count]
   std::int32_t count;
 };
 

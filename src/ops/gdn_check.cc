@@ -35,7 +35,7 @@ Status check_gdn(const char* op, const GdnArgs& args, std::int64_t max_length, G
                 ", must be given: finite and not 0 (usually K^-1/2)");
   if (!check.ok()) return check.status();
   HYBRIDATTN_TRY(check_ragged_rows(op, args.rows, check["T"], check["slots"], max_length));
-  params = GdnParams{args.rows, args.q,   args.k,     args.v,         args.log_decay, args.beta,
+  params = GdnParams{args.rows,  args.q,   args.k,     args.v,         args.log_decay, args.beta,
                      args.state, args.out, args.scale, args.qk_l2norm, hv / hk};
   return {};
 }

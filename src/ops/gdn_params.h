@@ -16,7 +16,7 @@ struct GdnParams {
   TensorView out;             // [tokens, v_heads, v_dim]
   float scale;
   bool qk_l2norm;
-  std::int64_t group;         // value heads of one key head
+  std::int64_t group;  // value heads of one key head
 };
 
 }  // namespace hybridattn::ops

@@ -15,7 +15,8 @@ struct GdnPrefillParams : GdnParams {};
 constexpr std::size_t gdn_prefill_scratch(std::int64_t k_dim, std::int64_t v_dim) {
   const std::int64_t c = kGdnChunk;
   const std::int64_t floats = c * (2 * k_dim + 3 * v_dim) + 2 * c * c + v_dim * k_dim + 4 * c;
-  return static_cast<std::size_t>(floats) * sizeof(float) + static_cast<std::size_t>(c) * sizeof(double);
+  return static_cast<std::size_t>(floats) * sizeof(float) +
+         static_cast<std::size_t>(c) * sizeof(double);
 }
 
 }  // namespace hybridattn::ops

@@ -12,7 +12,8 @@ Status gdn_step(Context& context, const GdnArgs& args) {
   HYBRIDATTN_TRY(ops::check_gdn("gdn_step", args, 1, params));
   // q, k, one row of the state; v and the output.
   const std::int64_t floats = 3 * params.k.dim(2) + 2 * params.v.dim(2);
-  return core::launch(context, "gdn_step", params, static_cast<std::size_t>(floats) * sizeof(float));
+  return core::launch(context, "gdn_step", params,
+                      static_cast<std::size_t>(floats) * sizeof(float));
 }
 
 }  // namespace hybridattn

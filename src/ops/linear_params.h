@@ -20,7 +20,8 @@ inline constexpr std::int64_t kLinearColumns = 64;
 /// Inner elements that a task goes through at a time.
 inline constexpr std::int64_t kLinearSlab = 512;
 
-/// Scratch of one worker in 4-byte units: sums, a panel of weights, a tile of x, a row of the output.
+/// Scratch of one worker in 4-byte units: sums, a panel of weights, a tile of x, a row of the
+/// output.
 inline constexpr std::int64_t kLinearSums = kLinearRows * kLinearColumns;
 inline constexpr std::int64_t kLinearPanel = kLinearSlab * kLinearColumns;
 inline constexpr std::int64_t kLinearTile = 8 * kLinearSlab;

@@ -29,10 +29,9 @@ Status rotary_table(Context& context, const RotaryTableArgs& args) {
   check.output("sin", args.sin, {"T", "R/2"}, core::Dtypes::kF32);
   if (!check.ok()) return check.status();
   check.array("positions", args.positions, check["T"]);
-  check.require(args.rotary_dim >= 0 && args.rotary_dim % 2 == 0 &&
-                    args.rotary_dim / 2 == check["R/2"],
-                "rotary_dim is ", args.rotary_dim, ", must be 2 * ", check["R/2"],
-                " (dim 1 of cos)");
+  check.require(
+      args.rotary_dim >= 0 && args.rotary_dim % 2 == 0 && args.rotary_dim / 2 == check["R/2"],
+      "rotary_dim is ", args.rotary_dim, ", must be 2 * ", check["R/2"], " (dim 1 of cos)");
   check.require(std::isfinite(args.theta) && args.theta > 0, "theta is ", args.theta,
                 ", must be finite and positive");
   if (!check.ok()) return check.status();

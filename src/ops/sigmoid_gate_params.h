@@ -6,9 +6,9 @@
 namespace hybridattn::ops {
 
 struct SigmoidGateParams {
-  ConstTensorView x;     // [tokens, heads, dim]
-  ConstTensorView gate;  // [tokens, heads, dim]
-  TensorView out;        // [tokens, heads, dim]
+  ConstTensorView x;        // [tokens, heads, dim]
+  ConstTensorView gate;     // [tokens, heads, dim]
+  TensorView out;           // [tokens, heads, dim]
   const std::uint8_t* pad;  // optional [tokens]
 };
 

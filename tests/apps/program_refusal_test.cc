@@ -186,7 +186,8 @@ TEST(ProgramInputs, FilesThatCannotBeRead) {
     expect_refusal(on("generate", model, {option, ""}), kUsage,
                    {option, "value is \"\", must be a path"});
   }
-  expect_refusal(on("score", model, {"--text-file", ""}), kUsage, {"--text-file", "must be a path"});
+  expect_refusal(on("score", model, {"--text-file", ""}), kUsage,
+                 {"--text-file", "must be a path"});
   expect_refusal(on("info", "", {}), kUsage, {"--model", "must be a path"});
   expect_refusal(on("generate", model, {"--prompt-file", newline}), kData, {"a b"});
   if (::geteuid() != 0) {  // root reads everything

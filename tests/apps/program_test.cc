@@ -56,8 +56,9 @@ std::string words(const std::string& text) {
 TEST(ProgramHelp, DefaultTypes) {
   for (const char* verb : {"generate", "score", "info"}) {
     const std::string help = words(run_program({verb, "--help"}).out);
-    EXPECT_NE(help.find("default: the checkpoint's, f32 where that is f16; with experts always f32"),
-              std::string::npos)
+    EXPECT_NE(
+        help.find("default: the checkpoint's, f32 where that is f16; with experts always f32"),
+        std::string::npos)
         << help;
     EXPECT_NE(help.find("default: --dtype, else the checkpoint's, f32 where that is f16; also with "
                         "experts"),
@@ -136,8 +137,9 @@ TEST(ProgramGenerate, ThePaddedTailOfTheVocabularyIsNotSampled) {
   hot.insert(hot.end(), {"--temperature", "3"});
   const json sampled = run_json(hot);
   for (const json& id : sampled["ids"]) EXPECT_LT(id.get<std::int32_t>(), 1000);
-  const json whole = run_json(on("generate", checkpoint("tiny-model"),
-                                 {"--prompt-ids", "5,6,7", "--max-new-tokens", "60", "--ignore-eos"}));
+  const json whole =
+      run_json(on("generate", checkpoint("tiny-model"),
+                  {"--prompt-ids", "5,6,7", "--max-new-tokens", "60", "--ignore-eos"}));
   EXPECT_EQ(run_json(args)["ids"], whole["ids"]) << "greedy is the plain argmax";
 }
 

@@ -35,8 +35,9 @@ TEST(ForwardBatch, WrongRowsAreNamed) {
                kInvalidArgument, "rows 0 and 2", "slot 3");
   EXPECT_ERROR(status_of({row(RowKind::kPrefill, 0, 1, 2147483647)}), kInvalidArgument, "row 0",
                "2147483647 computed and 1 new");
-  EXPECT_ERROR(status_of({row(RowKind::kPrefill, 0, 2000000000), row(RowKind::kPrefill, 1, 2000000000)}),
-               kInvalidArgument, "4000000000", "2^31");
+  EXPECT_ERROR(
+      status_of({row(RowKind::kPrefill, 0, 2000000000), row(RowKind::kPrefill, 1, 2000000000)}),
+      kInvalidArgument, "4000000000", "2^31");
   BatchRow most = row(RowKind::kPrefill, 1, std::numeric_limits<std::int32_t>::max());
   most.computed = std::numeric_limits<std::int64_t>::max();
   EXPECT_ERROR(status_of({most}), kInvalidArgument, "9223372036854775807", "2^31");
@@ -44,12 +45,14 @@ TEST(ForwardBatch, WrongRowsAreNamed) {
 }
 
 TEST(ForwardBatch, RowsWithoutSlotsMayBeMany) {
-  EXPECT_OK(status_of({row(RowKind::kPrefill, kPadIndex, 1), row(RowKind::kPrefill, kPadIndex, 1)}));
+  EXPECT_OK(
+      status_of({row(RowKind::kPrefill, kPadIndex, 1), row(RowKind::kPrefill, kPadIndex, 1)}));
 }
 
 TEST(ForwardBatch, TokensFollowTheRowsPadsIncluded) {
-  const auto batch = *ForwardBatch::create({row(RowKind::kPrefill, 3, 5), row(RowKind::kPad, -1, 2),
-                                            row(RowKind::kPrefill, 4, 0), row(RowKind::kDecode, 0, 1)});
+  const auto batch =
+      *ForwardBatch::create({row(RowKind::kPrefill, 3, 5), row(RowKind::kPad, -1, 2),
+                             row(RowKind::kPrefill, 4, 0), row(RowKind::kDecode, 0, 1)});
   EXPECT_EQ(batch.num_rows(), 4);
   EXPECT_EQ(batch.num_tokens(), 8);
   EXPECT_EQ(batch.token_start(0), 0);

@@ -34,9 +34,7 @@ class GdnAttnBackendTest : public PagedFixture {
     gdn_layer.dt_bias = bias.kernel().view();
     gdn = std::move(*GDNAttnBackend::create(*context, states()));
   }
-  GdnStateView states() {
-    return {{recurrent.kernel().view()}, {conv.kernel().view()}};
-  }
+  GdnStateView states() { return {{recurrent.kernel().view()}, {conv.kernel().view()}}; }
 
   struct GdnStep {
     Rows rows;
@@ -99,8 +97,8 @@ class GdnAttnBackendTest : public PagedFixture {
       EXPECT_TRUE(near(state->kernel().values(), state->of(Source::kRounded).values(), bound));
     }
     const auto real = step.rows.tokens();
-    EXPECT_TRUE(near(step.out.kernel().gather(real), step.out.of(Source::kRounded).gather(real),
-                     bound));
+    EXPECT_TRUE(
+        near(step.out.kernel().gather(real), step.out.of(Source::kRounded).gather(real), bound));
     for (const double zero : step.out.kernel().gather(step.rows.tokens(true))) EXPECT_EQ(zero, 0.0);
     EXPECT_TRUE(step.out.kernel().gaps_intact());
   }

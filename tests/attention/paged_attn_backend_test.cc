@@ -60,8 +60,8 @@ TEST_F(PagedAttnBackendTest, FusedIsAsUnfused) {
   k_norm.fill(random.values(kDim, -0.5, 0.5));
   const Source s = Source::kRounded;
   for (int parts = 0; parts < 16; ++parts) {
-    Step step = make_step({row(RowKind::kPrefill, 5, 6), row(RowKind::kPad, 0, 1),
-                           row(RowKind::kDecode, 9, 1)});
+    Step step = make_step(
+        {row(RowKind::kPrefill, 5, 6), row(RowKind::kPad, 0, 1), row(RowKind::kDecode, 9, 1)});
     AttentionRunArgs args = run_args(step);
     args.norm_epsilon = 1e-5f;
     if ((parts & 1) != 0) {

@@ -175,8 +175,8 @@ TEST(PoolSizes, PastTheRangeAreRefusedNotWrapped) {
   gdn.conv_channels = 8;
   gdn.conv_width = 4;
   EXPECT_ERROR(GdnStatePool::create(*context, gdn, 4).status(), kResourceExhausted, "2^63");
-  EXPECT_ERROR(fit_cache_budget(kv, gdn, 4, 100, std::int64_t{1} << 62).status(), kResourceExhausted,
-               "9223372036854775807");
+  EXPECT_ERROR(fit_cache_budget(kv, gdn, 4, 100, std::int64_t{1} << 62).status(),
+               kResourceExhausted, "9223372036854775807");
 }
 
 }  // namespace

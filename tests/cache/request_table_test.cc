@@ -67,8 +67,8 @@ TEST(RequestTable, ErrorsChangeNothing) {
   EXPECT_ERROR(f.table.open().status(), kResourceExhausted, "state slot");
   EXPECT_EQ(f.table.num_open(), 4);
   EXPECT_ERROR(f.table.reserve(rows[0], 33), kResourceExhausted, "9 pages", "at most 8");
-  EXPECT_ERROR(f.table.reserve(rows[0], std::numeric_limits<std::int64_t>::max()), kResourceExhausted,
-               "at most 8");
+  EXPECT_ERROR(f.table.reserve(rows[0], std::numeric_limits<std::int64_t>::max()),
+               kResourceExhausted, "at most 8");
   EXPECT_ERROR(f.table.reserve(rows[0], -5), kInvalidArgument, "tokens is -5");
   EXPECT_EQ(f.pages.num_free(), 20);
   for (const int row : {0, 1}) ASSERT_OK(f.table.reserve(rows[static_cast<std::size_t>(row)], 32));

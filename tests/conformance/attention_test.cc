@@ -57,7 +57,8 @@ Cache lay_out(const RowList& list, std::int64_t page_size) {
       ids.push_back(static_cast<std::int32_t>(next));
       cache.used.emplace_back(next--, std::min(left, page_size));
     }
-    for (std::int64_t i = 0; page_size == 0 && i < row.keys; ++i) cache.used.emplace_back(key + i, 1);
+    for (std::int64_t i = 0; page_size == 0 && i < row.keys; ++i)
+      cache.used.emplace_back(key + i, 1);
     --next;  // a free page
     cache.rows.add(token, row.queries, row.keys, ids, page_size == 0 ? key : 0);
     token += row.queries + 1;  // and a token that belongs to nobody
@@ -101,7 +102,7 @@ void ConformanceAttention::check(const Case& c, const std::vector<Row>& row_list
   Operand out(dtype(), {tokens, hq, c.v_dim}, c.layout);
   Operand lse(DType::kF32, {tokens, hq}, Layout::kSliced);
   run(attention, reference::attention, [&](Source s) {
-    return AttentionArgs{cache.rows.view(c.page_size > 0), q(s), k(s), v(s), out(s),
+    return AttentionArgs{cache.rows.view(c.page_size > 0),  q(s),   k(s),     v(s), out(s),
                          c.sinks ? sinks(s) : TensorView(), lse(s), c.options};
   });
   expect_conforms(out, named, kAttentionBound, dtype());
@@ -193,9 +194,8 @@ TEST_P(ConformanceAttention, MergeOfTwoHalvesIsTheWhole) {
   }
   Operand out(dtype(), shape, Layout::kSliced);
   Operand lse(DType::kF32, {4, 3}, Layout::kSliced);
-  run(merge_states, reference::merge_states, [&](Source s) {
-    return MergeStatesArgs{a(s), lse_a(s), b(s), lse_b(s), out(s), lse(s)};
-  });
+  run(merge_states, reference::merge_states,
+      [&](Source s) { return MergeStatesArgs{a(s), lse_a(s), b(s), lse_b(s), out(s), lse(s)}; });
   expect_conforms(out, everything(4), kMergeStatesBound, dtype());
   expect_conforms(lse, everything(4), kMergeStatesBound, DType::kF32);
   EXPECT_EQ(out.kernel().get({2, 2, 7}), 0.0);

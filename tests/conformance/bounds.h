@@ -1,9 +1,10 @@
 // The published bounds of every op. `tight` holds against the double reference on the kernel's own
-// rounded inputs, itself rounded to the output's type: it is the error of our float32 arithmetic. Where
-// that tips a rounding to the neighbour, one element is off by a unit: the check adds that. `loose` holds against exact arithmetic on the inputs
-// before rounding: it counts roundings of the input type (half a unit in the last place each) that
-// the op's conditioning can show in the result. Both are relative, in the 2-norm; a single element
-// may be off by `spread` times as much, measured against the largest element.
+// rounded inputs, itself rounded to the output's type: it is the error of our float32 arithmetic.
+// Where that tips a rounding to the neighbour, one element is off by a unit: the check adds that.
+// `loose` holds against exact arithmetic on the inputs before rounding: it counts roundings of the
+// input type (half a unit in the last place each) that the op's conditioning can show in the
+// result. Both are relative, in the 2-norm; a single element may be off by `spread` times as much,
+// measured against the largest element.
 #pragma once
 
 #include <algorithm>

@@ -21,8 +21,9 @@ TEST_P(ConformanceElementwise, SigmoidGateOfPaddingIsZeroWhateverItHolds) {
   Operand x(dtype(), {5, 3, 19}, Layout::kSliced, values);
   Operand gate(dtype(), {5, 3, 19}, Layout::kSliced, values);
   Operand out(dtype(), {5, 3, 19}, Layout::kSliced);
-  run(sigmoid_gate, reference::sigmoid_gate,
-      [&](Source s) { return SigmoidGateArgs{x(s), gate(s), out(s), pad.data()}; });
+  run(sigmoid_gate, reference::sigmoid_gate, [&](Source s) {
+    return SigmoidGateArgs{x(s), gate(s), out(s), pad.data()};
+  });
   expect_conforms(out, everything(5), kSigmoidGateBound, dtype());
 }
 
@@ -31,8 +32,9 @@ TEST_P(ConformanceElementwise, SigmoidGate) {
     Operand x(dtype(), heads_shape(), layout, random.values(kHeadElements, -2, 2));
     Operand gate(dtype(), heads_shape(), layout, random.values(kHeadElements, -9, 9));
     Operand out(dtype(), heads_shape(), layout);
-    run(sigmoid_gate, reference::sigmoid_gate,
-        [&](Source s) { return SigmoidGateArgs{x(s), gate(s), out(s)}; });
+    run(sigmoid_gate, reference::sigmoid_gate, [&](Source s) {
+      return SigmoidGateArgs{x(s), gate(s), out(s)};
+    });
     expect_conforms(out, everything(5), kSigmoidGateBound, dtype());
   }
 }
@@ -42,8 +44,9 @@ TEST_P(ConformanceElementwise, SiluMul) {
     Operand gate(dtype(), {6, 83}, layout, random.values(6 * 83, -9, 9));
     Operand up(dtype(), {6, 83}, layout, random.values(6 * 83, -2, 2));
     Operand out(dtype(), {6, 83}, layout);
-    run(silu_mul, reference::silu_mul,
-        [&](Source s) { return SiluMulArgs{gate(s), up(s), out(s)}; });
+    run(silu_mul, reference::silu_mul, [&](Source s) {
+      return SiluMulArgs{gate(s), up(s), out(s)};
+    });
     expect_conforms(out, everything(6), kSiluMulBound, dtype());
   }
 }
@@ -55,8 +58,9 @@ TEST_P(ConformanceElementwise, GatesAtTheirExtremesAreFinite) {
   Operand ones(dtype(), {1, count}, Layout::kDense,
                std::vector<double>(static_cast<std::size_t>(count), 1.0));
   Operand out(dtype(), {1, count}, Layout::kDense);
-  run(silu_mul, reference::silu_mul,
-      [&](Source s) { return SiluMulArgs{gate(s), ones(s), out(s)}; });
+  run(silu_mul, reference::silu_mul, [&](Source s) {
+    return SiluMulArgs{gate(s), ones(s), out(s)};
+  });
   expect_conforms(out, {0}, kSiluMulBound, dtype());
 }
 
@@ -67,8 +71,9 @@ TEST_P(ConformanceElementwise, Rotary) {
       Operand cosine(DType::kF32, {5, half}, layout, random.values(5 * half, -1, 1));
       Operand sine(DType::kF32, {5, half}, layout, random.values(5 * half, -1, 1));
       Operand out(dtype(), heads_shape(), layout);
-      run(rotary, reference::rotary,
-          [&](Source s) { return RotaryArgs{x(s), cosine(s), sine(s), out(s)}; });
+      run(rotary, reference::rotary, [&](Source s) {
+        return RotaryArgs{x(s), cosine(s), sine(s), out(s)};
+      });
       expect_conforms(out, everything(5), kRotaryBound, dtype());
     }
   }
@@ -79,8 +84,9 @@ TEST_P(ConformanceElementwise, RotaryInPlace) {
   Operand cosine(DType::kF32, {5, 16}, Layout::kDense, random.values(80, -1, 1));
   Operand sine(DType::kF32, {5, 16}, Layout::kDense, random.values(80, -1, 1));
   Operand out(dtype(), heads_shape(), Layout::kSliced);
-  run(rotary, reference::rotary,
-      [&](Source s) { return RotaryArgs{x(s), cosine(s), sine(s), out(s)}; });
+  run(rotary, reference::rotary, [&](Source s) {
+    return RotaryArgs{x(s), cosine(s), sine(s), out(s)};
+  });
   ASSERT_OK(rotary(context(), {x.kernel().view(), cosine.kernel().view(), sine.kernel().view(),
                                x.kernel().view()}));
   EXPECT_EQ(x.kernel().memory(), out.kernel().memory());

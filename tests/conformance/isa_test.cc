@@ -40,12 +40,30 @@ class AllOps {
     const GdnArgs gdn{rows_.view(), x, x, x, g, g, state_.view(), out, 1.0f, true};
     const AttentionOptions options{1.0f, true, 0.0f, -1};
     return {
-        {"l2norm", [=](Context& k) { return l2norm(k, {x, out}); }},
-        {"rms_norm", [=](Context& k) { return rms_norm(k, {x, w, out}); }},
-        {"gated_rms_norm", [=](Context& k) { return gated_rms_norm(k, {x, x, w, out}); }},
-        {"sigmoid_gate", [=](Context& k) { return sigmoid_gate(k, {x, x, out}); }},
-        {"silu_mul", [=](Context& k) { return silu_mul(k, {flat, flat, flat_out}); }},
-        {"rotary", [=](Context& k) { return rotary(k, {x, t, t, out}); }},
+        {"l2norm",
+         [=](Context& k) {
+           return l2norm(k, {x, out});
+         }},
+        {"rms_norm",
+         [=](Context& k) {
+           return rms_norm(k, {x, w, out});
+         }},
+        {"gated_rms_norm",
+         [=](Context& k) {
+           return gated_rms_norm(k, {x, x, w, out});
+         }},
+        {"sigmoid_gate",
+         [=](Context& k) {
+           return sigmoid_gate(k, {x, x, out});
+         }},
+        {"silu_mul",
+         [=](Context& k) {
+           return silu_mul(k, {flat, flat, flat_out});
+         }},
+        {"rotary",
+         [=](Context& k) {
+           return rotary(k, {x, t, t, out});
+         }},
         {"rotary_table",
          [this](Context& k) {
            return rotary_table(k, {positions_, 1e4, 16, table_.view(), out_table_.view()});
@@ -56,29 +74,41 @@ class AllOps {
          }},
         {"causal_conv",
          [=, this](Context& k) {
-           return causal_conv(k, {rows_.view(), flat, conv_weight_.view(), conv_state_.view(),
-                                  flat_out});
+           return causal_conv(
+               k, {rows_.view(), flat, conv_weight_.view(), conv_state_.view(), flat_out});
          }},
         {"gdn_step", [=](Context& k) { return gdn_step(k, gdn); }},
         {"gdn_prefill", [=](Context& k) { return gdn_prefill(k, gdn); }},
-        {"store_kv", [=, this](Context& k) { return store_kv(k, {x, x, positions_, c, c}); }},
+        {"store_kv",
+         [=, this](Context& k) {
+           return store_kv(k, {x, x, positions_, c, c});
+         }},
         {"attention",
          [=, this](Context& k) {
            return attention(k, {kv_.view(true), x, c, c, out, {}, {}, options});
          }},
         {"merge_states",
-         [=](Context& k) { return merge_states(k, {x, g, x, g, out, {}}); }},
-        {"copy_slots", [=, this](Context& k) { return copy_slots(k, {c, zero_, zero_ + 1, 1}); }},
-        {"zero_slots", [=, this](Context& k) { return zero_slots(k, {c, zero_, 1}); }},
-        {"linear", [=](Context& k) { return linear(k, {flat, flat, square_out(flat_out)}); }},
+         [=](Context& k) {
+           return merge_states(k, {x, g, x, g, out, {}});
+         }},
+        {"copy_slots",
+         [=, this](Context& k) {
+           return copy_slots(k, {c, zero_, zero_ + 1, 1});
+         }},
+        {"zero_slots",
+         [=, this](Context& k) {
+           return zero_slots(k, {c, zero_, 1});
+         }},
+        {"linear",
+         [=](Context& k) {
+           return linear(k, {flat, flat, square_out(flat_out)});
+         }},
     };
   }
 
  private:
   static TensorView square_out(const TensorView& view) { return view.at(0, {1, 1}, {1, 1}); }
-  ConstTensorView head_view() {
-    return ConstTensorView(gates_.view()).at(0, {2}, {1});
-  }
+  ConstTensorView head_view() { return ConstTensorView(gates_.view()).at(0, {2}, {1}); }
 
   Rows rows_;
   KvRows kv_;

@@ -18,8 +18,7 @@ TEST_P(ConformanceLinear, EveryRowCountAndTail) {
       Operand x(dtype(), {m, k}, Layout::kSliced, random.values(m * k, -1, 1));
       Operand weight(dtype(), {n, k}, Layout::kSliced, random.values(n * k, -1, 1));
       Operand out(DType::kF32, {m, n}, Layout::kSliced);
-      run(linear, reference::linear,
-          [&](Source s) { return LinearArgs{x(s), weight(s), out(s)}; });
+      run(linear, reference::linear, [&](Source s) { return LinearArgs{x(s), weight(s), out(s)}; });
       expect_conforms(out, everything(m), kLinearBound, dtype());
     }
   }
@@ -31,8 +30,7 @@ TEST_P(ConformanceLinear, SumsOfSeveralSlabsAndRowsOfSeveralBlocks) {
     Operand x(dtype(), {m, k}, Layout::kSliced, random.values(m * k, -1, 1));
     Operand weight(dtype(), {n, k}, Layout::kSliced, random.values(n * k, -1, 1));
     Operand out(DType::kF32, {m, n}, Layout::kSliced);
-    run(linear, reference::linear,
-        [&](Source s) { return LinearArgs{x(s), weight(s), out(s)}; });
+    run(linear, reference::linear, [&](Source s) { return LinearArgs{x(s), weight(s), out(s)}; });
     expect_conforms(out, everything(m), kLinearBound, dtype());
   }
 }
@@ -44,8 +42,9 @@ TEST_P(ConformanceLinear, EveryPairOfTypesAndAccumulation) {
         Operand x(dtype(), {5, 77}, Layout::kSliced, random.values(5 * 77, -1, 1));
         Operand weight(weight_type, {9, 77}, Layout::kSliced, random.values(9 * 77, -1, 1));
         Operand out(out_type, {5, 9}, Layout::kSliced, random.values(45, -4, 4));
-        run(linear, reference::linear,
-            [&](Source s) { return LinearArgs{x(s), weight(s), out(s), accumulate}; });
+        run(linear, reference::linear, [&](Source s) {
+          return LinearArgs{x(s), weight(s), out(s), accumulate};
+        });
         const DType least = half_ulp(weight_type) > half_ulp(dtype()) ? weight_type : dtype();
         const DType in = half_ulp(out_type) > half_ulp(least) ? out_type : least;
         expect_conforms(out, everything(5), kLinearBound, in);

@@ -45,8 +45,9 @@ TEST_P(ConformanceNorms, RmsNormOfRows) {
   Operand x(dtype(), {kTokens, 130}, Layout::kSliced, random.values(kTokens * 130, -3, 3));
   Operand weight(DType::kF32, {130}, Layout::kDense, random.values(130, -0.5, 1.5));
   Operand out(dtype(), {kTokens, 130}, Layout::kSliced);
-  run(rms_norm, reference::rms_norm,
-      [&](Source s) { return RmsNormArgs{x(s), weight(s), out(s), 1e-6f, true}; });
+  run(rms_norm, reference::rms_norm, [&](Source s) {
+    return RmsNormArgs{x(s), weight(s), out(s), 1e-6f, true};
+  });
   expect_conforms(out, everything(kTokens), kRmsNormBound, dtype());
 }
 
@@ -55,8 +56,9 @@ TEST_P(ConformanceNorms, RmsNormInPlace) {
             random.values(kTokens * kHeads * 24, -3, 3));
   Operand weight(dtype(), {24}, Layout::kDense, random.values(24, -0.5, 1.5));
   Operand out(dtype(), {kTokens, kHeads, 24}, Layout::kSliced);
-  run(rms_norm, reference::rms_norm,
-      [&](Source s) { return RmsNormArgs{x(s), weight(s), out(s)}; });
+  run(rms_norm, reference::rms_norm, [&](Source s) {
+    return RmsNormArgs{x(s), weight(s), out(s)};
+  });
   Buffer& same = x.kernel();
   ASSERT_OK(rms_norm(context(), {same.view(), weight.kernel().view(), same.view()}));
   EXPECT_EQ(same.memory(), out.kernel().memory());
@@ -85,9 +87,8 @@ TEST_P(ConformanceNorms, GatedRmsNorm) {
       Operand z(dtype(), shape, Layout::kSliced, random.values(count, -6, 6));
       Operand weight(dtype(), {dim}, Layout::kDense, random.values(dim, 0.2, 1.5));
       Operand out(dtype(), shape, Layout::kSliced);
-      run(gated_rms_norm, reference::gated_rms_norm, [&](Source s) {
-        return GatedRmsNormArgs{x(s), z(s), weight(s), out(s), 1e-6f, gate};
-      });
+      run(gated_rms_norm, reference::gated_rms_norm,
+          [&](Source s) { return GatedRmsNormArgs{x(s), z(s), weight(s), out(s), 1e-6f, gate}; });
       expect_conforms(out, everything(kTokens), kGatedRmsNormBound, dtype());
     }
   }
@@ -98,8 +99,9 @@ TEST_P(ConformanceNorms, EpsilonStandsInsideTheRoot) {
   Operand x(DType::kF32, {2, 1, 16}, Layout::kDense, random.values(32, -1e-3, 1e-3));
   Operand weight(DType::kF32, {16}, Layout::kDense, std::vector<double>(16, 1.0));
   Operand out(DType::kF32, {2, 1, 16}, Layout::kDense);
-  run(rms_norm, reference::rms_norm,
-      [&](Source s) { return RmsNormArgs{x(s), weight(s), out(s), 1e-6f, false}; });
+  run(rms_norm, reference::rms_norm, [&](Source s) {
+    return RmsNormArgs{x(s), weight(s), out(s), 1e-6f, false};
+  });
   expect_conforms(out, everything(2), kRmsNormBound, DType::kF32);
 }
 

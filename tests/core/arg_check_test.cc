@@ -1,4 +1,5 @@
-// Messages of the argument checks: one line with the op, the argument, what was found and what must be.
+// Messages of the argument checks: one line with the op, the argument, what was found and what must
+// be.
 #include "src/core/arg_check.h"
 
 #include <gtest/gtest.h>

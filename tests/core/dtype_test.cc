@@ -21,7 +21,8 @@ double decode(std::uint32_t bits, int exponent_bits, int mantissa_bits) {
   return sign * std::ldexp(1.0 + std::ldexp(mantissa, -mantissa_bits), exponent - bias);
 }
 
-/// Nearest value of a type with `mantissa_bits` and least exponent `lowest`, ties to even, in double.
+/// Nearest value of a type with `mantissa_bits` and least exponent `lowest`, ties to even, in
+/// double.
 double round_in_double(double x, int mantissa_bits, int lowest, double largest) {
   if (x == 0 || !std::isfinite(x)) return x;
   int exponent = 0;
@@ -99,7 +100,8 @@ TEST(DType, RoundsRandomFloatsAsDoubleArithmeticDoes) {
 TEST(DType, RoundsTiesToEvenAndTheirNeighbours) {
   for (std::uint32_t bits = 0; bits < 0x7c00; ++bits) {
     const float low = to_float(F16{static_cast<std::uint16_t>(bits)});
-    const float high = bits == 0x7bff ? 65536.0f : to_float(F16{static_cast<std::uint16_t>(bits + 1)});
+    const float high =
+        bits == 0x7bff ? 65536.0f : to_float(F16{static_cast<std::uint16_t>(bits + 1)});
     const float middle = low + (high - low) / 2;
     for (const float x : {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e9f)}) {
       expect_rounds(x);

@@ -18,8 +18,7 @@ TEST(ThreadPool, EachIndexExactlyOnce) {
     EXPECT_EQ(pool.concurrency(), threads);
     for (const std::int64_t count : {0, 1, 2, 7, 1000}) {
       std::vector<std::atomic<int>> hits(static_cast<std::size_t>(count));
-      parallel_for(pool, count,
-                   [&](std::int64_t i, int) { ++hits[static_cast<std::size_t>(i)]; });
+      parallel_for(pool, count, [&](std::int64_t i, int) { ++hits[static_cast<std::size_t>(i)]; });
       for (const auto& hit : hits) EXPECT_EQ(hit.load(), 1);
     }
   }
@@ -63,7 +62,8 @@ TEST(ThreadPool, WhatATaskWroteIsSeenAfterTheLoop) {
   ThreadPool pool(4);
   std::vector<int> data(4096, 0);
   for (int round = 1; round <= 50; ++round) {
-    parallel_for(pool, 4096, [&](std::int64_t i, int) { data[static_cast<std::size_t>(i)] = round; });
+    parallel_for(pool, 4096,
+                 [&](std::int64_t i, int) { data[static_cast<std::size_t>(i)] = round; });
     for (const int value : data) ASSERT_EQ(value, round);
   }
 }

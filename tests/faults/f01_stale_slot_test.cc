@@ -34,8 +34,8 @@ class F01UpstreamVerbs : public ::testing::Test {
     const std::vector<std::int32_t> zeros(4, world.backend->get_cuda_graph_seq_len_fill_value());
     ASSERT_OK(world.backend->init_forward_metadata_capture_cuda_graph(4, 4, pads, zeros,
                                                                       ForwardMode::kDecode));
-    auto made = Graph::record(*world.context,
-                              [&] { return world.run(*world.backend->current_plan()); });
+    auto made =
+        Graph::record(*world.context, [&] { return world.run(*world.backend->current_plan()); });
     ASSERT_TRUE(made.ok()) << made.status().message();
     graph = std::move(*made);
     for (int i = 0; i < 4; ++i) {
@@ -43,13 +43,15 @@ class F01UpstreamVerbs : public ::testing::Test {
       ASSERT_OK(table.reserve(rows.back(), 8));
     }
   }
-  Status replay(const std::vector<std::int32_t>& indices, const std::vector<std::int32_t>& lengths) {
+  Status replay(const std::vector<std::int32_t>& indices,
+                const std::vector<std::int32_t>& lengths) {
     world.poison_from(0);
     std::int64_t sum = 0;
     for (std::size_t i = 0; i < indices.size(); ++i) {
       sum += lengths[i];
       if (indices[i] >= 0 && lengths[i] > 0) {
-        world.feed(static_cast<std::uint64_t>(indices[i]), lengths[i] - 1, static_cast<std::int32_t>(i));
+        world.feed(static_cast<std::uint64_t>(indices[i]), lengths[i] - 1,
+                   static_cast<std::int32_t>(i));
       }
     }
     const Status planned = world.backend->init_forward_metadata_replay_cuda_graph(
@@ -88,7 +90,8 @@ TEST_F(F01UpstreamVerbs, PadsByIndexAndByLength) {
 TEST_F(F01UpstreamVerbs, WhatIsWrongIsNamed) {
   AttentionBackend& b = *world.backend;
   EXPECT_ERROR(replay({0, 1, 2, 5}, {1, 1, 1, 1}), kFailedPrecondition, "req_pool_indices[3] is 5");
-  EXPECT_ERROR(replay({0, 1, 2, 3}, {1, 1, 4, 1}), kFailedPrecondition, "seq_lens[2] is 4", "must be 1");
+  EXPECT_ERROR(replay({0, 1, 2, 3}, {1, 1, 4, 1}), kFailedPrecondition, "seq_lens[2] is 4",
+               "must be 1");
   EXPECT_ERROR(replay({0, 1, 1, 3}, {1, 1, 1, 1}), kInvalidArgument, "row 1", "row 2");
   EXPECT_ERROR(graph->replay(), kFailedPrecondition, "not rewritten");
   const std::vector<std::int32_t> four{0, 1, 2, 3}, ones(4, 1), three{0, 1, 2};
@@ -96,8 +99,9 @@ TEST_F(F01UpstreamVerbs, WhatIsWrongIsNamed) {
                kInvalidArgument, "req_pool_indices has 3", "bs = 4");
   EXPECT_ERROR(b.init_forward_metadata_replay_cuda_graph(4, four, ones, 5, ForwardMode::kDecode),
                kInvalidArgument, "seq_lens_sum is 5", "4");
-  EXPECT_ERROR(b.init_forward_metadata_replay_cuda_graph(4, four, ones, 4, ForwardMode::kDecode, three),
-               kInvalidArgument, "seq_lens_cpu");
+  EXPECT_ERROR(
+      b.init_forward_metadata_replay_cuda_graph(4, four, ones, 4, ForwardMode::kDecode, three),
+      kInvalidArgument, "seq_lens_cpu");
   EXPECT_ERROR(b.init_forward_metadata_replay_cuda_graph(3, three, ones, 4, ForwardMode::kDecode),
                kFailedPrecondition, "bs is 3", "not captured");
   EXPECT_ERROR(b.init_forward_metadata_replay_cuda_graph(4, four, ones, 4, ForwardMode::kExtend),
@@ -105,7 +109,8 @@ TEST_F(F01UpstreamVerbs, WhatIsWrongIsNamed) {
   EXPECT_ERROR(b.init_forward_metadata_capture_cuda_graph(5, 5, four, ones, ForwardMode::kDecode),
                kOutOfRange, "bs is 5", "1 to 4");
   HybridWorld without;
-  EXPECT_ERROR(without.backend->init_cuda_graph_state(4, 4), kFailedPrecondition, "set_request_table");
+  EXPECT_ERROR(without.backend->init_cuda_graph_state(4, 4), kFailedPrecondition,
+               "set_request_table");
   EXPECT_ERROR(b.init_cuda_graph_state(0, 4), kInvalidArgument, "max_bs is 0");
 }
 

@@ -1,5 +1,5 @@
-// F04, F05: requests that sit out a step keep every byte, whatever the pad rows are and wherever the
-// others stand in the batch.
+// F04, F05: requests that sit out a step keep every byte, whatever the pad rows are and wherever
+// the others stand in the batch.
 #include "tests/support/hybrid_service.h"
 
 namespace hybridattn::testing {
@@ -20,7 +20,8 @@ TEST(F04PadAliasesParked, HundredStepsOfThreeAmongEight) {
   }
   for (int step = 0; step < 100 && !::testing::Test::HasFailure(); ++step) {
     const auto first = static_cast<std::uint64_t>(step % 8);
-    service.step({{first, kDecode, 1}, {(first + 3) % 8, kDecode, 1}, {(first + 5) % 8, kDecode, 1}});
+    service.step(
+        {{first, kDecode, 1}, {(first + 3) % 8, kDecode, 1}, {(first + 5) % 8, kDecode, 1}});
   }
   EXPECT_EQ(service.replays, 100);
 }

@@ -13,8 +13,11 @@ TEST(F06SkippedOutputs, OneRealAndSevenPads) {
     service.admit(1, 2, {5, 6});
     service.step({{1, RowKind::kDecode, 1}});  // the others are the graph's own padding
     service.expect_zeros(1, 8);
-    service.step({{0, RowKind::kPad, 1}, {0, RowKind::kPad, 0}, {0, RowKind::kPad, 1},
-                  {1, RowKind::kDecode, 1}, {0, RowKind::kPad, 1}});
+    service.step({{0, RowKind::kPad, 1},
+                  {0, RowKind::kPad, 0},
+                  {0, RowKind::kPad, 1},
+                  {1, RowKind::kDecode, 1},
+                  {0, RowKind::kPad, 1}});
     service.expect_zeros(0, 2);
     service.expect_zeros(3, 8);
     service.step({});

@@ -46,7 +46,8 @@ TEST(F07StalePageTail, OneTokenPastTheEndIsRefusedInAGraphToo) {
   service.step({{1, kPrefill, 8}});
   const auto batch = service.batch_of({{1, kDecode, 1}});
   ASSERT_TRUE(batch.ok());
-  EXPECT_ERROR(service.runner->run(*batch).status(), kOutOfRange, "row 0 has 2 pages", "must have 3");
+  EXPECT_ERROR(service.runner->run(*batch).status(), kOutOfRange, "row 0 has 2 pages",
+               "must have 3");
   EXPECT_ERROR(service.world.backend->plan(*batch).status(), kOutOfRange, "must have 3");
 }
 

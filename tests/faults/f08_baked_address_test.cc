@@ -1,5 +1,5 @@
-// F08, F09, F55: what a graph names it owns. Eager steps of other shapes, a workspace that moves, other
-// graphs that come and go, poisoned workspaces and other lengths leave its replays right.
+// F08, F09, F55: what a graph names it owns. Eager steps of other shapes, a workspace that moves,
+// other graphs that come and go, poisoned workspaces and other lengths leave its replays right.
 #include "tests/support/hybrid_service.h"
 
 namespace hybridattn::testing {
@@ -12,13 +12,13 @@ class PoisoningAllocator final : public Allocator {
  public:
   void* allocate(std::size_t bytes) noexcept override {
     ++calls;
-    void* memory = ::operator new(bytes, std::align_val_t{64}, std::nothrow);
+    void* memory = ::operator new (bytes, std::align_val_t{64}, std::nothrow);
     std::memset(memory, 0xff, bytes);
     return memory;
   }
   void deallocate(void* pointer, std::size_t bytes) noexcept override {
     std::memset(pointer, 0xff, bytes);
-    ::operator delete(pointer, std::align_val_t{64});
+    ::operator delete (pointer, std::align_val_t{64});
   }
   int calls = 0;
 };

@@ -4,7 +4,8 @@
 namespace hybridattn::testing {
 namespace {
 
-/// Runs `lengths` chunks of one sequence from nothing in a poisoned slot and compares with one call.
+/// Runs `lengths` chunks of one sequence from nothing in a poisoned slot and compares with one
+/// call.
 void run_chunks(Context& context, const std::vector<std::int32_t>& lengths) {
   std::int32_t total = 0;
   for (const std::int32_t n : lengths) total += n;

@@ -48,8 +48,8 @@ class Sequences {
     }
     Buffer out(DType::kF32, {case_.d.tokens, 70});
     name_rows(order);
-    EXPECT_OK(causal_conv(context_, {case_.rows.view(), x.view(), w.view(), state.view(),
-                                     out.view()}));
+    EXPECT_OK(
+        causal_conv(context_, {case_.rows.view(), x.view(), w.view(), state.view(), out.view()}));
     std::vector<std::vector<std::byte>> results;
     for (const int r : order) {
       std::vector<std::byte> bytes = state.bytes(r);
@@ -74,8 +74,14 @@ class Sequences {
       for (int i = 0; i * 16 < 37 + length(r); ++i) pages.push_back(r * 20 + i);
       rows.add(start(r), length(r), 37 + length(r), pages);
     }
-    EXPECT_OK(attention(context_, {rows.view(true), q.view(), k.view(), v.view(), out.view(), {},
-                                   {}, {0.2f, true, 0.0f, -1}}));
+    EXPECT_OK(attention(context_, {rows.view(true),
+                                   q.view(),
+                                   k.view(),
+                                   v.view(),
+                                   out.view(),
+                                   {},
+                                   {},
+                                   {0.2f, true, 0.0f, -1}}));
     std::vector<std::vector<std::byte>> results;
     for (const int r : order) {
       std::vector<std::byte> bytes;
@@ -110,10 +116,11 @@ class Sequences {
 TEST(F16NeighboursBleed, AloneIsTogetherInBits) {
   for (const auto& context : all_contexts()) {
     Sequences all(*context, {1, 2, 3, 63, 64, 65, 200});
-    const std::vector<std::vector<int>> orders{{0, 1, 2, 3, 4, 5, 6}, {6, 5, 4, 3, 2, 1, 0},
-                                               {3, 6, 0, 5, 1, 4, 2}, {6, 0}, {5, 3, 1}};
+    const std::vector<std::vector<int>> orders{
+        {0, 1, 2, 3, 4, 5, 6}, {6, 5, 4, 3, 2, 1, 0}, {3, 6, 0, 5, 1, 4, 2}, {6, 0}, {5, 3, 1}};
     EXPECT_TRUE(alone_equals_together([&](const auto& o) { return all.delta_rule(o); }, 7, orders));
-    EXPECT_TRUE(alone_equals_together([&](const auto& o) { return all.convolution(o); }, 7, orders));
+    EXPECT_TRUE(
+        alone_equals_together([&](const auto& o) { return all.convolution(o); }, 7, orders));
     EXPECT_TRUE(alone_equals_together([&](const auto& o) { return all.softmax(o); }, 7, orders));
   }
 }
@@ -123,8 +130,10 @@ TEST(F16NeighboursBleed, InEveryOrderOfFour) {
     Sequences four(*context, {1, 3, 64, 65});
     const auto orders = permutations(4);
     ASSERT_EQ(orders.size(), 24u);
-    EXPECT_TRUE(alone_equals_together([&](const auto& o) { return four.delta_rule(o); }, 4, orders));
-    EXPECT_TRUE(alone_equals_together([&](const auto& o) { return four.convolution(o); }, 4, orders));
+    EXPECT_TRUE(
+        alone_equals_together([&](const auto& o) { return four.delta_rule(o); }, 4, orders));
+    EXPECT_TRUE(
+        alone_equals_together([&](const auto& o) { return four.convolution(o); }, 4, orders));
     EXPECT_TRUE(alone_equals_together([&](const auto& o) { return four.softmax(o); }, 4, orders));
   }
 }

@@ -15,8 +15,8 @@ void run(Context& context, const std::vector<double>& gates) {
   c.expect_as_oracle(1e-6, 1e-5);
   // The last token alone, so that a long row cannot hide it.
   const std::int64_t last = dims.tokens - 1;
-  EXPECT_TRUE(near(c.out.kernel().gather({last}), c.out.of(Source::kRounded).gather({last}),
-                   {1e-6, 1e-5}));
+  EXPECT_TRUE(
+      near(c.out.kernel().gather({last}), c.out.of(Source::kRounded).gather({last}), {1e-6, 1e-5}));
 }
 
 TEST(F30UnderflowGuard, TokensAfterAStrongDecaySurvive) {

@@ -23,8 +23,8 @@ TEST(F33GateCorners, NoInputMakesNan) {
     bias.fill(std::vector<double>(rates.size(), 0.0));
     Buffer decay(DType::kF32, {tokens, heads});
     Buffer beta(DType::kF32, {tokens, heads});
-    ASSERT_OK(gdn_gates(*context, {a.view(), a.view(), a_log.view(), bias.view(), decay.view(),
-                                   beta.view()}));
+    ASSERT_OK(gdn_gates(
+        *context, {a.view(), a.view(), a_log.view(), bias.view(), decay.view(), beta.view()}));
     for (std::int64_t t = 0; t < tokens; ++t) {
       for (std::int64_t h = 0; h < heads; ++h) {
         const double g = decay.get({t, h});

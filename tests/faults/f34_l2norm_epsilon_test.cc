@@ -30,8 +30,8 @@ TEST(F34L2NormEpsilon, PrefillAndStepsAgreeWithTheFormula) {
         ASSERT_OK(gdn_step(*context, steps.args(Source::kKernel)));
       }
       EXPECT_TRUE(near(steps.out.kernel().values(), prefill.out.kernel().values(), {2e-6, 2e-5}));
-      EXPECT_TRUE(near(steps.state.kernel().values(), prefill.state.kernel().values(),
-                       {2e-6, 2e-5}));
+      EXPECT_TRUE(
+          near(steps.state.kernel().values(), prefill.state.kernel().values(), {2e-6, 2e-5}));
     }
   }
 }

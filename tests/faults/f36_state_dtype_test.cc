@@ -1,4 +1,5 @@
-// F36: the state is float32 unless the pool says otherwise, and every dtype is checked at each call.
+// F36: the state is float32 unless the pool says otherwise, and every dtype is checked at each
+// call.
 #include "tests/faults/gdn_case.h"
 
 namespace hybridattn::testing {

@@ -1,4 +1,5 @@
-// F38: both kernels read and write one layout. K != V and a random state, or a transpose would pass.
+// F38: both kernels read and write one layout. K != V and a random state, or a transpose would
+// pass.
 #include "tests/faults/gdn_case.h"
 
 namespace hybridattn::testing {

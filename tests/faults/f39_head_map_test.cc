@@ -91,8 +91,8 @@ void expect_grouped(Context& context, std::int64_t hq, std::int64_t hk) {
   KvRows rows;
   rows.add(0, 3, 3, {});
   const AttentionOptions options{0.25f, true, 0.0f, -1};
-  ASSERT_OK(attention(context, {rows.view(false), q.view(), k.view(), v.view(), out.view(), {}, {},
-                                options}));
+  ASSERT_OK(attention(
+      context, {rows.view(false), q.view(), k.view(), v.view(), out.view(), {}, {}, options}));
   for (std::int64_t t = 0; t < 3; ++t) {
     for (std::int64_t h = 0; h < hq; ++h) {
       EXPECT_NEAR(out.get({t, h, 3}), static_cast<double>(h / (hq / hk) + 1), 1e-5);
@@ -113,8 +113,14 @@ TEST(F39HeadMap, QueryHeadsAreGrouped) {
   Buffer out(DType::kF32, {1, 5, 16});
   KvRows rows;
   rows.add(0, 1, 1, {});
-  EXPECT_ERROR(attention(*context, {rows.view(false), q.view(), k.view(), k.view(), out.view(), {},
-                                    {}, {1.0f, true, 0.0f, -1}}),
+  EXPECT_ERROR(attention(*context, {rows.view(false),
+                                    q.view(),
+                                    k.view(),
+                                    k.view(),
+                                    out.view(),
+                                    {},
+                                    {},
+                                    {1.0f, true, 0.0f, -1}}),
                kInvalidArgument, "HQ = 5", "HK = 2");
 }
 

@@ -1,5 +1,6 @@
-// F42: strides are honoured or refused. The conformance table runs every op on slices and transposed
-// tensors; here are the strides that an op cannot serve, and one state wider than its heads.
+// F42: strides are honoured or refused. The conformance table runs every op on slices and
+// transposed tensors; here are the strides that an op cannot serve, and one state wider than its
+// heads.
 #include "tests/faults/gdn_case.h"
 
 namespace hybridattn::testing {
@@ -19,10 +20,11 @@ TEST(F42Strides, AStrideInTheLastDimensionIsRefused) {
   refused(rms_norm(*context, {bad, weight.view(), good}));
   refused(gated_rms_norm(*context, {good, bad, weight.view(), good}));
   refused(sigmoid_gate(*context, {good, good, bad}));
-  refused(rotary(*context, {bad, wide.view().at(0, {4, 8}, {8, 1}),
-                            wide.view().at(0, {4, 8}, {8, 1}), good}));
-  refused(linear(*context, {wide.view().at(0, {4, 16}, {64, 2}), wide.view().at(0, {2, 16}, {16, 1}),
-                            wide.view().at(0, {4, 2}, {2, 1})}));
+  refused(rotary(
+      *context, {bad, wide.view().at(0, {4, 8}, {8, 1}), wide.view().at(0, {4, 8}, {8, 1}), good}));
+  refused(
+      linear(*context, {wide.view().at(0, {4, 16}, {64, 2}), wide.view().at(0, {2, 16}, {16, 1}),
+                        wide.view().at(0, {4, 2}, {2, 1})}));
 }
 
 TEST(F42Strides, AnOutputThatOverlapsItselfIsRefused) {

@@ -57,12 +57,16 @@ TEST(F43HeadDims, AttentionToo) {
     KvRows rows;
     rows.add(0, 1, 1, {});
     const AttentionOptions options{1.0f, true, 0.0f, -1};
-    EXPECT_ERROR(attention(*context, {rows.view(false), q.view(), q.view(), small.view(),
-                                      small.view(), {}, {}, options}),
-                 kUnsupported, "D = ", "512");
-    EXPECT_ERROR(attention(*context, {rows.view(false), small.view(), small.view(), q.view(),
-                                      q.view(), {}, {}, options}),
-                 kUnsupported, "DV = ", "512");
+    EXPECT_ERROR(
+        attention(
+            *context,
+            {rows.view(false), q.view(), q.view(), small.view(), small.view(), {}, {}, options}),
+        kUnsupported, "D = ", "512");
+    EXPECT_ERROR(
+        attention(
+            *context,
+            {rows.view(false), small.view(), small.view(), q.view(), q.view(), {}, {}, options}),
+        kUnsupported, "DV = ", "512");
   }
 }
 

@@ -32,8 +32,9 @@ TEST(F46EmptyRows, EveryFewQueriesOverEveryFewKeys) {
       for (const std::int32_t keys : {0, 1, 15, 16, 17}) {
         Attention a(2, 2);
         KvRows rows;
-        rows.add(0, queries, keys, keys > 16 ? std::vector<std::int32_t>{1, 0}
-                                             : std::vector<std::int32_t>(keys > 0 ? 1 : 0, 1));
+        rows.add(0, queries, keys,
+                 keys > 16 ? std::vector<std::int32_t>{1, 0}
+                           : std::vector<std::int32_t>(keys > 0 ? 1 : 0, 1));
         ASSERT_OK(attention(*context, a.args(Source::kKernel, rows)));
         reference::attention(a.args(Source::kRounded, rows));
         for (std::int32_t t = 0; t < queries; ++t) {

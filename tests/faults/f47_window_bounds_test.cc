@@ -1,5 +1,5 @@
-// F47: a window of w keys has the current one among them, for every kind of row. One-hot values show
-// exactly which keys a query saw.
+// F47: a window of w keys has the current one among them, for every kind of row. One-hot values
+// show exactly which keys a query saw.
 #include "src/core/formulas.h"
 #include "tests/faults/gdn_case.h"
 
@@ -27,7 +27,13 @@ void run(Context& context, std::int32_t window, std::int32_t keys, std::int32_t 
   }
   KvRows rows;
   rows.add(0, queries, keys, list);
-  ASSERT_OK(attention(context, {rows.view(true), q.view(), k.view(), v.view(), out.view(), {}, {},
+  ASSERT_OK(attention(context, {rows.view(true),
+                                q.view(),
+                                k.view(),
+                                v.view(),
+                                out.view(),
+                                {},
+                                {},
                                 {1.0f, true, 0.0f, window}}));
   for (std::int32_t t = 0; t < queries; ++t) {
     const std::int32_t position = keys - queries + t;
@@ -69,8 +75,8 @@ TEST(F47WindowBounds, AWindowOfNothingIsRefused) {
   KvRows rows;
   rows.add(0, 1, 1, {});
   const auto run_with = [&](const AttentionOptions& options) {
-    return attention(*context, {rows.view(false), x.view(), x.view(), x.view(), out.view(), {}, {},
-                                options});
+    return attention(*context,
+                     {rows.view(false), x.view(), x.view(), x.view(), out.view(), {}, {}, options});
   };
   EXPECT_ERROR(run_with({1.0f, true, 0.0f, 0}), kInvalidArgument, "window is 0");
   EXPECT_ERROR(run_with({1.0f, true, 0.0f, -2}), kInvalidArgument, "window is -2");

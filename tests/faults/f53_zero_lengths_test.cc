@@ -97,8 +97,9 @@ TEST(F53ZeroLengths, EveryOtherOpOverNoTokens) {
     EXPECT_OK(rotary_table(*context, {nullptr, 1e4, 16, table.view(), table.view()}));
     EXPECT_OK(store_kv(*context, {x, x, nullptr, cache.view(), cache.view()}));
     KvRows rows;
-    EXPECT_OK(attention(*context, {rows.view(true), x, cache.view(), cache.view(), x, {}, {},
-                                   {1.0f, true, 0.0f, -1}}));
+    EXPECT_OK(attention(
+        *context,
+        {rows.view(true), x, cache.view(), cache.view(), x, {}, {}, {1.0f, true, 0.0f, -1}}));
     Buffer w(DType::kF32, {3, 16});
     Buffer out(DType::kF32, {0, 3});
     EXPECT_OK(linear(*context, {none2.view(), w.view(), out.view()}));

@@ -7,7 +7,7 @@ namespace hybridattn::testing {
 namespace {
 
 TEST(F61RotaryPrecision, TablesUpToAMillionPositions) {
-  const std::vector<std::int64_t> positions{0,    1,     64,     513,    1100,   4095,
+  const std::vector<std::int64_t> positions{0,     1,     64,     513,    1100,   4095,
                                             32768, 99999, 131071, 262143, 999999, 1000000};
   const auto count = static_cast<std::int64_t>(positions.size());
   for (const auto& context : all_contexts()) {
@@ -15,8 +15,8 @@ TEST(F61RotaryPrecision, TablesUpToAMillionPositions) {
       for (const int dim : {8, 64, 256}) {
         Buffer cosine(DType::kF32, {count, dim / 2});
         Buffer sine(DType::kF32, {count, dim / 2});
-        ASSERT_OK(rotary_table(*context, {positions.data(), theta, dim, cosine.view(),
-                                          sine.view()}));
+        ASSERT_OK(
+            rotary_table(*context, {positions.data(), theta, dim, cosine.view(), sine.view()}));
         for (std::int64_t t = 0; t < count; ++t) {
           for (std::int64_t i = 0; i < dim / 2; ++i) {
             const long double frequency =
@@ -43,8 +43,8 @@ TEST(F61RotaryPrecision, ABf16ModelIsRotatedByTheSameAngles) {
     Operand cosine(DType::kF32, {2, 32}, Layout::kDense);
     Operand sine(DType::kF32, {2, 32}, Layout::kDense);
     Operand out(DType::kF32, {2, 1, 64}, Layout::kDense);
-    ASSERT_OK(rotary_table(*context, {positions.data(), 1e7, 64, cosine.kernel().view(),
-                                      sine.kernel().view()}));
+    ASSERT_OK(rotary_table(
+        *context, {positions.data(), 1e7, 64, cosine.kernel().view(), sine.kernel().view()}));
     ASSERT_OK(rotary(*context, {x.kernel().view(), cosine.kernel().view(), sine.kernel().view(),
                                 out.kernel().view()}));
     const Source s = Source::kRounded;

@@ -60,8 +60,9 @@ TEST_F(AttentionRowsTest, BadDenseRowsAreNamed) {
   const auto dense = [&](std::int32_t kv_length, std::int64_t first) {
     KvRows rows;
     rows.add(0, 1, kv_length, {}, first);
-    return attention(*context, {rows.view(false), q.view(), keys.view(), keys.view(), out.view(),
-                                {}, {}, options});
+    return attention(
+        *context,
+        {rows.view(false), q.view(), keys.view(), keys.view(), out.view(), {}, {}, options});
   };
   EXPECT_ERROR(dense(5, 3), kOutOfRange, "row 0", "reads 5 keys from 3", "7)");
   EXPECT_ERROR(dense(5, -1), kOutOfRange, "row 0", "reads 5 keys from -1");
@@ -123,8 +124,14 @@ std::vector<std::byte> in_steps(Context& context, std::int32_t step, std::int32_
     const std::int32_t n = std::min(step, total - done);
     KvRows rows;
     rows.add(done, n, 50 + done + n, pages);
-    EXPECT_OK(attention(context, {rows.view(true), q.view(), k.view(), v.view(), out.view(),
-                                  sinks ? sink.view() : TensorView(), {}, options}));
+    EXPECT_OK(attention(context, {rows.view(true),
+                                  q.view(),
+                                  k.view(),
+                                  v.view(),
+                                  out.view(),
+                                  sinks ? sink.view() : TensorView(),
+                                  {},
+                                  options}));
   }
   return out.memory();
 }

@@ -14,8 +14,8 @@ class RaggedOps {
     for (Buffer* b : {&x_, &weight_, &window_}) b->fill(random.values(b->num_elements(), -1, 1));
   }
 
-  void expect_refused(const RaggedRows& rows, StatusCode code, const std::vector<const char*>& texts,
-                      bool step_too = true) {
+  void expect_refused(const RaggedRows& rows, StatusCode code,
+                      const std::vector<const char*>& texts, bool step_too = true) {
     const Canary states(case_.state.kernel());
     const Canary windows(window_);
     GdnArgs args = case_.args(Source::kKernel);
@@ -69,7 +69,8 @@ Rows second_row(std::int32_t start, std::int32_t length, std::int32_t slot, std:
 TEST(RaggedRows, TokensOutsideOfTheStream) {
   const auto context = make_context();
   RaggedOps ops(*context);
-  ops.expect_refused(second_row(10, 1, 1, 0), StatusCode::kOutOfRange, {"row 1", "[10, 11)", "10)"});
+  ops.expect_refused(second_row(10, 1, 1, 0), StatusCode::kOutOfRange,
+                     {"row 1", "[10, 11)", "10)"});
   ops.expect_refused(second_row(9, 2, 1, 0), StatusCode::kOutOfRange, {"row 1", "[9, 11)"});
   ops.expect_refused(second_row(-1, 1, 1, 0), StatusCode::kOutOfRange, {"row 1", "[-1, 0)"});
   ops.expect_refused(second_row(3, -1, 1, 0), StatusCode::kOutOfRange, {"row 1", "[3, 2)"});
@@ -126,15 +127,15 @@ TEST(RaggedRows, TheConvolutionsWidth) {
   for (const std::int64_t width : {1, 5}) {
     Buffer weight(DType::kF32, {8, width});
     Buffer window(DType::kF32, {1, 8, width - 1});
-    EXPECT_ERROR(causal_conv(*context, {rows.view(), x.view(), weight.view(), window.view(),
-                                        x.view()}),
-                 kUnsupported, "must be 2 to 4", width == 1 ? "W = 1" : "W = 5");
+    EXPECT_ERROR(
+        causal_conv(*context, {rows.view(), x.view(), weight.view(), window.view(), x.view()}),
+        kUnsupported, "must be 2 to 4", width == 1 ? "W = 1" : "W = 5");
   }
   Buffer weight(DType::kF32, {8, 4});
   Buffer window(DType::kF32, {1, 8, 4});
-  EXPECT_ERROR(causal_conv(*context, {rows.view(), x.view(), weight.view(), window.view(),
-                                      x.view()}),
-               kInvalidArgument, "W-1 = 4", "must be 3");
+  EXPECT_ERROR(
+      causal_conv(*context, {rows.view(), x.view(), weight.view(), window.view(), x.view()}),
+      kInvalidArgument, "W-1 = 4", "must be 3");
 }
 
 }  // namespace

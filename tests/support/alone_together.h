@@ -13,17 +13,16 @@ namespace hybridattn::testing {
 /// the bytes of each row's results in the same order.
 using RowRunner = std::function<std::vector<std::vector<std::byte>>(const std::vector<int>& order)>;
 
-inline ::testing::AssertionResult alone_equals_together(const RowRunner& run, int rows,
-                                                        const std::vector<std::vector<int>>& orders) {
+inline ::testing::AssertionResult alone_equals_together(
+    const RowRunner& run, int rows, const std::vector<std::vector<int>>& orders) {
   std::vector<std::vector<std::byte>> alone;
   for (int r = 0; r < rows; ++r) alone.push_back(run({r})[0]);
   for (const std::vector<int>& order : orders) {
     const auto together = run(order);
     for (std::size_t i = 0; i < order.size(); ++i) {
       if (together[i] == alone[static_cast<std::size_t>(order[i])]) continue;
-      return ::testing::AssertionFailure()
-             << "row " << order[i] << " at place " << i << " of " << order.size()
-             << " differs from its run alone";
+      return ::testing::AssertionFailure() << "row " << order[i] << " at place " << i << " of "
+                                           << order.size() << " differs from its run alone";
     }
   }
   return ::testing::AssertionSuccess();

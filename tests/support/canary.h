@@ -30,8 +30,8 @@ class Canary {
   ::testing::AssertionResult intact() const {
     for (std::size_t i = 0; i < before_.size(); ++i) {
       if (may_change_[i] || buffer_.memory()[i] == before_[i]) continue;
-      return ::testing::AssertionFailure() << "byte " << i << " of " << before_.size()
-                                           << " was not named and has changed";
+      return ::testing::AssertionFailure()
+             << "byte " << i << " of " << before_.size() << " was not named and has changed";
     }
     return ::testing::AssertionSuccess();
   }

@@ -95,11 +95,11 @@ class CountingAllocator final : public Allocator {
     if (fail) return nullptr;
     held += bytes;
     ++calls;
-    return ::operator new(bytes, std::align_val_t{64}, std::nothrow);
+    return ::operator new (bytes, std::align_val_t{64}, std::nothrow);
   }
   void deallocate(void* pointer, std::size_t bytes) noexcept override {
     held -= bytes;
-    ::operator delete(pointer, std::align_val_t{64});
+    ::operator delete (pointer, std::align_val_t{64});
   }
 
   std::size_t held = 0;
@@ -110,25 +110,24 @@ class CountingAllocator final : public Allocator {
 }  // namespace hybridattn::testing
 
 /// A status that must be ok, with its message when it is not.
-#define EXPECT_OK(expression)                              \
-  do {                                                     \
-    const ::hybridattn::Status expect_ok = (expression);   \
-    EXPECT_TRUE(expect_ok.ok()) << expect_ok.message();    \
+#define EXPECT_OK(expression)                            \
+  do {                                                   \
+    const ::hybridattn::Status expect_ok = (expression); \
+    EXPECT_TRUE(expect_ok.ok()) << expect_ok.message();  \
   } while (false)
-#define ASSERT_OK(expression)                              \
-  do {                                                     \
-    const ::hybridattn::Status assert_ok = (expression);   \
-    ASSERT_TRUE(assert_ok.ok()) << assert_ok.message();    \
+#define ASSERT_OK(expression)                            \
+  do {                                                   \
+    const ::hybridattn::Status assert_ok = (expression); \
+    ASSERT_TRUE(assert_ok.ok()) << assert_ok.message();  \
   } while (false)
 /// A status with a code and with each of the given texts in its message, which is one line.
-#define EXPECT_ERROR(expression, expected, ...)                                       \
-  do {                                                                                \
-    const ::hybridattn::Status expect_error = (expression);                           \
-    EXPECT_EQ(expect_error.code(), ::hybridattn::StatusCode::expected)                \
-        << expect_error.message();                                                    \
-    for (const std::string& text : std::vector<std::string>{__VA_ARGS__}) {           \
-      EXPECT_NE(expect_error.message().find(text), std::string::npos)                 \
-          << "\"" << text << "\" is not in: " << expect_error.message();              \
-    }                                                                                 \
-    EXPECT_EQ(expect_error.message().find('\n'), std::string::npos);                  \
+#define EXPECT_ERROR(expression, expected, ...)                                                   \
+  do {                                                                                            \
+    const ::hybridattn::Status expect_error = (expression);                                       \
+    EXPECT_EQ(expect_error.code(), ::hybridattn::StatusCode::expected) << expect_error.message(); \
+    for (const std::string& text : std::vector<std::string>{__VA_ARGS__}) {                       \
+      EXPECT_NE(expect_error.message().find(text), std::string::npos)                             \
+          << "\"" << text << "\" is not in: " << expect_error.message();                          \
+    }                                                                                             \
+    EXPECT_EQ(expect_error.message().find('\n'), std::string::npos);                              \
   } while (false)

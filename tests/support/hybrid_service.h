@@ -52,8 +52,8 @@ class HybridService {
     return ForwardBatch::create(rows);
   }
 
-  /// One step of these rows in this order. Every real token's output, every state and every byte that
-  /// the step does not name is checked.
+  /// One step of these rows in this order. Every real token's output, every state and every byte
+  /// that the step does not name is checked.
   void step(const std::vector<Part>& parts) {
     auto batch = batch_of(parts);
     ASSERT_TRUE(batch.ok()) << batch.status().message();
@@ -62,7 +62,8 @@ class HybridService {
       if (parts[i].kind == RowKind::kPad) continue;
       const std::int64_t before = live_.at(parts[i].request).computed;
       for (std::int32_t j = 0; j < parts[i].tokens; ++j) {
-        world.feed(parts[i].request, before + j, batch->token_start(static_cast<std::int32_t>(i)) + j);
+        world.feed(parts[i].request, before + j,
+                   batch->token_start(static_cast<std::int32_t>(i)) + j);
       }
     }
     const auto untouched = bystanders(parts);

@@ -1,6 +1,6 @@
-// A whole hybrid model's worth of attention: layers of both kinds, caches, a backend, and the inputs
-// of a step in buffers that never move. Every input is a function of the request, the position and the
-// layer, so that a request can be run again alone.
+// A whole hybrid model's worth of attention: layers of both kinds, caches, a backend, and the
+// inputs of a step in buffers that never move. Every input is a function of the request, the
+// position and the layer, so that a request can be run again alone.
 #pragma once
 
 #include <map>
@@ -25,7 +25,7 @@ struct WorldOptions {
 
 class HybridWorld {
  public:
-  static constexpr std::int32_t kHq = 4, kHk = 2, kDim = 16, kVDim = 32;          // attention
+  static constexpr std::int32_t kHq = 4, kHk = 2, kDim = 16, kVDim = 32;               // attention
   static constexpr std::int32_t kGdnHk = 2, kGdnHv = 4, kK = 16, kV = 32, kWidth = 4;  // GDN
   static constexpr std::int32_t kChannels = 2 * kGdnHk * kK + kGdnHv * kV;
 
@@ -69,7 +69,8 @@ class HybridWorld {
   std::vector<AttentionLayer> attention_;
 };
 
-/// One request that lives in a world of its own: what its outputs and state are without any company.
+/// One request that lives in a world of its own: what its outputs and state are without any
+/// company.
 class AloneRequest {
  public:
   AloneRequest(std::uint64_t id, const WorldOptions& like, std::int64_t max_tokens);

@@ -136,9 +136,8 @@ Buffer Buffer::to_f64() const {
 }
 
 void Buffer::poison(const Index& prefix) {
-  for_each(prefix, [&](std::size_t offset) {
-    std::memset(memory_.data() + offset, 0xff, element_size());
-  });
+  for_each(prefix,
+           [&](std::size_t offset) { std::memset(memory_.data() + offset, 0xff, element_size()); });
 }
 
 std::vector<double> Buffer::gather(const std::vector<std::int64_t>& first) const {
@@ -211,9 +210,9 @@ Error measure(const std::vector<double>& got, const std::vector<double>& want) {
   const Error error = measure(got, want);
   if (!error.failure.empty()) return ::testing::AssertionFailure() << error.failure;
   if (error.l2 <= bound.l2 && error.max <= bound.max) return ::testing::AssertionSuccess();
-  return ::testing::AssertionFailure() << "relative l2 error " << error.l2 << " (bound " << bound.l2
-                                       << "), worst element " << error.max << " (bound "
-                                       << bound.max << ")";
+  return ::testing::AssertionFailure()
+         << "relative l2 error " << error.l2 << " (bound " << bound.l2 << "), worst element "
+         << error.max << " (bound " << bound.max << ")";
 }
 
 double half_ulp(DType dtype) {

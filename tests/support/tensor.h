@@ -90,8 +90,8 @@ class Buffer {
   std::vector<std::byte> memory_;
 };
 
-/// Largest errors that a result may have, both relative: of the whole in the 2-norm, and of the worst
-/// element against the largest wanted one.
+/// Largest errors that a result may have, both relative: of the whole in the 2-norm, and of the
+/// worst element against the largest wanted one.
 struct Bound {
   double l2;
   double max;

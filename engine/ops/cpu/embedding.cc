@@ -43,11 +43,12 @@ Status embed(Context& context, const ConstTensorView& table, std::span<const std
 Status gather_rows(Context& context, const ConstTensorView& x, std::span<const std::int32_t> rows,
                    const TensorView& out) {
   const auto bytes = static_cast<std::size_t>(x.dim(1)) * dtype_size(x.dtype);
-  parallel_for(context.executor(), static_cast<std::int64_t>(rows.size()), [&](std::int64_t i, int) {
-    std::memcpy(static_cast<std::byte*>(out.data) +
-                    i * out.stride(0) * static_cast<std::int64_t>(dtype_size(out.dtype)),
-                row_of(x, rows[static_cast<std::size_t>(i)]), bytes);
-  });
+  parallel_for(
+      context.executor(), static_cast<std::int64_t>(rows.size()), [&](std::int64_t i, int) {
+        std::memcpy(static_cast<std::byte*>(out.data) +
+                        i * out.stride(0) * static_cast<std::int64_t>(dtype_size(out.dtype)),
+                    row_of(x, rows[static_cast<std::size_t>(i)]), bytes);
+      });
   return {};
 }
 

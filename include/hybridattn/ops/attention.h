@@ -26,8 +26,8 @@ struct AttentionOptions {
   float scale = 0.0f;      ///< on q.k, required: usually D^-1/2
   bool causal = true;      ///< aligned to the bottom right; false = every query sees every key
   float logit_cap = 0.0f;  ///< cap * tanh(s / cap); 0 = off
-  /// Window in keys, the current one counted; -1 = off. Key j is seen by the query at position i iff
-  /// i - window < j <= i; needs causal.
+  /// Window in keys, the current one counted; -1 = off. Key j is seen by the query at position i
+  /// iff i - window < j <= i; needs causal.
   std::int32_t window = -1;
 };
 
@@ -57,8 +57,8 @@ struct MergeStatesArgs {
   TensorView lse{};         ///< optional [T, H] f32; may be lse_a or lse_b
 };
 
-/// Joins two attention results over disjoint keys: weights exp(lse - max), a side with -inf drops out
-/// exactly, both -inf give 0 and -inf. Errors: invalid_argument, unsupported.
+/// Joins two attention results over disjoint keys: weights exp(lse - max), a side with -inf drops
+/// out exactly, both -inf give 0 and -inf. Errors: invalid_argument, unsupported.
 HYBRIDATTN_API Status merge_states(Context& context, const MergeStatesArgs& args);
 
 }  // namespace hybridattn

@@ -13,12 +13,12 @@ struct CopySlotsArgs {
   std::int32_t count = 0;
 };
 
-/// Copies slot source[i] to slot destination[i], bytes as they are. A pair with kPadIndex on either side is
-/// skipped. Errors: invalid_argument, out_of_range; nothing is written on an error.
+/// Copies slot source[i] to slot destination[i], bytes as they are. A pair with kPadIndex on either
+/// side is skipped. Errors: invalid_argument, out_of_range; nothing is written on an error.
 HYBRIDATTN_API Status copy_slots(Context& context, const CopySlotsArgs& args);
 
 struct ZeroSlotsArgs {
-  TensorView pool{};  ///< as above
+  TensorView pool{};                    ///< as above
   const std::int32_t* slots = nullptr;  ///< [count]; kPadIndex is skipped
   std::int32_t count = 0;
 };

@@ -18,7 +18,8 @@ struct GatedRmsNormArgs {
   TensorView out{};          ///< [T, H, D]; may be x itself
   float epsilon = 1e-6f;
   GateKind gate = GateKind::kSilu;
-  /// Optional [T]: a token with a value other than 0 is padding. Nothing of it is read, its output is 0.
+  /// Optional [T]: a token with a value other than 0 is padding. Nothing of it is read, its output
+  /// is 0.
   const std::uint8_t* pad = nullptr;
 };
 

@@ -6,19 +6,20 @@
 
 namespace hybridattn {
 
-/// T tokens, HK key heads, HV value heads (a multiple of HK; value head h reads key head h / (HV/HK)),
-/// head dims K and V (16 to 256 in steps of 16, K and V may differ).
+/// T tokens, HK key heads, HV value heads (a multiple of HK; value head h reads key head h /
+/// (HV/HK)), head dims K and V (16 to 256 in steps of 16, K and V may differ).
 struct GdnArgs {
   RaggedRows rows;
-  ConstTensorView q{};          ///< [T, HK, K] f32, bf16 or f16; any token and head stride
-  ConstTensorView k{};          ///< [T, HK, K]
-  ConstTensorView v{};          ///< [T, HV, V]
-  ConstTensorView log_decay{};  ///< [T, HV] f32, in [-1e4, 0]; values outside are clamped, NaN is -1e4
-  ConstTensorView beta{};       ///< [T, HV] f32
-  TensorView state{};           ///< [slots, HV, V, K] f32, or bf16 at rest; any slot, head, V stride
-  TensorView out{};             ///< [T, HV, V]; may not overlap an input
-  float scale = 0.0f;         ///< on q, required: usually K^-1/2
-  bool qk_l2norm = true;      ///< normalise q and k first, as the op `l2norm` does
+  ConstTensorView q{};  ///< [T, HK, K] f32, bf16 or f16; any token and head stride
+  ConstTensorView k{};  ///< [T, HK, K]
+  ConstTensorView v{};  ///< [T, HV, V]
+  ConstTensorView
+      log_decay{};         ///< [T, HV] f32, in [-1e4, 0]; values outside are clamped, NaN is -1e4
+  ConstTensorView beta{};  ///< [T, HV] f32
+  TensorView state{};      ///< [slots, HV, V, K] f32, or bf16 at rest; any slot, head, V stride
+  TensorView out{};        ///< [T, HV, V]; may not overlap an input
+  float scale = 0.0f;      ///< on q, required: usually K^-1/2
+  bool qk_l2norm = true;   ///< normalise q and k first, as the op `l2norm` does
 };
 
 }  // namespace hybridattn

@@ -9,8 +9,9 @@ namespace hybridattn {
 /// Tokens of one chunk. Chunks start at the row's first new token.
 inline constexpr int kGdnChunk = 64;
 
-/// The recurrence of `gdn_step`, token after token, computed 64 tokens at a time: with G the running
-/// sum of g inside the chunk and D[i,j] = exp(G_i - G_j) for j <= i (only non-positive exponents),
+/// The recurrence of `gdn_step`, token after token, computed 64 tokens at a time: with G the
+/// running sum of g inside the chunk and D[i,j] = exp(G_i - G_j) for j <= i (only non-positive
+/// exponents),
 ///   (I + strict_lower(diag(beta) K K^T * D)) U = diag(beta) (V - diag(exp G) K S^T)
 ///   O = scale (diag(exp G) Q S^T + lower(Q K^T * D) U)
 ///   S <- exp(G_last) S + sum_j exp(G_last - G_j) u_j k_j^T.

@@ -12,7 +12,7 @@ inline constexpr float kL2NormEpsilon = 1e-6f;
 struct L2NormArgs {
   ConstTensorView x{};  ///< [T, H, D] f32, bf16 or f16
   TensorView out{};     ///< [T, H, D]; may be x itself
-  float scale = 1.0f;  ///< multiplies the normalised value (K^-1/2 for queries)
+  float scale = 1.0f;   ///< multiplies the normalised value (K^-1/2 for queries)
 };
 
 /// out = scale * x * rsqrt(sum(x^2) + 1e-6) over D, in float32.

@@ -12,13 +12,13 @@ struct LinearArgs {
   ConstTensorView x{};       ///< [M, K] f32, bf16 or f16; any row stride
   ConstTensorView weight{};  ///< [N, K] f32, bf16 or f16; any row stride
   TensorView out{};          ///< [M, N] f32, bf16 or f16; any row stride; may not overlap an input
-  bool accumulate = false;  ///< out += x W^T in place of out = x W^T
+  bool accumulate = false;   ///< out += x W^T in place of out = x W^T
 };
 
 /// out = x W^T, no bias, summed in float32, rounded once. Where both operands are bf16 and the
-/// processor has bf16 dot products those serve. The order of the sum over K is the same for every M:
-/// a row's result does not depend on the rows beside it.
-/// Errors: invalid_argument, unsupported. Nothing is written on an error.
+/// processor has bf16 dot products those serve. The order of the sum over K is the same for every
+/// M: a row's result does not depend on the rows beside it. Errors: invalid_argument, unsupported.
+/// Nothing is written on an error.
 HYBRIDATTN_API Status linear(Context& context, const LinearArgs& args);
 
 /// Workspace of each worker in any call of linear, for Context::reserve_workspace.

@@ -6,8 +6,9 @@
 namespace hybridattn {
 
 /// Rows of a batch over a flat stream of tokens. All arrays are the caller's, int32, of `count`
-/// elements, and live until the op returns. Tokens that no row names are neither read nor written. No
-/// two rows may name one slot or one token: an op does not check that, ForwardBatch and the backends do.
+/// elements, and live until the op returns. Tokens that no row names are neither read nor written.
+/// No two rows may name one slot or one token: an op does not check that, ForwardBatch and the
+/// backends do.
 struct RaggedRows {
   std::int32_t count = 0;
   /// Index of the row's first token in the stream.

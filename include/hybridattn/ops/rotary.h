@@ -14,16 +14,16 @@ struct RotaryArgs {
   TensorView out{};       ///< [T, H, D]; may be x itself
 };
 
-/// out[i] = x[i] cos_i - x[i + R/2] sin_i; out[i + R/2] = x[i + R/2] cos_i + x[i] sin_i (NEOX halves).
-/// Errors: invalid_argument, unsupported.
+/// out[i] = x[i] cos_i - x[i + R/2] sin_i; out[i + R/2] = x[i + R/2] cos_i + x[i] sin_i (NEOX
+/// halves). Errors: invalid_argument, unsupported.
 HYBRIDATTN_API Status rotary(Context& context, const RotaryArgs& args);
 
 struct RotaryTableArgs {
   const std::int64_t* positions = nullptr;  ///< [T], each >= 0
   double theta = 10000.0;                   ///< base of the frequencies
   int rotary_dim = 0;                       ///< R
-  TensorView cos{};                           ///< [T, R/2] f32
-  TensorView sin{};                           ///< [T, R/2] f32
+  TensorView cos{};                         ///< [T, R/2] f32
+  TensorView sin{};                         ///< [T, R/2] f32
 };
 
 /// cos and sin of position * theta^(-2i/R). Frequencies and angles are in double whatever the

@@ -12,7 +12,8 @@ struct SigmoidGateArgs {
   ConstTensorView x{};     ///< [T, H, D] f32, bf16 or f16
   ConstTensorView gate{};  ///< [T, H, D], e.g. the gate half of a double-width q projection
   TensorView out{};        ///< [T, H, D]; may be x itself
-  /// Optional [T]: a token with a value other than 0 is padding. Nothing of it is read, its output is 0.
+  /// Optional [T]: a token with a value other than 0 is padding. Nothing of it is read, its output
+  /// is 0.
   const std::uint8_t* pad = nullptr;
 };
 

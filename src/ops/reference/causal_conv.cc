@@ -9,7 +9,8 @@ namespace hybridattn::reference {
 
 namespace {
 
-/// Input of channel c, `back` tokens before the row's first new token (1 = the last one of the state).
+/// Input of channel c, `back` tokens before the row's first new token (1 = the last one of the
+/// state).
 double past(const CausalConvArgs& args, std::int32_t row, std::int64_t c, std::int64_t back) {
   if (args.rows.computed[row] == 0) return 0;
   return load(args.state, args.rows.slot[row], c, args.state.dim(2) - back);
@@ -24,7 +25,8 @@ void run_channel(const CausalConvArgs& args, std::int32_t row, std::int64_t c) {
   };
   for (std::int64_t t = 0; t < length; ++t) {
     double sum = 0;
-    for (std::int64_t w = 0; w < width; ++w) sum += load(args.weight, c, w) * in(t - (width - 1) + w);
+    for (std::int64_t w = 0; w < width; ++w)
+      sum += load(args.weight, c, w) * in(t - (width - 1) + w);
     store(args.out, args.silu ? sum * core::sigmoid(sum) : sum, start + t, c);
   }
   std::vector<double> window;

@@ -17,7 +17,8 @@ void gated_rms_norm(const GatedRmsNormArgs& args) {
       }
       double sum = 0;
       for (std::int64_t i = 0; i < dim; ++i) sum += load(args.x, t, h, i) * load(args.x, t, h, i);
-      const double root = std::sqrt(sum / static_cast<double>(dim) + static_cast<double>(args.epsilon));
+      const double root =
+          std::sqrt(sum / static_cast<double>(dim) + static_cast<double>(args.epsilon));
       for (std::int64_t i = 0; i < dim; ++i) {
         const double z = load(args.z, t, h, i);
         const double gate = core::sigmoid(z) * (args.gate == GateKind::kSilu ? z : 1.0);

@@ -12,7 +12,8 @@ void gdn_gates(const GdnGatesArgs& args) {
     for (std::int64_t h = 0; h < args.a.dim(1); ++h) {
       const double x = load(args.a, t, h) + load(args.dt_bias, h);
       store(args.log_decay, core::log_decay(load(args.a_log, h), x), t, h);
-      store(args.beta, (args.allow_neg_eigval ? 2.0 : 1.0) * core::sigmoid(load(args.b, t, h)), t, h);
+      store(args.beta, (args.allow_neg_eigval ? 2.0 : 1.0) * core::sigmoid(load(args.b, t, h)), t,
+            h);
     }
   }
 }

@@ -1,6 +1,6 @@
 // The slow, obvious, double-precision form of each op: one element at a time, one token at a time,
-// nothing fused and nothing chunked. Tests hold the kernels against these. The arguments are the ops'
-// own; tensors may also be f64, so that inputs need not be rounded. Nothing is checked.
+// nothing fused and nothing chunked. Tests hold the kernels against these. The arguments are the
+// ops' own; tensors may also be f64, so that inputs need not be rounded. Nothing is checked.
 #pragma once
 
 #include "hybridattn/ops.h"
@@ -16,7 +16,8 @@ void rotary(const RotaryArgs& args);
 void rotary_table(const RotaryTableArgs& args);
 void gdn_gates(const GdnGatesArgs& args);
 void causal_conv(const CausalConvArgs& args);
-/// The recurrence, token by token, for rows of any length: the reference of gdn_step and gdn_prefill.
+/// The recurrence, token by token, for rows of any length: the reference of gdn_step and
+/// gdn_prefill.
 void gdn_recurrence(const GdnArgs& args);
 void store_kv(const StoreKvArgs& args);
 void attention(const AttentionArgs& args);

@@ -17,7 +17,8 @@ void rms_norm(const RmsNormArgs& args) {
       };
       double sum = 0;
       for (std::int64_t i = 0; i < dim; ++i) sum += x(i) * x(i);
-      const double root = std::sqrt(sum / static_cast<double>(dim) + static_cast<double>(args.epsilon));
+      const double root =
+          std::sqrt(sum / static_cast<double>(dim) + static_cast<double>(args.epsilon));
       for (std::int64_t i = 0; i < dim; ++i) {
         const double weight = load(args.weight, i) + (args.zero_centered ? 1.0 : 0.0);
         const double y = x(i) / root * weight;

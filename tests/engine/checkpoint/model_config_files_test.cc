@@ -18,9 +18,7 @@ ModelConfig good(const Result<ModelConfig>& result) {
   return result.ok() ? *result : ModelConfig();
 }
 
-ModelConfig load(std::string_view folder) {
-  return good(ModelConfig::load(source_path(folder)));
-}
+ModelConfig load(std::string_view folder) { return good(ModelConfig::load(source_path(folder))); }
 
 std::string layer_string(const ModelConfig& config) {
   std::string out;

@@ -323,24 +323,12 @@ void mutate(std::string& file, std::size_t end, std::mt19937& rng) {
                                           "\\u00"};
   const std::size_t at = rng() % end;
   switch (rng() % 6) {
-    case 0:
-      file[at] = static_cast<char>(rng());
-      break;
-    case 1:
-      file[at] = static_cast<char>(file[at] ^ (1 << (rng() % 8)));
-      break;
-    case 2:
-      file.insert(at, kTokens[rng() % std::size(kTokens)]);
-      break;
-    case 3:
-      file.erase(at, 1 + rng() % 8);
-      break;
-    case 4:
-      file.insert(at, file.substr(rng() % end, 1 + rng() % 60));
-      break;
-    default:
-      file[at] = static_cast<char>('0' + rng() % 10);
-      break;
+    case 0: file[at] = static_cast<char>(rng()); break;
+    case 1: file[at] = static_cast<char>(file[at] ^ (1 << (rng() % 8))); break;
+    case 2: file.insert(at, kTokens[rng() % std::size(kTokens)]); break;
+    case 3: file.erase(at, 1 + rng() % 8); break;
+    case 4: file.insert(at, file.substr(rng() % end, 1 + rng() % 60)); break;
+    default: file[at] = static_cast<char>('0' + rng() % 10); break;
   }
 }
 

@@ -223,8 +223,9 @@ TEST(CheckLogits, NamesThePositionOfWhatIsNoNumber) {
   logits[7] = std::numeric_limits<float>::max();
   logits[8] = -std::numeric_limits<float>::max();
   EXPECT_TRUE(check_logits(logits, 5).ok());
-  for (const float bad : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
-                          std::numeric_limits<float>::quiet_NaN(), -std::nanf("")}) {
+  for (const float bad :
+       {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+        std::numeric_limits<float>::quiet_NaN(), -std::nanf("")}) {
     logits[299] = bad;
     const Status status = check_logits(logits, 5);
     EXPECT_FALSE(status.ok());
