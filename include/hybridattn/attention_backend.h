@@ -54,7 +54,8 @@ struct RowView {
   std::span<const std::int32_t> pages{};
   std::int64_t computed = 0;
   std::int32_t new_tokens = 0;
-  std::int32_t first_token = 0;  ///< in the flat stream
+  std::int32_t first_token = 0;             ///< in the flat stream
+  std::span<const std::int32_t> parents{};  ///< of a tree
 };
 
 /// What a backend worked out for one step. It holds copies: the batch may go. Several may live at
@@ -77,6 +78,13 @@ class HYBRIDATTN_API Plan : public GraphInput {
   GraphShape shape_;
   std::uint64_t batch_id_ = 0;
   ForwardMode mode_ = ForwardMode::kIdle;
+  struct VerifyRow {
+    std::int32_t row;  // of the batch
+    std::int32_t tokens;
+  };
+  std::vector<VerifyRow> verify_rows_;  // not yet committed
+  std::int32_t num_rows_ = 0;           // of the batch
+  bool committed_ = false;
 };
 
 /// The verbs that every backend has. Planning may allocate; replanning and the run verbs do not,
@@ -100,6 +108,15 @@ class HYBRIDATTN_API AttentionBackend {
   /// Allocates nothing. Errors: as plan; out_of_range when the batch holds more than the plan's
   /// shape. On an error the plan is as it was.
   Status replan(Plan& plan, const ForwardBatch& batch);
+
+  /// Ends the verify rows of a step that was run. `last_accepted` has one entry for each row of the
+  /// batch: of a verify row the last token that is accepted, counted from the row's first, or -1
+  /// for none; entries of other rows are not looked at. Afterwards keys, values, convolution
+  /// windows and states of all layers are those of having decoded the accepted path, and the row's
+  /// count grows by its length (the caller's to keep: RequestTable::advance). Errors:
+  /// invalid_argument, out_of_range; failed_precondition for another backend's plan, or one that
+  /// was committed already.
+  Status commit(Plan& plan, std::span<const std::int32_t> last_accepted);
 
   /// Runs one full-attention layer. Errors: as the ops; failed_precondition for a plan of another
   /// backend; unsupported from a backend without full attention.
@@ -164,17 +181,24 @@ class HYBRIDATTN_API AttentionBackend {
   virtual Status check_rows(std::span<const RowView> rows) = 0;
   /// Writes checked rows that fit the plan's shape, and padding for the rest. Cannot fail.
   virtual void write_rows(Plan& plan, std::span<const RowView> rows) = 0;
+  /// Moves what a commit moves. The entries are checked against the plan's verify rows, in their
+  /// order: `accepted[i]` belongs to the i-th of them. A backend without verify rows has nothing to
+  /// move.
+  virtual Status move_accepted(const Plan& plan, std::span<const std::int32_t> accepted);
 
  private:
   Status check_current(const char* verb, const ForwardBatch& batch) const;
   Status check_fits(const Plan& plan, const GraphShape& has) const;
   Status rewrite(Plan& plan, std::span<const RowView> rows, std::uint64_t batch_id,
                  ForwardMode mode);
+  static void remember(Plan& plan, std::span<const RowView> rows, std::uint64_t batch_id,
+                       ForwardMode mode);
   Status table_rows(std::span<const std::int32_t> req_pool_indices,
                     std::span<const std::int32_t> seq_lens);
 
   std::shared_ptr<Plan> current_;
-  std::vector<RowView> rows_;  // of the plan being written
+  std::vector<RowView> rows_;           // of the plan being written
+  std::vector<std::int32_t> accepted_;  // of the plan being committed
   const RequestTable* table_ = nullptr;
   std::int32_t max_graph_rows_ = 0;
   std::map<std::int32_t, std::shared_ptr<Plan>> graph_plans_;  // by rows

@@ -30,6 +30,9 @@ struct BatchRow {
   std::int64_t computed = 0;
   /// Tokens of this step.
   std::int32_t new_tokens = 0;
+  /// Verify rows that are a tree: the token of the row that each of the new ones follows, an
+  /// earlier one, or -1 for the row's last computed token; at most kMaxTreeTokens. Empty = a chain.
+  std::vector<std::int32_t> parents{};
 };
 
 /// Derived from the rows, for the upstream verbs.

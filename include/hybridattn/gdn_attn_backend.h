@@ -20,12 +20,15 @@ struct GdnStateView {
 };
 
 /// Convolution, gates, delta rule and gated norm for rows of any kinds: decode rows go through the
-/// step, prefill rows through the chunked form.
+/// step, prefill rows through the chunked form, verify rows through the step with every state kept.
 class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
  public:
-  /// `context` is borrowed and must outlive the backend. Errors: invalid_argument when the layers
-  /// of the pool do not agree.
-  static Result<std::unique_ptr<GDNAttnBackend>> create(Context& context, GdnStateView states);
+  /// `context` is borrowed and must outlive the backend. `kept` holds the states after each token
+  /// of verify rows until they are committed: the same layers with any number of slots, one for
+  /// each such token of a step; without it there are no verify rows. Errors: invalid_argument when
+  /// the layers of the pools do not agree.
+  static Result<std::unique_ptr<GDNAttnBackend>> create(Context& context, GdnStateView states,
+                                                        GdnStateView kept = {});
 
   ~GDNAttnBackend() override;
 
@@ -37,11 +40,13 @@ class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
   Result<std::shared_ptr<Plan>> make_plan(const GraphShape& shape, bool recordable) override;
   Status check_rows(std::span<const RowView> rows) override;
   void write_rows(Plan& plan, std::span<const RowView> rows) override;
+  Status move_accepted(const Plan& plan, std::span<const std::int32_t> accepted) override;
 
  private:
-  GDNAttnBackend(Context& context, GdnStateView states);
+  GDNAttnBackend(Context& context, GdnStateView states, GdnStateView kept);
   Context& context_;
   GdnStateView states_;
+  GdnStateView kept_;
   std::unique_ptr<backend::StepUses> uses_;
 };
 

@@ -12,8 +12,8 @@ void view_rows(const ForwardBatch& batch, std::vector<RowView>& rows) {
   rows.clear();
   for (std::int32_t r = 0; r < batch.num_rows(); ++r) {
     const BatchRow& row = batch.rows()[static_cast<std::size_t>(r)];
-    rows.push_back(
-        {row.kind, row.slot, row.pages, row.computed, row.new_tokens, batch.token_start(r)});
+    rows.push_back({row.kind, row.slot, row.pages, row.computed, row.new_tokens,
+                    batch.token_start(r), row.parents});
   }
 }
 
@@ -37,9 +37,22 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan(const ForwardBatch& batch) 
   HYBRIDATTN_TRY(reserve(batch.num_tokens()));
   HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, make_plan(batch.shape(), /*recordable=*/false));
   write_rows(*made, rows_);
-  made->batch_id_ = batch.id();
-  made->mode_ = batch.mode();
+  remember(*made, rows_, batch.id(), batch.mode());
   return made;
+}
+
+/// What the plan itself knows of its step. Allocates nothing for a plan of plan_graph.
+void AttentionBackend::remember(Plan& plan, std::span<const RowView> rows, std::uint64_t batch_id,
+                                ForwardMode mode) {
+  plan.batch_id_ = batch_id;
+  plan.mode_ = mode;
+  plan.committed_ = false;
+  plan.num_rows_ = static_cast<std::int32_t>(rows.size());
+  plan.verify_rows_.clear();
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i].kind != RowKind::kVerify) continue;
+    plan.verify_rows_.push_back({static_cast<std::int32_t>(i), rows[i].new_tokens});
+  }
 }
 
 Result<std::shared_ptr<Plan>> AttentionBackend::plan_graph(const GraphShape& shape) {
@@ -60,6 +73,7 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan_graph(const GraphShape& sha
   HYBRIDATTN_TRY(check_rows({}));
   rows_.reserve(std::max(rows_.capacity(), static_cast<std::size_t>(most)));
   HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, make_plan(shape, /*recordable=*/true));
+  made->verify_rows_.reserve(static_cast<std::size_t>(shape.verify_rows));
   write_rows(*made, {});
   return made;
 }
@@ -91,8 +105,33 @@ Status AttentionBackend::rewrite(Plan& plan, std::span<const RowView> rows, std:
   }
   HYBRIDATTN_TRY(check_rows(rows));
   write_rows(plan, rows);
-  plan.batch_id_ = batch_id;
-  plan.mode_ = mode;
+  remember(plan, rows, batch_id, mode);
+  return {};
+}
+
+Status AttentionBackend::move_accepted(const Plan&, std::span<const std::int32_t>) { return {}; }
+
+Status AttentionBackend::commit(Plan& plan, std::span<const std::int32_t> last_accepted) {
+  if (plan.committed_) {
+    return error(StatusCode::kFailedPrecondition, name(), "::commit: batch ", plan.batch_id_,
+                 " was committed already");
+  }
+  if (last_accepted.size() != static_cast<std::size_t>(plan.num_rows_)) {
+    return invalid_argument(name(), "::commit: last_accepted has ", last_accepted.size(),
+                            " entries, must have one for each of ", plan.num_rows_, " rows");
+  }
+  accepted_.clear();
+  for (const Plan::VerifyRow& verify : plan.verify_rows_) {
+    const std::int32_t last = last_accepted[static_cast<std::size_t>(verify.row)];
+    if (last < -1 || last >= verify.tokens) {
+      return error(StatusCode::kOutOfRange, name(), "::commit: row ", verify.row,
+                   ": last_accepted is ", last, ", must be -1 (none) or one of its ", verify.tokens,
+                   " tokens");
+    }
+    accepted_.push_back(last);
+  }
+  HYBRIDATTN_TRY(move_accepted(plan, accepted_));
+  plan.committed_ = true;
   return {};
 }
 

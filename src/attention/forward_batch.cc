@@ -4,6 +4,7 @@
 #include <limits>
 #include <unordered_map>
 
+#include "hybridattn/ops/verify_rows.h"
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn {
@@ -27,6 +28,22 @@ Status check_row(const BatchRow& row, std::size_t index) {
   if (row.slot < kPadIndex) return wrong("has slot ", row.slot, ", must be -1 (pad) or at least 0");
   if (row.kind == RowKind::kDecode && row.new_tokens != 1) {
     return wrong("has new_tokens ", row.new_tokens, ", must be 1");
+  }
+  if (!row.parents.empty()) {
+    if (row.kind != RowKind::kVerify) return wrong("has parents, must be verify to be a tree");
+    if (row.parents.size() != static_cast<std::size_t>(row.new_tokens)) {
+      return wrong("has ", row.parents.size(), " parents, must have one for each of ",
+                   row.new_tokens, " new tokens");
+    }
+    if (row.new_tokens > kMaxTreeTokens) {
+      return wrong("is a tree of ", row.new_tokens, " tokens, must have at most ", kMaxTreeTokens);
+    }
+    for (std::int32_t i = 0; i < row.new_tokens; ++i) {
+      const std::int32_t parent = row.parents[static_cast<std::size_t>(i)];
+      if (parent < -1 || parent >= i) {
+        return wrong("has parent ", parent, " of token ", i, ", must be -1 or an earlier token");
+      }
+    }
   }
   if (row.kind == RowKind::kPad && (row.slot != kPadIndex || !row.pages.empty())) {
     return wrong("has slot ", row.slot, " and ", row.pages.size(), " pages, must have none");

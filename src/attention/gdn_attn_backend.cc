@@ -18,9 +18,12 @@ struct GdnPlan final : Plan {
   GdnPlan(const GraphShape& shape, bool recordable) : Plan(shape, recordable) {
     num_steps = static_cast<std::size_t>(shape.decode_rows);
     // Behind the prefill rows one more, for tokens that no row names.
-    const auto rows = num_steps + static_cast<std::size_t>(shape.prefill_rows) + 1;
+    first_verify = num_steps + static_cast<std::size_t>(shape.prefill_rows) + 1;
+    const auto rows = first_verify + static_cast<std::size_t>(shape.verify_rows);
     for (auto* array : {&start, &length, &slot, &computed}) array->resize(rows);
+    kept.resize(static_cast<std::size_t>(shape.verify_rows));
     pad.resize(static_cast<std::size_t>(shape.tokens));
+    parents.resize(static_cast<std::size_t>(shape.tokens), kChain);
   }
 
   /// Rows [first, first + count) of the plan's own order.
@@ -33,14 +36,18 @@ struct GdnPlan final : Plan {
     rows.computed = computed.data() + first;
     return rows;
   }
-  RaggedRows all() const { return rows(0, start.size()); }
   RaggedRows steps() const { return rows(0, num_steps); }
   /// Empty where nothing but steps can be: as many tokens as decode rows.
   RaggedRows prefills() const {
-    const bool any =
-        static_cast<std::size_t>(num_tokens()) > num_steps || start.size() > num_steps + 1;
-    return rows(num_steps, any ? start.size() - num_steps : 0);
+    const std::size_t count = first_verify - num_steps;
+    const bool any = static_cast<std::size_t>(num_tokens()) > num_steps || count > 1;
+    return rows(num_steps, any ? count : 0);
   }
+  RaggedRows steps_and_prefills() const {
+    return rows(0, num_steps + static_cast<std::size_t>(prefills().count));
+  }
+  RaggedRows verifies() const { return rows(first_verify, start.size() - first_verify); }
+  VerifyRows verify() const { return {kept.data(), parents.data()}; }
 
   void write(std::size_t at, const RowView& row) {
     const bool is_pad = row.kind == RowKind::kPad;
@@ -49,12 +56,17 @@ struct GdnPlan final : Plan {
     slot[at] = is_pad ? kPadIndex : row.slot;
     computed[at] = static_cast<std::int32_t>(row.computed);
     std::fill_n(pad.begin() + row.first_token, row.new_tokens, is_pad ? 1 : 0);
+    std::fill_n(parents.begin() + row.first_token, row.new_tokens, kChain);
+    std::copy(row.parents.begin(), row.parents.end(), parents.begin() + row.first_token);
   }
 
-  // Rows of one token (decode, padding) first, then all others.
+  // Rows of one token (decode, padding) first, then prefill and longer padding, then verify.
   std::vector<std::int32_t> start, length, slot, computed;
-  std::vector<std::uint8_t> pad;  // [tokens]
   std::size_t num_steps = 0;
+  std::size_t first_verify = 0;
+  std::vector<std::uint8_t> pad;      // [tokens]
+  std::vector<std::int32_t> kept;     // [verify rows] first slot of each in the kept states
+  std::vector<std::int32_t> parents;  // [tokens] of trees, kChain elsewhere
 };
 
 bool takes_a_step(const RowView& row) {
@@ -82,12 +94,19 @@ Status check_layers(const GdnStateView& states) {
   return {};
 }
 
+/// The kept states are slots of the same layers.
+Status check_kept(const GdnStateView& states, const GdnStateView& kept) {
+  if (kept.recurrent.empty() && kept.conv.empty()) return {};
+  HYBRIDATTN_TRY(check_layers(kept));
+  if (kept.conv.size() != states.conv.size()) {
+    return invalid_argument("GDNAttnBackend: kept has ", kept.conv.size(), " layers, must have ",
+                            states.conv.size(), " as the pool");
+  }
+  return {};
+}
+
 Status check_row(const RowView& row, std::int32_t index, std::int64_t slots) {
   if (row.kind == RowKind::kPad) return {};
-  if (row.kind == RowKind::kVerify) {
-    return error(StatusCode::kUnsupported, "GDNAttnBackend: row ", index,
-                 " is verify, which this version does not serve; must be prefill, decode or pad");
-  }
   if (row.slot < 0 || row.slot >= slots) {
     return error(StatusCode::kOutOfRange, "GDNAttnBackend: row ", index, " (",
                  row_kind_name(row.kind), ") has slot ", row.slot, ", must be in [0, ", slots, ")");
@@ -152,9 +171,22 @@ Status check_args(const Plan& plan, const RadixLinearAttention& layer, const Gdn
   return check.status();
 }
 
-/// The delta rule over the convolution's output: decode rows step, the others go in chunks.
+/// The convolution of all rows; that of verify rows keeps its windows.
+Status run_convolution(Context& context, const GdnPlan& plan, const CausalConvArgs& args,
+                       const TensorView& kept) {
+  CausalConvArgs some = args;
+  some.rows = plan.steps_and_prefills();
+  if (some.rows.count > 0) HYBRIDATTN_TRY(causal_conv(context, some));
+  some.rows = plan.verifies();
+  if (some.rows.count == 0) return {};
+  return causal_conv_verify(context, {some, plan.verify(), kept});
+}
+
+/// The delta rule over the convolution's output: decode rows step, prefill rows go in chunks,
+/// verify rows step and keep every state.
 Status run_delta_rule(Context& context, const GdnPlan& plan, const RadixLinearAttention& layer,
-                      const Workspace& w, const TensorView& state, const TensorView& out) {
+                      const Workspace& w, const TensorView& state, const TensorView& kept,
+                      const TensorView& out) {
   const std::int64_t tokens = plan.num_tokens();
   const std::int64_t channels = layer.conv_channels();
   const std::int64_t hk = layer.num_k_heads;
@@ -173,20 +205,26 @@ Status run_delta_rule(Context& context, const GdnPlan& plan, const RadixLinearAt
   if (args.rows.count > 0) HYBRIDATTN_TRY(gdn_step(context, args));
   args.rows = plan.prefills();
   if (args.rows.count > 0) HYBRIDATTN_TRY(gdn_prefill(context, args));
-  return {};
+  args.rows = plan.verifies();
+  if (args.rows.count == 0) return {};
+  return gdn_verify(context, {args, plan.verify(), kept});
 }
 
 }  // namespace
 
-GDNAttnBackend::GDNAttnBackend(Context& context, GdnStateView states)
-    : context_(context), states_(std::move(states)), uses_(std::make_unique<backend::StepUses>()) {}
+GDNAttnBackend::GDNAttnBackend(Context& context, GdnStateView states, GdnStateView kept)
+    : context_(context), states_(std::move(states)), kept_(std::move(kept)),
+      uses_(std::make_unique<backend::StepUses>()) {}
 
 GDNAttnBackend::~GDNAttnBackend() = default;
 
 Result<std::unique_ptr<GDNAttnBackend>> GDNAttnBackend::create(Context& context,
-                                                               GdnStateView states) {
+                                                               GdnStateView states,
+                                                               GdnStateView kept) {
   HYBRIDATTN_TRY(check_layers(states));
-  return std::unique_ptr<GDNAttnBackend>(new GDNAttnBackend(context, std::move(states)));
+  HYBRIDATTN_TRY(check_kept(states, kept));
+  return std::unique_ptr<GDNAttnBackend>(
+      new GDNAttnBackend(context, std::move(states), std::move(kept)));
 }
 
 Result<std::shared_ptr<Plan>> GDNAttnBackend::make_plan(const GraphShape& shape, bool recordable) {
@@ -196,6 +234,7 @@ Result<std::shared_ptr<Plan>> GDNAttnBackend::make_plan(const GraphShape& shape,
 Status GDNAttnBackend::check_rows(std::span<const RowView> rows) {
   const std::int64_t slots = states_.recurrent[0].dim(0);
   uses_->begin(slots);
+  std::int64_t drafted = 0;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const auto r = static_cast<std::int32_t>(i);
     HYBRIDATTN_TRY(check_row(rows[i], r, slots));
@@ -204,6 +243,32 @@ Status GDNAttnBackend::check_rows(std::span<const RowView> rows) {
       return invalid_argument("GDNAttnBackend: rows ", first->row, " and ", r, " both have slot ",
                               rows[i].slot, ", must differ");
     }
+    if (rows[i].kind == RowKind::kVerify) drafted += rows[i].new_tokens;
+  }
+  const std::int64_t room = kept_.conv.empty() ? 0 : kept_.conv[0].dim(0);
+  if (drafted > room) {
+    return error(StatusCode::kResourceExhausted, name(), ": the verify rows have ", drafted,
+                 " tokens, the pool of kept states has ", room, " slots");
+  }
+  return {};
+}
+
+Status GDNAttnBackend::move_accepted(const Plan& base, std::span<const std::int32_t> accepted) {
+  const auto* plan = dynamic_cast<const GdnPlan*>(&base);
+  if (plan == nullptr) {
+    return error(StatusCode::kFailedPrecondition, name(), ": the plan is another backend's");
+  }
+  const RaggedRows rows = plan->verifies();
+  std::vector<std::int32_t> source;
+  for (std::size_t r = 0; r < accepted.size(); ++r) {
+    source.push_back(accepted[r] < 0 ? kPadIndex : plan->kept[r] + accepted[r]);
+  }
+  const auto count = static_cast<std::int32_t>(source.size());
+  for (std::size_t i = 0; i < states_.conv.size() && count > 0; ++i) {
+    HYBRIDATTN_TRY(copy_slots(
+        context_, {states_.recurrent[i], source.data(), rows.slot, count, kept_.recurrent[i]}));
+    HYBRIDATTN_TRY(
+        copy_slots(context_, {states_.conv[i], source.data(), rows.slot, count, kept_.conv[i]}));
   }
   return {};
 }
@@ -212,11 +277,19 @@ void GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   auto& plan = static_cast<GdnPlan&>(base);
   std::size_t step = 0;
   std::size_t prefill = plan.num_steps;
+  std::size_t verify = plan.first_verify;
+  std::int32_t kept = 0;
   std::int32_t tokens = 0;
   for (const RowView& row : rows) {
     if (row.kind == RowKind::kPad && row.new_tokens == 0) continue;
-    plan.write(takes_a_step(row) ? step++ : prefill++, row);
     tokens += row.new_tokens;
+    if (row.kind == RowKind::kVerify) {
+      plan.kept[verify - plan.first_verify] = kept;
+      kept += row.new_tokens;
+      plan.write(verify++, row);
+      continue;
+    }
+    plan.write(takes_a_step(row) ? step++ : prefill++, row);
   }
   // Tokens that no row names are padding: one for each step that is left, the rest as one row.
   RowView rest{RowKind::kPad, kPadIndex, {}, 0, 0, tokens};
@@ -225,11 +298,13 @@ void GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
     plan.write(step, rest);
     rest.first_token += rest.new_tokens;
   }
-  for (; prefill < plan.start.size(); ++prefill) {
+  for (; prefill < plan.first_verify; ++prefill) {
     rest.new_tokens = plan.num_tokens() - rest.first_token;
     plan.write(prefill, rest);
     rest.first_token += rest.new_tokens;
   }
+  rest.new_tokens = 0;
+  for (; verify < plan.start.size(); ++verify) plan.write(verify, rest);
   plan.set_written();
 }
 
@@ -262,11 +337,14 @@ Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& lay
   const Workspace w = cut_workspace(block, layer, tokens);
   const auto index = static_cast<std::size_t>(layer.gdn_index);
   const bool normed = !args.z.empty();
-  HYBRIDATTN_TRY(causal_conv(
-      context_, {plan->all(), args.mixed_qkv, layer.conv_weight, states_.conv[index], w.conv_out}));
+  const bool keeps = !kept_.conv.empty();
+  HYBRIDATTN_TRY(run_convolution(
+      context_, *plan, {{}, args.mixed_qkv, layer.conv_weight, states_.conv[index], w.conv_out},
+      keeps ? kept_.conv[index] : TensorView()));
   HYBRIDATTN_TRY(gdn_gates(context_, {args.a, args.b, layer.a_log, layer.dt_bias, w.log_decay,
                                       w.beta, layer.allow_neg_eigval}));
   HYBRIDATTN_TRY(run_delta_rule(context_, *plan, layer, w, states_.recurrent[index],
+                                keeps ? kept_.recurrent[index] : TensorView(),
                                 normed ? w.core_out : args.out));
   if (!normed) return {};
   return gated_rms_norm(context_, {w.core_out, args.z, args.norm_weight, args.out,

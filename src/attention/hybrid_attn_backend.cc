@@ -62,6 +62,12 @@ void HybridAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   plan.set_written();
 }
 
+Status HybridAttnBackend::move_accepted(const Plan& base, std::span<const std::int32_t> accepted) {
+  HYBRIDATTN_ASSIGN(const HybridPlan* plan, own_plan(base));
+  HYBRIDATTN_TRY(full_->move_accepted(*plan->full, accepted));
+  return gdn_->move_accepted(*plan->gdn, accepted);
+}
+
 Status HybridAttnBackend::reserve(std::int32_t max_tokens) {
   HYBRIDATTN_TRY(full_->reserve(max_tokens));
   return gdn_->reserve(max_tokens);

@@ -23,6 +23,8 @@ struct PagedPlan final : Plan {
     pages.resize(static_cast<std::size_t>(shape.pages) + 1, kPadIndex);
     token_slots.resize(static_cast<std::size_t>(shape.tokens));
     pad.resize(static_cast<std::size_t>(shape.tokens));
+    parents.resize(static_cast<std::size_t>(shape.tokens), kChain);
+    drafts.reserve(static_cast<std::size_t>(shape.verify_rows));
   }
 
   AttentionRows rows() const {
@@ -34,6 +36,7 @@ struct PagedPlan final : Plan {
     rows.kv_start = kv_start.data();
     rows.pages = pages.data();
     rows.num_pages_listed = static_cast<std::int64_t>(pages.size());
+    rows.parents = parents.data();
     return rows;
   }
 
@@ -41,6 +44,13 @@ struct PagedPlan final : Plan {
   std::vector<std::int64_t> kv_start;
   std::vector<std::int64_t> token_slots;
   std::vector<std::uint8_t> pad;
+  std::vector<std::int32_t> parents;  // [tokens] of trees, kChain elsewhere
+  /// The verify rows in their order.
+  struct Draft {
+    std::int32_t first_token;
+    bool chain;
+  };
+  std::vector<Draft> drafts;
 };
 
 struct CacheShape {
@@ -113,6 +123,7 @@ void write_row(const RowView& row, std::size_t at, const CacheShape& cache, std:
     const std::int64_t position = row.computed + i;
     plan.pad[token] = pad ? 1 : 0;
     plan.token_slots[token] = kPadIndex;
+    plan.parents[token] = row.parents.empty() ? kChain : row.parents[static_cast<std::size_t>(i)];
     if (pad) continue;
     const std::int64_t page = row.pages[static_cast<std::size_t>(position / cache.page_size)];
     plan.token_slots[token] = page * cache.page_size + position % cache.page_size;
@@ -229,10 +240,6 @@ Status PagedAttnBackend::check_rows(std::span<const RowView> rows) {
   uses_->begin(cache.num_pages);
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const auto r = static_cast<std::int32_t>(i);
-    if (rows[i].kind == RowKind::kVerify) {
-      return error(StatusCode::kUnsupported, name(), ": row ", r,
-                   " is verify, which this version does not serve; must be prefill, decode or pad");
-    }
     HYBRIDATTN_TRY(check_row_pages(rows[i], r, cache, *uses_));
   }
   return {};
@@ -244,9 +251,13 @@ void PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   std::int64_t pages = 0;
   std::int32_t tokens = 0;
   std::size_t at = 0;
+  plan.drafts.clear();
   for (const RowView& row : rows) {
     if (row.kind == RowKind::kPad && row.new_tokens == 0) continue;
     write_row(row, at++, cache, pages, plan);
+    if (row.kind == RowKind::kVerify) {
+      plan.drafts.push_back({row.first_token, row.parents.empty()});
+    }
     tokens += row.new_tokens;
   }
   RowView rest{RowKind::kPad, kPadIndex, {}, 0, plan.num_tokens() - tokens, tokens};
@@ -257,6 +268,37 @@ void PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   }
   std::fill(plan.pages.begin() + pages, plan.pages.end(), kPadIndex);
   plan.set_written();
+}
+
+/// The accepted path of a tree moves to the front of the row's new places, where those of a chain
+/// are already.
+Status PagedAttnBackend::move_accepted(const Plan& base, std::span<const std::int32_t> accepted) {
+  const auto* plan = dynamic_cast<const PagedPlan*>(&base);
+  if (plan == nullptr) {
+    return error(StatusCode::kFailedPrecondition, name(), ": the plan is another backend's");
+  }
+  std::vector<std::int64_t> source;
+  std::vector<std::int64_t> destination;
+  for (std::size_t r = 0; r < accepted.size(); ++r) {
+    const PagedPlan::Draft& draft = plan->drafts[r];
+    if (draft.chain) continue;
+    const auto first = static_cast<std::size_t>(draft.first_token);
+    std::vector<std::int32_t> path;
+    for (std::int32_t t = accepted[r]; t >= 0;
+         t = plan->parents[first + static_cast<std::size_t>(t)]) {
+      path.push_back(t);
+    }
+    std::reverse(path.begin(), path.end());
+    for (std::size_t i = 0; i < path.size(); ++i) {
+      source.push_back(plan->token_slots[first + static_cast<std::size_t>(path[i])]);
+      destination.push_back(plan->token_slots[first + i]);
+    }
+  }
+  for (std::size_t i = 0; i < cache_.k.size() && !source.empty(); ++i) {
+    HYBRIDATTN_TRY(copy_kv(context_, {cache_.k[i], cache_.v[i], source.data(), destination.data(),
+                                      static_cast<std::int64_t>(source.size())}));
+  }
+  return {};
 }
 
 Status PagedAttnBackend::reserve(std::int32_t max_tokens) {

@@ -133,12 +133,45 @@ void soften(const ops::AttentionParams& p, std::int64_t m, std::int64_t begin, s
   t.sum[m] += hn::ReduceSum(d, total);
 }
 
+/// The tokens of a tree that one of them sees, itself included: bit i is token i of the row.
+std::uint64_t tree_path(const ops::AttentionParams& p, std::int32_t row, std::int64_t query) {
+  std::uint64_t path = 0;
+  for (std::int64_t i = query; i >= 0; i = p.rows.parents[p.rows.q_start[row] + i]) {
+    path |= std::uint64_t{1} << i;
+  }
+  return path;
+}
+
+/// Query row m of a tree against the loaded keys [begin, end): run by run of those that it sees.
+void attend_tree(const ops::AttentionParams& p, const Task& task, std::int64_t m,
+                 std::int64_t begin, std::int64_t end, Tile& t) {
+  const std::int64_t first_new = p.rows.kv_length[task.row] - p.rows.q_length[task.row];
+  const std::uint64_t path = tree_path(p, task.row, task.first_query + m / p.group);
+  const auto seen = [&](std::int64_t j) {
+    return j < first_new || (path >> (j - first_new) & 1) != 0;
+  };
+  for (std::int64_t from = begin; from < end;) {
+    std::int64_t to = from;
+    while (to < end && seen(to)) ++to;
+    if (from < to) {
+      soften(p, m, from - begin, to - begin, t);
+      gemm_nn(1, t.dv, to - from, t.logits + m * kKeys + from - begin, kKeys, 1,
+              t.v + (from - begin) * t.dv, t.dv, t.out + m * t.dv, t.dv);
+    }
+    from = to + 1;
+  }
+}
+
 /// Keys [begin, end) of the row against all query rows of the tile.
 void attend(const ops::AttentionParams& p, const Task& task, std::int64_t begin, std::int64_t end,
             Tile& t) {
   const std::int64_t count = end - begin;
   load_keys(p, task, begin, end, t);
   gemm_nt(t.rows, count, t.d, t.q, t.d, t.k, t.d, t.logits, kKeys);
+  if (p.rows.parents != nullptr && p.rows.parents[p.rows.q_start[task.row]] != kChain) {
+    for (std::int64_t m = 0; m < t.rows; ++m) attend_tree(p, task, m, begin, end, t);
+    return;
+  }
   bool all_visible = true;
   for (std::int64_t m = 0; m < t.rows; ++m) {
     const core::KeyRange seen = range_of(p, task.row, task.first_query + m / p.group);

@@ -16,7 +16,7 @@ void copy_slots(const ops::CopySlotsParams& p, core::Launch& launch) {
   launch.target = hwy::TargetName(HWY_TARGET);
   parallel_for(launch.executor, p.count, [&](std::int64_t i, int) {
     if (p.source[i] == kPadIndex || p.destination[i] == kPadIndex) return;
-    std::memcpy(p.pool + p.destination[i] * p.slot_stride, p.pool + p.source[i] * p.slot_stride,
+    std::memcpy(p.pool + p.destination[i] * p.slot_stride, p.from + p.source[i] * p.from_stride,
                 static_cast<std::size_t>(p.slot_bytes));
   });
 }

@@ -3,12 +3,14 @@
 
 #include "src/core/kernel.h"
 #include "src/ops/attention_params.h"
-#include "src/ops/causal_conv_params.h"
+#include "src/ops/causal_conv_verify_params.h"
+#include "src/ops/copy_kv_params.h"
 #include "src/ops/copy_slots_params.h"
 #include "src/ops/gated_rms_norm_params.h"
 #include "src/ops/gdn_gates_params.h"
 #include "src/ops/gdn_prefill_params.h"
 #include "src/ops/gdn_step_params.h"
+#include "src/ops/gdn_verify_params.h"
 #include "src/ops/l2norm_params.h"
 #include "src/ops/linear_params.h"
 #include "src/ops/rms_norm_params.h"
@@ -21,11 +23,14 @@ namespace hybridattn::cpu {
 
 core::CpuVariants<ops::AttentionParams> attention_variants();
 core::CpuVariants<ops::CausalConvParams> causal_conv_variants();
+core::CpuVariants<ops::CausalConvVerifyParams> causal_conv_verify_variants();
+core::CpuVariants<ops::CopyKvParams> copy_kv_variants();
 core::CpuVariants<ops::CopySlotsParams> copy_slots_variants();
 core::CpuVariants<ops::GatedRmsNormParams> gated_rms_norm_variants();
 core::CpuVariants<ops::GdnGatesParams> gdn_gates_variants();
 core::CpuVariants<ops::GdnPrefillParams> gdn_prefill_variants();
 core::CpuVariants<ops::GdnStepParams> gdn_step_variants();
+core::CpuVariants<ops::GdnVerifyParams> gdn_verify_variants();
 core::CpuVariants<ops::L2NormParams> l2norm_variants();
 core::CpuVariants<ops::LinearParams> linear_variants();
 core::CpuVariants<ops::MergeStatesParams> merge_states_variants();

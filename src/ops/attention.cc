@@ -6,6 +6,7 @@
 #include "src/core/arg_check.h"
 #include "src/core/kernel.h"
 #include "src/ops/attention_params.h"
+#include "src/ops/verify_check.h"
 
 namespace hybridattn {
 namespace {
@@ -89,6 +90,13 @@ Status check_rows(const AttentionArgs& args, std::int64_t tokens, std::int64_t p
     } else if (length > 0) {
       HYBRIDATTN_TRY(check_pages(args, r, pages, page_size));
     }
+    HYBRIDATTN_TRY(ops::check_parents("attention", r, rows.parents, start, length));
+    if (rows.parents == nullptr || length == 0 || rows.parents[start] == kChain) continue;
+    check.require_supported(args.options.causal && args.options.window == -1, "row ", r,
+                            " is a tree, with causal = ", args.options.causal,
+                            " and window = ", args.options.window,
+                            ", must be causal without window");
+    if (!check.ok()) return check.status();
   }
   return {};
 }

@@ -8,25 +8,29 @@ namespace hybridattn {
 namespace {
 
 struct PoolBytes {
-  std::byte* base;
+  const std::byte* base;
   std::int64_t stride;
   std::int64_t bytes;
 };
 
+std::byte* writable(const TensorView& pool) { return static_cast<std::byte*>(pool.data); }
+
 /// A pool as slots of plain bytes. Errors: invalid_argument, unsupported.
-Result<PoolBytes> pool_bytes(const char* op, const TensorView& pool) {
-  if (pool.rank < 1) return invalid_argument(op, ": pool has rank 0, must be at least 1");
-  if (pool.data == nullptr) return invalid_argument(op, ": pool has no data (a null pointer)");
+Result<PoolBytes> pool_bytes(const char* op, const char* name, const ConstTensorView& pool) {
+  if (pool.rank < 1) return invalid_argument(op, ": ", name, " has rank 0, must be at least 1");
+  if (pool.data == nullptr)
+    return invalid_argument(op, ": ", name, " has no data (a null pointer)");
   std::int64_t elements = 1;
   for (int d = pool.rank - 1; d > 0; --d) {
     if (pool.dim(d) > 1 && pool.stride(d) != elements) {
-      return error(StatusCode::kUnsupported, op, ": pool has stride ", pool.stride(d),
+      return error(StatusCode::kUnsupported, op, ": ", name, " has stride ", pool.stride(d),
                    " in dimension ", d, ", must be ", elements, " (dense slots)");
     }
     elements *= pool.dim(d);
   }
   const auto size = static_cast<std::int64_t>(dtype_size(pool.dtype));
-  return PoolBytes{static_cast<std::byte*>(pool.data), pool.stride(0) * size, elements * size};
+  return PoolBytes{static_cast<const std::byte*>(pool.data), pool.stride(0) * size,
+                   elements * size};
 }
 
 Status check_slots(const char* op, const char* name, const std::int32_t* slots, std::int32_t count,
@@ -42,22 +46,37 @@ Status check_slots(const char* op, const char* name, const std::int32_t* slots, 
   return {};
 }
 
+/// The pool of the sources. Errors: also invalid_argument when its slots are not those of `pool`.
+Result<PoolBytes> source_bytes(const CopySlotsArgs& args, const PoolBytes& pool) {
+  if (args.from.empty()) return pool;
+  HYBRIDATTN_ASSIGN(const PoolBytes bytes, pool_bytes("copy_slots", "from", args.from));
+  if (args.from.dtype != args.pool.dtype || bytes.bytes != pool.bytes) {
+    return invalid_argument("copy_slots: from has slots of ", bytes.bytes, " bytes of ",
+                            dtype_name(args.from.dtype), ", must be ", pool.bytes, " of ",
+                            dtype_name(args.pool.dtype), " as in pool");
+  }
+  return bytes;
+}
+
 }  // namespace
 
 Status copy_slots(Context& context, const CopySlotsArgs& args) {
-  HYBRIDATTN_ASSIGN(const PoolBytes pool, pool_bytes("copy_slots", args.pool));
-  HYBRIDATTN_TRY(check_slots("copy_slots", "source", args.source, args.count, args.pool.dim(0)));
+  HYBRIDATTN_ASSIGN(const PoolBytes pool, pool_bytes("copy_slots", "pool", args.pool));
+  HYBRIDATTN_ASSIGN(const PoolBytes from, source_bytes(args, pool));
+  const std::int64_t sources = args.from.empty() ? args.pool.dim(0) : args.from.dim(0);
+  HYBRIDATTN_TRY(check_slots("copy_slots", "source", args.source, args.count, sources));
   HYBRIDATTN_TRY(
       check_slots("copy_slots", "destination", args.destination, args.count, args.pool.dim(0)));
-  const ops::CopySlotsParams params{pool.base,   pool.stride,      pool.bytes,
-                                    args.source, args.destination, args.count};
+  const ops::CopySlotsParams params{writable(args.pool), from.base,   from.stride,      pool.stride,
+                                    pool.bytes,          args.source, args.destination, args.count};
   return core::launch(context, "copy_slots", params);
 }
 
 Status zero_slots(Context& context, const ZeroSlotsArgs& args) {
-  HYBRIDATTN_ASSIGN(const PoolBytes pool, pool_bytes("zero_slots", args.pool));
+  HYBRIDATTN_ASSIGN(const PoolBytes pool, pool_bytes("zero_slots", "pool", args.pool));
   HYBRIDATTN_TRY(check_slots("zero_slots", "slots", args.slots, args.count, args.pool.dim(0)));
-  const ops::ZeroSlotsParams params{pool.base, pool.stride, pool.bytes, args.slots, args.count};
+  const ops::ZeroSlotsParams params{writable(args.pool), pool.stride, pool.bytes, args.slots,
+                                    args.count};
   return core::launch(context, "zero_slots", params);
 }
 

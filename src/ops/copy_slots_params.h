@@ -7,6 +7,8 @@ namespace hybridattn::ops {
 
 struct CopySlotsParams {
   std::byte* pool;
+  const std::byte* from;            // pool of the sources
+  std::int64_t from_stride;         // bytes
   std::int64_t slot_stride;         // bytes
   std::int64_t slot_bytes;          // bytes of one slot
   const std::int32_t* source;       // [count]

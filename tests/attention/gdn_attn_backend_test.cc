@@ -175,7 +175,8 @@ TEST_F(GdnAttnBackendTest, BadRowsAreRefusedAtPlanTime) {
   };
   EXPECT_ERROR(plan_of(gdn_row(RowKind::kPrefill, 6, 0, 1)), kOutOfRange, "row 1", "slot 6", "6)");
   EXPECT_ERROR(plan_of(gdn_row(RowKind::kDecode, -1, 0, 1)), kOutOfRange, "row 1", "slot -1");
-  EXPECT_ERROR(plan_of(gdn_row(RowKind::kVerify, 1, 0, 3)), kUnsupported, "row 1", "verify");
+  EXPECT_ERROR(plan_of(gdn_row(RowKind::kVerify, 1, 0, 3)), kResourceExhausted, "3 tokens",
+               "0 slots");
 }
 
 TEST_F(GdnAttnBackendTest, BadArgumentsAreNamed) {

@@ -161,9 +161,6 @@ TEST_F(PagedAttnBackendTest, BadPagesAreRefusedAtPlanTime) {
   bad = good;
   bad.pages[2] = bad.pages[1];
   EXPECT_ERROR(plan_of({bad}), kInvalidArgument, "alone");
-  BatchRow verify = good;
-  verify.kind = RowKind::kVerify;
-  EXPECT_ERROR(plan_of({verify}), kUnsupported, "row 0", "verify");
 }
 
 TEST_F(PagedAttnBackendTest, BadArgumentsAreNamed) {

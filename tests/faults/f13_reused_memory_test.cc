@@ -1,5 +1,5 @@
-// F13, F14, F15: what a page or slot held before its owner came is never read, whatever came first: bits
-// of another type, a request that was stopped midway, a state put back from a copy.
+// F13, F14, F15: what a page or slot held before its owner came is never read, whatever came first:
+// bits of another type, a request that was stopped midway, a state put back from a copy.
 #include "tests/support/hybrid_service.h"
 
 namespace hybridattn::testing {

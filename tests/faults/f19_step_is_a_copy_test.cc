@@ -18,8 +18,7 @@ TEST(F19OrderRace, TheBatchAndTheTableMoveOnBeforeTheStepRuns) {
     std::shared_ptr<Plan> plan;
     std::unique_ptr<Graph> recorded;
     {
-      const auto batch =
-          ForwardBatch::create({*table.batch_row(row, RowKind::kPrefill, 6)});
+      const auto batch = ForwardBatch::create({*table.batch_row(row, RowKind::kPrefill, 6)});
       ASSERT_TRUE(batch.ok());
       if (graph) {
         plan = *world.backend->plan_graph({1, 0, 0, 6, 8});
@@ -44,7 +43,8 @@ TEST(F19OrderRace, TheBatchAndTheTableMoveOnBeforeTheStepRuns) {
 TEST(F19OrderRace, SeveralPlansLiveAtOnce) {
   HybridWorld world;
   AloneRequest one(1, world.options, 16), two(2, world.options, 16);
-  const auto first = *world.backend->plan(*ForwardBatch::create({{RowKind::kPrefill, 0, {0}, 0, 3}}));
+  const auto first =
+      *world.backend->plan(*ForwardBatch::create({{RowKind::kPrefill, 0, {0}, 0, 3}}));
   const auto second =
       *world.backend->plan(*ForwardBatch::create({{RowKind::kPrefill, 6, {9, 4}, 0, 5}}));
   for (std::int32_t i = 0; i < 5; ++i) world.feed(2, i, i);

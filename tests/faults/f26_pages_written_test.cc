@@ -1,4 +1,5 @@
-// F26, F28: what is freed is what was taken, page by page, and a page is free when its last owner goes.
+// F26, F28: what is freed is what was taken, page by page, and a page is free when its last owner
+// goes.
 #include "hybridattn/request_table.h"
 #include "tests/support/contexts.h"
 #include "tests/support/ledger.h"

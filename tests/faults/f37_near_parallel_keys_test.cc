@@ -1,5 +1,5 @@
-// F37: the triangular solve of the chunked form with nearly parallel keys and beta near 1, where its
-// matrix is worst.
+// F37: the triangular solve of the chunked form with nearly parallel keys and beta near 1, where
+// its matrix is worst.
 #include "tests/faults/gdn_case.h"
 
 namespace hybridattn::testing {

@@ -21,7 +21,7 @@ HybridWorld::HybridWorld(const WorldOptions& o) : options(o) {
   for (const std::int32_t id : {0, 1, 3}) make_gdn_layer(id, random);
   for (const std::int32_t id : {2, 4}) make_attention_layer(id, random);
   PagedKvView kv;
-  GdnStateView states;
+  GdnStateView states, kept;
   for (AttentionLayer& l : attention_) {
     kv.k.push_back(l.k_cache.view());
     kv.v.push_back(l.v_cache.view());
@@ -29,6 +29,10 @@ HybridWorld::HybridWorld(const WorldOptions& o) : options(o) {
   for (GdnLayer& l : gdn_) {
     states.recurrent.push_back(l.recurrent.view());
     states.conv.push_back(l.conv.view());
+    if (o.kept > 0) {
+      kept.recurrent.push_back(l.kept_recurrent.view());
+      kept.conv.push_back(l.kept_conv.view());
+    }
     l.layer.conv_weight = l.weight.view();
     l.layer.a_log = l.a_log.view();
     l.layer.dt_bias = l.bias.view();
@@ -36,7 +40,7 @@ HybridWorld::HybridWorld(const WorldOptions& o) : options(o) {
   auto full = PagedAttnBackend::create(*context, kv);
   EXPECT_TRUE(full.ok()) << full.status().message();
   (*full)->set_widest_layer(kHq, kHk, kDim, kVDim);
-  auto gdn = GDNAttnBackend::create(*context, states);
+  auto gdn = GDNAttnBackend::create(*context, states, kept);
   EXPECT_TRUE(gdn.ok()) << gdn.status().message();
   auto hybrid = HybridAttnBackend::create(std::move(*full), std::move(*gdn), {2, 4});
   EXPECT_TRUE(hybrid.ok()) << hybrid.status().message();
@@ -57,6 +61,8 @@ void HybridWorld::make_gdn_layer(std::int32_t id, Random& random) {
   l.norm = filled({kV}, random, 0.5, 1.5);
   l.recurrent = Buffer(DType::kF32, {options.slots, kGdnHv, kV, kK});
   l.conv = Buffer(DType::kF32, {options.slots, kChannels, kWidth - 1});
+  l.kept_recurrent = Buffer(DType::kF32, {options.kept, kGdnHv, kV, kK});
+  l.kept_conv = Buffer(DType::kF32, {options.kept, kChannels, kWidth - 1});
   const std::int64_t t = options.max_tokens;
   l.mixed = Buffer(DType::kF32, {t, kChannels});
   l.a = Buffer(DType::kF32, {t, kGdnHv});

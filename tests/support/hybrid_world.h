@@ -18,6 +18,7 @@ struct WorldOptions {
   std::int32_t pages = 64;
   std::int32_t page_size = 4;
   std::int32_t max_tokens = 64;
+  std::int32_t kept = 0;  ///< slots for the states of verify rows
   int threads = 1;
   Isa isa = best_isa();
   Allocator* allocator = nullptr;
@@ -53,6 +54,7 @@ class HybridWorld {
   struct GdnLayer {
     RadixLinearAttention layer;
     Buffer weight, a_log, bias, norm, recurrent, conv;  // parameters, states
+    Buffer kept_recurrent, kept_conv;
     Buffer mixed, a, b, z, out;
   };
   struct AttentionLayer {

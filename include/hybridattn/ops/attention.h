@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "hybridattn/context.h"
+#include "hybridattn/ops/verify_rows.h"
 #include "hybridattn/tensor.h"
 
 namespace hybridattn {
@@ -20,6 +21,9 @@ struct AttentionRows {
   /// Dense: nullptr.
   const std::int32_t* pages = nullptr;
   std::int64_t num_pages_listed = 0;  ///< elements of `pages`
+  /// Optional [T], as in VerifyRows: a token of a tree sees the keys before the row's new ones,
+  /// those of the tokens that it follows, and its own. Needs causal and no window.
+  const std::int32_t* parents = nullptr;
 };
 
 struct AttentionOptions {

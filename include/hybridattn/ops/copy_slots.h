@@ -11,6 +11,9 @@ struct CopySlotsArgs {
   const std::int32_t* source = nullptr;       ///< [count]
   const std::int32_t* destination = nullptr;  ///< [count], all different, none of them a source
   std::int32_t count = 0;
+  /// Pool that the sources are slots of: as `pool`, with any number of slots. Empty = `pool`
+  /// itself.
+  ConstTensorView from{};
 };
 
 /// Copies slot source[i] to slot destination[i], bytes as they are. A pair with kPadIndex on either

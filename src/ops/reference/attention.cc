@@ -29,6 +29,17 @@ double logit(const AttentionArgs& args, std::int32_t row, std::int64_t token, st
   return cap > 0 ? cap * std::tanh(s / cap) : s;
 }
 
+/// Which of a row's new tokens a query may see: all, or those that it follows in a tree and itself.
+std::vector<bool> tree_path(const AttentionArgs& args, std::int32_t row, std::int64_t query) {
+  const std::int32_t start = args.rows.q_start[row];
+  const bool tree = args.rows.parents != nullptr && args.rows.parents[start] != kChain;
+  std::vector<bool> path(static_cast<std::size_t>(args.rows.q_length[row]), !tree);
+  for (std::int64_t i = query; tree && i >= 0; i = args.rows.parents[start + i]) {
+    path[static_cast<std::size_t>(i)] = true;
+  }
+  return path;
+}
+
 void run_query(const AttentionArgs& args, std::int32_t row, std::int64_t query, std::int64_t head) {
   const std::int64_t kv_head =
       core::key_head(head, args.q.dim(1) / args.k.dim(args.k.rank == 3 ? 1 : 2));
@@ -36,9 +47,15 @@ void run_query(const AttentionArgs& args, std::int32_t row, std::int64_t query, 
   const core::KeyRange seen =
       core::visible_keys(query, args.rows.q_length[row], args.rows.kv_length[row],
                          args.options.causal, args.options.window);
+  const std::vector<bool> on_path = tree_path(args, row, query);
+  const std::int64_t first_new = args.rows.kv_length[row] - args.rows.q_length[row];
   std::vector<double> logits;
   double top = -INFINITY;
   for (std::int64_t j = seen.begin; j < seen.end; ++j) {
+    if (j >= first_new && !on_path[static_cast<std::size_t>(j - first_new)]) {
+      logits.push_back(-INFINITY);
+      continue;
+    }
     logits.push_back(logit(args, row, token, head, j, kv_head));
     top = std::fmax(top, logits.back());
   }
@@ -49,6 +66,7 @@ void run_query(const AttentionArgs& args, std::int32_t row, std::int64_t query, 
     double o = 0;
     for (std::size_t n = 0; n < logits.size(); ++n) {
       const std::int64_t j = seen.begin + static_cast<std::int64_t>(n);
+      if (std::isinf(logits[n])) continue;
       o += std::exp(logits[n] - top) / sum * kv_element(args, args.v, row, j, kv_head, i);
     }
     store(args.out, o, token, head, i);

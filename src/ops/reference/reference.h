@@ -19,6 +19,8 @@ void causal_conv(const CausalConvArgs& args);
 /// The recurrence, token by token, for rows of any length: the reference of gdn_step and
 /// gdn_prefill.
 void gdn_recurrence(const GdnArgs& args);
+void gdn_verify(const GdnVerifyArgs& args);
+void causal_conv_verify(const CausalConvVerifyArgs& args);
 void store_kv(const StoreKvArgs& args);
 void attention(const AttentionArgs& args);
 void merge_states(const MergeStatesArgs& args);

@@ -1,0 +1,29 @@
+#include "hybridattn/ops/causal_conv_verify.h"
+
+#include "hybridattn/status_macros.h"
+#include "src/core/kernel.h"
+#include "src/ops/causal_conv_check.h"
+#include "src/ops/causal_conv_verify_params.h"
+#include "src/ops/verify_check.h"
+
+namespace hybridattn {
+
+Status causal_conv_verify(Context& context, const CausalConvVerifyArgs& args) {
+  ops::CausalConvVerifyParams params{};
+  HYBRIDATTN_TRY(ops::check_causal_conv("causal_conv_verify", args.conv, params.conv));
+  core::ArgCheck check("causal_conv_verify");
+  check.input("state", args.conv.state, {"slots", "C", "W-1"});
+  check.output("kept", args.kept, {"kept slots", "C", "W-1"});
+  check.require(args.kept.dtype == args.conv.state.dtype, "kept has dtype ",
+                dtype_name(args.kept.dtype), ", must be that of state: ",
+                dtype_name(args.conv.state.dtype));
+  check.distinct("kept", args.kept, "state", args.conv.state);
+  if (!check.ok()) return check.status();
+  HYBRIDATTN_TRY(ops::check_verify_rows("causal_conv_verify", args.conv.rows, args.verify,
+                                        check["kept slots"]));
+  params.verify = args.verify;
+  params.kept = args.kept;
+  return core::launch(context, "causal_conv_verify", params);
+}
+
+}  // namespace hybridattn
