@@ -277,8 +277,8 @@ TEST(ProgramInterrupt, EndsWithWhatThereIs) {
   EXPECT_EQ(end.out.back(), '\n');
 }
 
-// The handler is there before anything slow, so a signal at any moment after the start ends well.
-// The prompts come through standard input: once they are taken the program runs.
+// The handler is there before anything slow, so a signal at any moment after the prompts were taken
+// ends well.
 TEST(ProgramInterrupt, JsonIsValidAndSaysCancelled) {
   for (const int milliseconds : {0, 20, 100}) {
     Process process(
@@ -286,6 +286,7 @@ TEST(ProgramInterrupt, JsonIsValidAndSaysCancelled) {
            {"--prompts-file", "-", "--max-new-tokens", "4000", "--ignore-eos", "--json"}));
     process.give_part("The wolf\nA king\n");
     process.give("");
+    ASSERT_TRUE(process.catches_interrupts());
     usleep(static_cast<useconds_t>(milliseconds) * 1000);
     process.send(SIGINT);
     const Process::End end = process.finish();

@@ -148,6 +148,18 @@ class Process {
       usleep(1000);
     }
   }
+  /// Waits until the program catches SIGINT, as the kernel tells it; false after ten seconds.
+  bool catches_interrupts() const {
+    for (int i = 0; i < 10000; ++i) {
+      std::ifstream status("/proc/" + std::to_string(pid_) + "/status");
+      for (std::string line; std::getline(status, line);) {
+        if (line.rfind("SigCgt:", 0) != 0) continue;
+        if ((std::stoull(line.substr(7), nullptr, 16) >> (SIGINT - 1) & 1) != 0) return true;
+      }
+      usleep(1000);
+    }
+    return false;
+  }
   void send(int signal) { kill(pid_, signal); }
   void close_output() {
     close(out_);
