@@ -1,5 +1,5 @@
-// Causal convolution of drafted tokens on the CPU: each token starts from the window of the one that
-// it follows, and every window is kept.
+// Causal convolution of drafted tokens on the CPU: each token starts from the window of the one
+// that it follows, and every window is kept.
 #include "src/core/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE

@@ -1,5 +1,5 @@
-// What the two causal convolutions share: one vector of channels walks down some tokens with its window
-// in registers.
+// What the two causal convolutions share: one vector of channels walks down some tokens with its
+// window in registers.
 #include "src/cpu/simd-inl.h"
 #include "src/ops/causal_conv_params.h"
 
@@ -94,8 +94,8 @@ inline void zero_outputs(const ops::CausalConvParams& p, const ConvBlock& block)
   }
 }
 
-/// Calls body.template operator()<W>(block) for every block of every row that has a state and tokens;
-/// outputs of pad rows become zeros.
+/// Calls body.template operator()<W>(block) for every block of every row that has a state and
+/// tokens; outputs of pad rows become zeros.
 template <class Body>
 void for_conv_blocks(const ops::CausalConvParams& p, core::Launch& launch, const Body& body) {
   launch.target = hwy::TargetName(HWY_TARGET);

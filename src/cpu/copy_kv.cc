@@ -1,4 +1,5 @@
-// Moves keys and values on the CPU: the heads of k and v go in parallel, the pairs of each in order.
+// Moves keys and values on the CPU: the heads of k and v go in parallel, the pairs of each in
+// order.
 #include "src/core/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE

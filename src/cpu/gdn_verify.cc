@@ -1,5 +1,5 @@
-// The gated delta rule for drafted tokens on the CPU: the step of decode from the state of the token that
-// each follows, into a state of its own.
+// The gated delta rule for drafted tokens on the CPU: the step of decode from the state of the
+// token that each follows, into a state of its own.
 #include "src/core/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -13,7 +13,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace hybridattn::cpu::HWY_NAMESPACE {
 
-void verify_head(const ops::GdnVerifyParams& v, std::int32_t row, std::int64_t head, float* scratch) {
+void verify_head(const ops::GdnVerifyParams& v, std::int32_t row, std::int64_t head,
+                 float* scratch) {
   const ops::GdnParams& p = v.gdn;
   const std::int64_t begin = p.rows.start[row];
   const std::int64_t kept = v.verify.kept[row];

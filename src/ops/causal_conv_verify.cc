@@ -15,8 +15,8 @@ Status causal_conv_verify(Context& context, const CausalConvVerifyArgs& args) {
   check.input("state", args.conv.state, {"slots", "C", "W-1"});
   check.output("kept", args.kept, {"kept slots", "C", "W-1"});
   check.require(args.kept.dtype == args.conv.state.dtype, "kept has dtype ",
-                dtype_name(args.kept.dtype), ", must be that of state: ",
-                dtype_name(args.conv.state.dtype));
+                dtype_name(args.kept.dtype),
+                ", must be that of state: ", dtype_name(args.conv.state.dtype));
   check.distinct("kept", args.kept, "state", args.conv.state);
   if (!check.ok()) return check.status();
   HYBRIDATTN_TRY(ops::check_verify_rows("causal_conv_verify", args.conv.rows, args.verify,

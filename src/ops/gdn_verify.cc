@@ -12,14 +12,14 @@ namespace hybridattn {
 
 Status gdn_verify(Context& context, const GdnVerifyArgs& args) {
   ops::GdnVerifyParams params{};
-  HYBRIDATTN_TRY(ops::check_gdn("gdn_verify", args.gdn, std::numeric_limits<std::int32_t>::max(),
-                                params.gdn));
+  HYBRIDATTN_TRY(
+      ops::check_gdn("gdn_verify", args.gdn, std::numeric_limits<std::int32_t>::max(), params.gdn));
   core::ArgCheck check("gdn_verify");
   check.input("state", args.gdn.state, {"slots", "HV", "V", "K"}, core::Dtypes::kStateFloat);
   check.output("kept", args.kept, {"kept slots", "HV", "V", "K"}, core::Dtypes::kStateFloat);
   check.require(args.kept.dtype == args.gdn.state.dtype, "kept has dtype ",
-                dtype_name(args.kept.dtype), ", must be that of state: ",
-                dtype_name(args.gdn.state.dtype));
+                dtype_name(args.kept.dtype),
+                ", must be that of state: ", dtype_name(args.gdn.state.dtype));
   check.distinct("kept", args.kept, "state", args.gdn.state);
   if (!check.ok()) return check.status();
   HYBRIDATTN_TRY(

@@ -11,7 +11,8 @@ namespace hybridattn::ops {
 Status check_parents(const char* op, std::int32_t row, const std::int32_t* parents,
                      std::int64_t first, std::int64_t length);
 
-/// Kept slots inside [0, kept_slots), parents earlier than their tokens. `rows` are checked already.
+/// Kept slots inside [0, kept_slots), parents earlier than their tokens. `rows` are checked
+/// already.
 Status check_verify_rows(const char* op, const RaggedRows& rows, const VerifyRows& verify,
                          std::int64_t kept_slots);
 

@@ -9,7 +9,8 @@ namespace {
 
 class ConformanceVerify : public Conformance {
  protected:
-  /// A chain, a tree, a pad row, a fresh row, an empty row; kept slots not in the order of the rows.
+  /// A chain, a tree, a pad row, a fresh row, an empty row; kept slots not in the order of the
+  /// rows.
   void SetUp() override {
     Conformance::SetUp();
     rows.add(1, 5, 2, 9);
@@ -32,7 +33,9 @@ class ConformanceVerify : public Conformance {
   }
   VerifyRows verify() const { return {kept.data(), parents.data()}; }
   /// Kept slots that some row names.
-  static std::vector<std::int64_t> named() { return {12, 13, 14, 15, 16, 0, 1, 2, 3, 4, 5, 7, 8, 9}; }
+  static std::vector<std::int64_t> named() {
+    return {12, 13, 14, 15, 16, 0, 1, 2, 3, 4, 5, 7, 8, 9};
+  }
 
   static constexpr std::int64_t kTokens = 18, kKept = 18;
   Rows rows;
@@ -44,20 +47,24 @@ INSTANTIATE_TEST_SUITE_P(Table, ConformanceVerify, ::testing::ValuesIn(all_setup
 TEST_P(ConformanceVerify, GdnVerify) {
   Operand q = operand({kTokens, 2, 16}, -1, 1), k = operand({kTokens, 2, 16}, -1, 1);
   Operand v = operand({kTokens, 4, 32}, -1, 1);
-  Operand decay = typed(DType::kF32, {kTokens, 4}, -1, 0), beta = typed(DType::kF32, {kTokens, 4}, 0, 1);
+  Operand decay = typed(DType::kF32, {kTokens, 4}, -1, 0),
+          beta = typed(DType::kF32, {kTokens, 4}, 0, 1);
   Operand state = typed(DType::kF32, {4, 4, 32, 16}, -0.5, 0.5);
   Operand kept_states(DType::kF32, {kKept, 4, 32, 16}, Layout::kSliced);
   Operand out(dtype(), {kTokens, 4, 32}, Layout::kSliced);
   for (Operand* x : {&q, &k, &v, &decay, &beta}) x->poison({0, 12, 13, 17});
   const Canary pool(state.kernel());
   run(gdn_verify, reference::gdn_verify, [&](Source s) {
-    return GdnVerifyArgs{{rows.view(), q(s), k(s), v(s), decay(s), beta(s), state(s), out(s), 0.25f, true},
-                         verify(), kept_states(s)};
+    return GdnVerifyArgs{
+        {rows.view(), q(s), k(s), v(s), decay(s), beta(s), state(s), out(s), 0.25f, true},
+        verify(),
+        kept_states(s)};
   });
   EXPECT_TRUE(pool.intact()) << "the pool of states is only read";
   expect_conforms(out, rows.tokens(true), kGdnStepBound, dtype());
   expect_conforms(kept_states, named(), kGdnStepBound, dtype());
-  for (const std::int64_t slot : {6, 10, 11, 17}) EXPECT_TRUE(kept_states.kernel().is_poison({slot}));
+  for (const std::int64_t slot : {6, 10, 11, 17})
+    EXPECT_TRUE(kept_states.kernel().is_poison({slot}));
   for (const double zero : out.kernel().gather({12, 13})) EXPECT_EQ(zero, 0.0);
 }
 
@@ -70,7 +77,8 @@ TEST_P(ConformanceVerify, CausalConvVerify) {
     x.poison({0, 12, 13, 17});
     const Canary pool(state.kernel());
     run(causal_conv_verify, reference::causal_conv_verify, [&](Source s) {
-      return CausalConvVerifyArgs{{rows.view(), x(s), weight(s), state(s), out(s)}, verify(), windows(s)};
+      return CausalConvVerifyArgs{
+          {rows.view(), x(s), weight(s), state(s), out(s)}, verify(), windows(s)};
     });
     EXPECT_TRUE(pool.intact());
     expect_conforms(out, rows.tokens(true), kCausalConvBound, dtype());
@@ -92,7 +100,8 @@ TEST_P(ConformanceVerify, AttentionOverATree) {
     kv.add(6, 6, keys, pages);
     kv.add(1, 5, 5, {0, 1});
     run(attention, reference::attention, [&](Source s) {
-      AttentionArgs args{kv.view(true), q(s), k(s), v(s), out(s), {}, lse(s), {0.2f, true, 0.0f, -1}};
+      AttentionArgs args{kv.view(true), q(s), k(s),   v(s),
+                         out(s),        {},   lse(s), {0.2f, true, 0.0f, -1}};
       args.rows.parents = parents.data();
       return args;
     });
@@ -108,8 +117,9 @@ TEST_P(ConformanceVerify, ATreeDoesNotReadTheValuesBesideItsPath) {
   for (const std::int64_t i : {1, 2, 3}) v.poison({i / 4, i % 4});  // tokens 1, 2, 3 of the tree
   KvRows kv;
   kv.add(6, 6, 6, {0, 1});
-  AttentionArgs args{kv.view(true), q(Source::kKernel), k.view(), v.view(), out.view(), {}, {},
-                     {0.2f, true, 0.0f, -1}};
+  AttentionArgs args{
+      kv.view(true),         q(Source::kKernel), k.view(), v.view(), out.view(), {}, {},
+      {0.2f, true, 0.0f, -1}};
   args.rows.parents = parents.data();
   ASSERT_OK(attention(context(), args));
   for (const std::int64_t token : {6, 10, 11}) {  // token 0, and 4 and 5, which follow the state
@@ -130,7 +140,8 @@ TEST_P(ConformanceVerify, CopyKvMovesInOrder) {
   ASSERT_OK(copy_kv(context(), {k.view(), v.view(), source.data(), destination.data(), 5}));
   EXPECT_TRUE(k_canary.intact());
   EXPECT_TRUE(v_canary.intact());
-  for (const auto& [to, from] : std::vector<std::pair<std::int64_t, std::int64_t>>{{4, 5}, {5, 7}, {6, 9}}) {
+  for (const auto& [to, from] :
+       std::vector<std::pair<std::int64_t, std::int64_t>>{{4, 5}, {5, 7}, {6, 9}}) {
     for (std::int64_t h = 0; h < 2; ++h) {
       for (std::int64_t i = 0; i < 24; ++i) {
         ASSERT_EQ(k.get({to / 4, to % 4, h, i}), k_before.get({from / 4, from % 4, h, i}));
@@ -139,8 +150,8 @@ TEST_P(ConformanceVerify, CopyKvMovesInOrder) {
     }
   }
   const std::vector<std::int64_t> outside{12};
-  EXPECT_ERROR(copy_kv(context(), {k.view(), v.view(), outside.data(), source.data(), 1}), kOutOfRange,
-               "pair 0", "12");
+  EXPECT_ERROR(copy_kv(context(), {k.view(), v.view(), outside.data(), source.data(), 1}),
+               kOutOfRange, "pair 0", "12");
 }
 
 TEST(VerifyRowsTest, WrongOnesAreNamed) {
@@ -149,10 +160,12 @@ TEST(VerifyRowsTest, WrongOnesAreNamed) {
   Buffer kept(DType::kF32, {3, 16, 3}), bf16(DType::kBF16, {3, 16, 3}), out(DType::kF32, {3, 16});
   Rows rows;
   rows.add(0, 3, 1, 4);
-  const auto call = [&](std::int32_t first, const std::vector<std::int32_t>& parents, Buffer& pool) {
-    return causal_conv_verify(*context, {{rows.view(), x.view(), w.view(), state.view(), out.view()},
-                                         {&first, parents.data()},
-                                         pool.view()});
+  const auto call = [&](std::int32_t first, const std::vector<std::int32_t>& parents,
+                        Buffer& pool) {
+    return causal_conv_verify(*context,
+                              {{rows.view(), x.view(), w.view(), state.view(), out.view()},
+                               {&first, parents.data()},
+                               pool.view()});
   };
   EXPECT_ERROR(call(1, {kChain}, kept), kOutOfRange, "row 0 keeps 3 states from slot 1", "[0, 3)");
   EXPECT_ERROR(call(0, {-1, 1, 0}, kept), kOutOfRange, "token 1 follows token 1");

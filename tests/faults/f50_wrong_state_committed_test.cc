@@ -1,5 +1,5 @@
-// F50: whatever is drafted and however much of it is accepted, afterwards all is as if nothing had been
-// drafted: keys, values, windows, states, and the next step.
+// F50: whatever is drafted and however much of it is accepted, afterwards all is as if nothing had
+// been drafted: keys, values, windows, states, and the next step.
 #include "tests/support/hybrid_world.h"
 
 namespace hybridattn::testing {
@@ -20,8 +20,10 @@ class Speculation {
     AloneRequest* both[] = {&alone_, &other_};
     for (const int i : {0, 1}) {
       const BatchRow row{kPrefill, slots_[i], pages_[i], 0, 5};
-      run({row}, {{i == 0 ? kRequest : kOther, 0}, {i == 0 ? kRequest : kOther, 1},
-                  {i == 0 ? kRequest : kOther, 2}, {i == 0 ? kRequest : kOther, 3},
+      run({row}, {{i == 0 ? kRequest : kOther, 0},
+                  {i == 0 ? kRequest : kOther, 1},
+                  {i == 0 ? kRequest : kOther, 2},
+                  {i == 0 ? kRequest : kOther, 3},
                   {i == 0 ? kRequest : kOther, 4}});
       both[i]->advance(kPrefill, 5);
     }
@@ -33,7 +35,8 @@ class Speculation {
     for (std::int32_t t = last; t >= 0; t = parents[static_cast<std::size_t>(t)]) {
       path.insert(path.begin(), t);
     }
-    BatchRow draft{kVerify, slots_[0], pages_[0], computed_, static_cast<std::int32_t>(parents.size())};
+    BatchRow draft{kVerify, slots_[0], pages_[0], computed_,
+                   static_cast<std::int32_t>(parents.size())};
     if (!chain) draft.parents = parents;
     std::vector<Fed> fed{{kOther, other_computed_}, {kWrong, 0}};
     for (std::size_t i = 0; i < parents.size(); ++i) {
@@ -42,9 +45,9 @@ class Speculation {
       fed.push_back({right ? kRequest : kWrong + i, computed_ + (right ? at - path.begin() : 0)});
     }
     const auto before = world_.slot_bytes(slots_[0]);
-    const std::shared_ptr<Plan> plan =
-        run({{kDecode, slots_[1], pages_[1], other_computed_, 1}, {kPad, kPadIndex, {}, 0, 1}, draft},
-            fed);
+    const std::shared_ptr<Plan> plan = run(
+        {{kDecode, slots_[1], pages_[1], other_computed_, 1}, {kPad, kPadIndex, {}, 0, 1}, draft},
+        fed);
     EXPECT_EQ(world_.slot_bytes(slots_[0]), before) << "nothing is committed yet";
     EXPECT_EQ(world_.output(0), other_.advance(kDecode, 1)[0]);
     ++other_computed_;
@@ -149,7 +152,8 @@ TEST(F50Refusals, AreNamed) {
   const auto plan_of = [&](const BatchRow& row) {
     return world.backend->plan(*ForwardBatch::create({row}));
   };
-  EXPECT_ERROR(plan_of({kVerify, 0, {0, 1}, 0, 5}).status(), kResourceExhausted, "5 tokens", "4 slots");
+  EXPECT_ERROR(plan_of({kVerify, 0, {0, 1}, 0, 5}).status(), kResourceExhausted, "5 tokens",
+               "4 slots");
   auto plan = plan_of({kVerify, 0, {0, 1}, 0, 3});
   ASSERT_TRUE(plan.ok()) << plan.status().message();
   using Last = std::vector<std::int32_t>;
@@ -164,11 +168,12 @@ TEST(F50Refusals, AreNamed) {
     row.parents = std::move(parents);
     return ForwardBatch::create({row}).status();
   };
-  EXPECT_ERROR(batch_of({kDecode, 0, {0}, 0, 1}, {-1}), kInvalidArgument, "parents", "must be verify");
+  EXPECT_ERROR(batch_of({kDecode, 0, {0}, 0, 1}, {-1}), kInvalidArgument, "parents",
+               "must be verify");
   EXPECT_ERROR(batch_of({kVerify, 0, {0}, 0, 3}, {-1, 0}), kInvalidArgument, "2 parents", "3");
   EXPECT_ERROR(batch_of({kVerify, 0, {0}, 0, 2}, {-1, 1}), kInvalidArgument, "parent 1 of token 1");
-  EXPECT_ERROR(batch_of({kVerify, 0, {0}, 0, 65}, std::vector<std::int32_t>(65, -1)), kInvalidArgument,
-               "tree of 65", "64");
+  EXPECT_ERROR(batch_of({kVerify, 0, {0}, 0, 65}, std::vector<std::int32_t>(65, -1)),
+               kInvalidArgument, "tree of 65", "64");
 }
 
 }  // namespace

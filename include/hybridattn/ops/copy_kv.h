@@ -7,16 +7,17 @@
 namespace hybridattn {
 
 struct CopyKvArgs {
-  TensorView k_cache{};  ///< [pages, page_size, HK, D] of any model dtype; any page, token, head stride
-  TensorView v_cache{};  ///< [pages, page_size, HK, DV]
+  TensorView
+      k_cache{};  ///< [pages, page_size, HK, D] of any model dtype; any page, token, head stride
+  TensorView v_cache{};                       ///< [pages, page_size, HK, DV]
   const std::int64_t* source = nullptr;       ///< [count] page * page_size + offset
   const std::int64_t* destination = nullptr;  ///< [count]; a pair with kPadIndex is skipped
   std::int64_t count = 0;
 };
 
-/// Copies the pairs one after the other, so that a later one may read what an earlier one wrote over:
-/// a path of a tree moves to the front of its row. Errors: invalid_argument, out_of_range, unsupported.
-/// Nothing is written on an error.
+/// Copies the pairs one after the other, so that a later one may read what an earlier one wrote
+/// over: a path of a tree moves to the front of its row. Errors: invalid_argument, out_of_range,
+/// unsupported. Nothing is written on an error.
 HYBRIDATTN_API Status copy_kv(Context& context, const CopyKvArgs& args);
 
 }  // namespace hybridattn

@@ -15,9 +15,9 @@ struct VerifyRows {
   /// [count of rows]: the state after token i of row r goes to slot kept[r] + i of the pool of kept
   /// states. No two rows may share kept slots: an op does not check that.
   const std::int32_t* kept = nullptr;
-  /// Optional [T], by token of the stream: the token of the same row that it follows, counted from the
-  /// row's first, always an earlier one; -1 = it follows the row's state. A row whose first entry is
-  /// kChain is a chain, as all are without the array.
+  /// Optional [T], by token of the stream: the token of the same row that it follows, counted from
+  /// the row's first, always an earlier one; -1 = it follows the row's state. A row whose first
+  /// entry is kChain is a chain, as all are without the array.
   const std::int32_t* parents = nullptr;
 };
 

@@ -1,4 +1,5 @@
-// Drafted tokens, one after the other: the state of the token before is copied, then one plain step.
+// Drafted tokens, one after the other: the state of the token before is copied, then one plain
+// step.
 #include "src/ops/reference/element.h"
 #include "src/ops/reference/reference.h"
 
@@ -6,10 +7,11 @@ namespace hybridattn::reference {
 
 namespace {
 
-/// Calls step(rows of one token, kept slot) for each drafted token, after its kept slot was given the
-/// state that the token starts from.
+/// Calls step(rows of one token, kept slot) for each drafted token, after its kept slot was given
+/// the state that the token starts from.
 template <class Copy, class Step>
-void for_drafts(const RaggedRows& rows, const VerifyRows& verify, const Copy& copy, const Step& step) {
+void for_drafts(const RaggedRows& rows, const VerifyRows& verify, const Copy& copy,
+                const Step& step) {
   const std::int32_t one = 1, some = 1, none = 0;
   for (std::int32_t row = 0; row < rows.count; ++row) {
     for (std::int32_t i = 0; i < rows.length[row]; ++i) {
@@ -34,7 +36,8 @@ void gdn_verify(const GdnVerifyArgs& args) {
     for (std::int64_t h = 0; h < args.kept.dim(1); ++h) {
       for (std::int64_t v = 0; v < args.kept.dim(2); ++v) {
         for (std::int64_t k = 0; k < args.kept.dim(3); ++k) {
-          store(args.kept, load(from_kept ? args.kept : args.gdn.state, from, h, v, k), to, h, v, k);
+          store(args.kept, load(from_kept ? args.kept : args.gdn.state, from, h, v, k), to, h, v,
+                k);
         }
       }
     }
