@@ -29,6 +29,15 @@ void penalize(std::span<float> logits, std::span<const std::int32_t> history, fl
   }
 }
 
+/// Whether every logit is a number. Weights or caches with a NaN show here, before a token is
+/// chosen.
+bool all_finite(std::span<const float> logits) {
+  // The largest magnitude as an integer: a loop that compilers vectorise, which isfinite is not.
+  std::uint32_t most = 0;
+  for (const float logit : logits) most = std::max(most, std::bit_cast<std::uint32_t>(logit) << 1);
+  return most < std::uint32_t{0xff} << 24;
+}
+
 }  // namespace
 
 Status SamplingParams::validate() const {
@@ -54,13 +63,6 @@ std::int32_t argmax(std::span<const float> logits) {
     if (logits[i] > logits[best] || (std::isnan(logits[best]) && !std::isnan(logits[i]))) best = i;
   }
   return static_cast<std::int32_t>(best);
-}
-
-bool all_finite(std::span<const float> logits) {
-  // The largest magnitude as an integer: a loop that compilers vectorise, which isfinite is not.
-  std::uint32_t most = 0;
-  for (const float logit : logits) most = std::max(most, std::bit_cast<std::uint32_t>(logit) << 1);
-  return most < std::uint32_t{0xff} << 24;
 }
 
 Status check_logits(std::span<const float> logits, std::size_t tokens) {

@@ -43,10 +43,6 @@ class Sampler {
 /// The largest logit's index, the lower one of equals; NaN never wins.
 std::int32_t argmax(std::span<const float> logits);
 
-/// Whether every logit is a number. Weights or caches with a NaN show here, before a token is
-/// chosen.
-bool all_finite(std::span<const float> logits);
-
 /// Errors: internal, naming the position, unless all are finite. `tokens` = how many led to them.
 Status check_logits(std::span<const float> logits, std::size_t tokens);
 

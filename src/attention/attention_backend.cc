@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "hybridattn/status_macros.h"
+#include "src/attention/step_shape.h"
 
 namespace hybridattn {
 namespace {
@@ -64,14 +65,13 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan_graph(const GraphShape& sha
                             shape.verify_rows, ", tokens ", shape.tokens, ", pages ", shape.pages,
                             ", must all be at least 0");
   }
-  const std::int64_t most = std::int64_t{rows[0]} + rows[1] + rows[2];
   if (std::int64_t{shape.tokens} < rows[1]) {
     return invalid_argument(name(), "::plan_graph: shape has ", shape.tokens, " tokens and ",
                             rows[1], " decode rows, must have at least one token for each");
   }
   HYBRIDATTN_TRY(reserve(shape.tokens));
-  HYBRIDATTN_TRY(check_rows({}));
-  rows_.reserve(std::max(rows_.capacity(), static_cast<std::size_t>(most)));
+  HYBRIDATTN_TRY(check_rows({}));  // makes what the check keeps: replan allocates nothing
+  rows_.reserve(static_cast<std::size_t>(backend::total_rows(shape)));
   HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, make_plan(shape, /*recordable=*/true));
   made->verify_rows_.reserve(static_cast<std::size_t>(shape.verify_rows));
   write_rows(*made, {});
@@ -79,22 +79,10 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan_graph(const GraphShape& sha
 }
 
 Status AttentionBackend::check_fits(const Plan& plan, const GraphShape& has) const {
-  const GraphShape& room = plan.shape();
-  const struct {
-    const char* what;
-    std::int32_t has, room;
-  } counts[] = {{"prefill rows", has.prefill_rows, room.prefill_rows},
-                {"decode rows", has.decode_rows, room.decode_rows},
-                {"verify rows", has.verify_rows, room.verify_rows},
-                {"tokens", has.tokens, room.tokens},
-                {"pages", has.pages, room.pages}};
-  for (const auto& count : counts) {
-    if (count.has > count.room) {
-      return error(StatusCode::kOutOfRange, name(), "::replan: the step has ", count.has, " ",
-                   count.what, ", the plan was made for at most ", count.room);
-    }
-  }
-  return {};
+  const auto excess = backend::shape_excess(has, plan.shape());
+  if (!excess.has_value()) return {};
+  return error(StatusCode::kOutOfRange, name(), "::replan: the step has ", excess->has, " ",
+               excess->what, ", the plan was made for at most ", excess->room);
 }
 
 Status AttentionBackend::rewrite(Plan& plan, std::span<const RowView> rows, std::uint64_t batch_id,

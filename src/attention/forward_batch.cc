@@ -6,6 +6,7 @@
 
 #include "hybridattn/ops/verify_rows.h"
 #include "hybridattn/status_macros.h"
+#include "src/attention/step_shape.h"
 
 namespace hybridattn {
 namespace {
@@ -83,9 +84,8 @@ ForwardMode derive_mode(const std::vector<BatchRow>& rows) {
 GraphShape shape_of(const std::vector<BatchRow>& rows) {
   GraphShape shape;
   for (const BatchRow& row : rows) {
-    if (row.kind == RowKind::kPad && row.new_tokens == 0) continue;
-    const bool step =
-        row.kind == RowKind::kDecode || (row.kind == RowKind::kPad && row.new_tokens == 1);
+    if (backend::is_empty_pad(row.kind, row.new_tokens)) continue;
+    const bool step = backend::takes_a_step(row.kind, row.new_tokens);
     ++(row.kind == RowKind::kVerify ? shape.verify_rows
        : step                       ? shape.decode_rows
                                     : shape.prefill_rows);

@@ -5,6 +5,7 @@
 
 #include "hybridattn/ops.h"
 #include "hybridattn/status_macros.h"
+#include "src/attention/step_shape.h"
 #include "src/attention/step_uses.h"
 #include "src/core/arg_check.h"
 #include "src/core/context_impl.h"
@@ -68,10 +69,6 @@ struct GdnPlan final : Plan {
   std::vector<std::int32_t> kept;     // [verify rows] first slot of each in the kept states
   std::vector<std::int32_t> parents;  // [tokens] of trees, kChain elsewhere
 };
-
-bool takes_a_step(const RowView& row) {
-  return row.kind == RowKind::kDecode || (row.kind == RowKind::kPad && row.new_tokens == 1);
-}
 
 Status check_layers(const GdnStateView& states) {
   if (states.recurrent.empty() || states.recurrent.size() != states.conv.size()) {
@@ -281,7 +278,7 @@ void GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   std::int32_t kept = 0;
   std::int32_t tokens = 0;
   for (const RowView& row : rows) {
-    if (row.kind == RowKind::kPad && row.new_tokens == 0) continue;
+    if (backend::is_empty_pad(row.kind, row.new_tokens)) continue;
     tokens += row.new_tokens;
     if (row.kind == RowKind::kVerify) {
       plan.kept[verify - plan.first_verify] = kept;
@@ -289,7 +286,7 @@ void GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
       plan.write(verify++, row);
       continue;
     }
-    plan.write(takes_a_step(row) ? step++ : prefill++, row);
+    plan.write(backend::takes_a_step(row.kind, row.new_tokens) ? step++ : prefill++, row);
   }
   // Tokens that no row names are padding: one for each step that is left, the rest as one row.
   RowView rest{RowKind::kPad, kPadIndex, {}, 0, 0, tokens};

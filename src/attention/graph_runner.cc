@@ -3,43 +3,29 @@
 #include <algorithm>
 
 #include "hybridattn/status_macros.h"
+#include "src/attention/step_shape.h"
 
 namespace hybridattn {
 namespace {
 
-std::int64_t total_rows(const GraphShape& shape) {
-  return std::int64_t{shape.prefill_rows} + shape.decode_rows + shape.verify_rows;
-}
-
 bool smaller(const GraphShape& a, const GraphShape& b) {
   if (a.tokens != b.tokens) return a.tokens < b.tokens;
-  if (total_rows(a) != total_rows(b)) return total_rows(a) < total_rows(b);
+  const std::int64_t rows_a = backend::total_rows(a);
+  const std::int64_t rows_b = backend::total_rows(b);
+  if (rows_a != rows_b) return rows_a < rows_b;
   return a.pages < b.pages;
-}
-
-bool holds(const GraphShape& room, const GraphShape& has) {
-  return has.prefill_rows <= room.prefill_rows && has.decode_rows <= room.decode_rows &&
-         has.verify_rows <= room.verify_rows && has.tokens <= room.tokens &&
-         has.pages <= room.pages;
 }
 
 }  // namespace
 
 std::vector<GraphShape> decode_buckets(std::int32_t max_rows, std::int32_t pages_per_row) {
   std::vector<GraphShape> shapes;
-  const auto add = [&](std::int32_t rows) {
-    GraphShape shape;
-    shape.decode_rows = rows;
-    shape.tokens = rows;
-    shape.pages = rows * pages_per_row;
-    shapes.push_back(shape);
-  };
   std::int32_t rows = 1;
   while (rows < max_rows) {
-    add(rows);
+    shapes.push_back(backend::decode_shape(rows, pages_per_row));
     rows = rows < 8 ? rows * 2 : rows + (rows < 256 ? 8 : (rows < 512 ? 16 : 32));
   }
-  if (max_rows > 0) add(max_rows);
+  if (max_rows > 0) shapes.push_back(backend::decode_shape(max_rows, pages_per_row));
   return shapes;
 }
 
@@ -66,9 +52,8 @@ Result<std::unique_ptr<GraphRunner>> GraphRunner::create(Context& context,
 }
 
 const GraphRunner::Size* GraphRunner::find(const ForwardBatch& batch) const noexcept {
-  const GraphShape has = batch.shape();
   for (const Size& size : sizes_) {
-    if (holds(size.plan->shape(), has)) return &size;
+    if (!backend::shape_excess(batch.shape(), size.plan->shape()).has_value()) return &size;
   }
   return nullptr;
 }

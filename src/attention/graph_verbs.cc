@@ -2,6 +2,7 @@
 // RequestTable.
 #include "hybridattn/attention_backend.h"
 #include "hybridattn/status_macros.h"
+#include "src/attention/step_shape.h"
 
 namespace hybridattn {
 namespace {
@@ -80,17 +81,14 @@ Status AttentionBackend::init_forward_metadata_capture_cuda_graph(
   HYBRIDATTN_TRY(check_length(name(), kVerb, "req_pool_indices", req_pool_indices, bs));
   HYBRIDATTN_TRY(check_length(name(), kVerb, "seq_lens", seq_lens, bs));
   HYBRIDATTN_TRY(table_rows(req_pool_indices, seq_lens));
-  GraphShape shape;
-  shape.decode_rows = bs;
-  shape.tokens = bs;
-  shape.pages = bs * table_->max_pages_per_row();
-  std::shared_ptr<Plan>& plan = graph_plans_[bs];
-  if (plan == nullptr) {
-    HYBRIDATTN_ASSIGN(plan, plan_graph(shape));
-    HYBRIDATTN_TRY(table_rows(req_pool_indices, seq_lens));
+  auto found = graph_plans_.find(bs);
+  if (found == graph_plans_.end()) {
+    HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made,
+                      plan_graph(backend::decode_shape(bs, table_->max_pages_per_row())));
+    found = graph_plans_.emplace(bs, std::move(made)).first;
   }
-  HYBRIDATTN_TRY(rewrite(*plan, rows_, 0, forward_mode));
-  current_ = plan;
+  HYBRIDATTN_TRY(rewrite(*found->second, rows_, 0, forward_mode));
+  current_ = found->second;
   return {};
 }
 
@@ -101,7 +99,7 @@ Status AttentionBackend::init_forward_metadata_replay_cuda_graph(
   constexpr const char* kVerb = "init_forward_metadata_replay_cuda_graph";
   HYBRIDATTN_TRY(check_mode(name(), kVerb, forward_mode));
   const auto found = graph_plans_.find(bs);
-  if (found == graph_plans_.end() || found->second == nullptr) {
+  if (found == graph_plans_.end()) {
     return error(StatusCode::kFailedPrecondition, name(), "::", kVerb, ": bs is ", bs,
                  ", which was not captured");
   }

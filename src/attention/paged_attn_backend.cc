@@ -4,6 +4,7 @@
 
 #include "hybridattn/ops.h"
 #include "hybridattn/status_macros.h"
+#include "src/attention/step_shape.h"
 #include "src/attention/step_uses.h"
 #include "src/core/context_impl.h"
 #include "src/core/recorder.h"
@@ -253,7 +254,7 @@ void PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   std::size_t at = 0;
   plan.drafts.clear();
   for (const RowView& row : rows) {
-    if (row.kind == RowKind::kPad && row.new_tokens == 0) continue;
+    if (backend::is_empty_pad(row.kind, row.new_tokens)) continue;
     write_row(row, at++, cache, pages, plan);
     if (row.kind == RowKind::kVerify) {
       plan.drafts.push_back({row.first_token, row.parents.empty()});

@@ -40,18 +40,18 @@ struct FloatProduct {
     const DF d;
     return hn::MulAdd(hn::BitCast(d, x), hn::BitCast(d, w), sum);
   }
-  /// Calls f(i, unit) for the panel's units in one unit of stored weights.
+  /// Calls f(unit) for the panel's units in one unit of stored weights.
   template <class F>
   static HWY_INLINE void widen(VU stored, const F& f) {
     const DU d;
     if constexpr (std::is_same_v<TW, BF16>) {
-      f(0, hn::ShiftLeft<16>(stored));
-      f(1, hn::And(stored, hn::Set(d, 0xFFFF0000u)));
+      f(hn::ShiftLeft<16>(stored));
+      f(hn::And(stored, hn::Set(d, 0xFFFF0000u)));
     } else if constexpr (std::is_same_v<TW, F16>) {
-      f(0, widen_f16(stored));
-      f(1, widen_f16(hn::ShiftRight<16>(stored)));
+      f(widen_f16(stored));
+      f(widen_f16(hn::ShiftRight<16>(stored)));
     } else {
-      f(0, stored);
+      f(stored);
     }
   }
   static HWY_INLINE VU widen_f16(VU low_half) {
@@ -75,7 +75,7 @@ struct Bf16Product {
   }
   template <class F>
   static HWY_INLINE void widen(VU stored, const F& f) {
-    f(0, stored);
+    f(stored);
   }
 };
 #endif
@@ -137,7 +137,7 @@ inline void pack_panel(const typename Product::Weight* const* rows, std::int64_t
     std::uint32_t* to = panel + v * lanes();
     const auto store = [&](const VU* turned) HWY_ATTR {
       for (int u = 0; u < 4; ++u) {
-        Product::widen(turned[u], [&](int, VU unit) HWY_ATTR {
+        Product::widen(turned[u], [&](VU unit) HWY_ATTR {
           hn::StoreU(unit, DU(), to);
           to += columns;
         });
@@ -200,7 +200,7 @@ template <int MR, class Product>
 HWY_INLINE void add_turned(const std::byte* const* x, const VU* turned, std::int64_t unit,
                            std::int64_t count, VF* sum) {
   for (int u = 0; u < 4; ++u) {
-    Product::widen(turned[u], [&](int, VU w) HWY_ATTR {
+    Product::widen(turned[u], [&](VU w) HWY_ATTR {
       if (--count < 0) return;
       for (int m = 0; m < MR; ++m) {
         sum[m] = Product::add(hn::Set(DU(), load_unit(x[m], unit)), w, sum[m]);

@@ -14,13 +14,7 @@ Status causal_conv_verify(Context& context, const CausalConvVerifyArgs& args) {
   core::ArgCheck check("causal_conv_verify");
   check.input("state", args.conv.state, {"slots", "C", "W-1"});
   check.output("kept", args.kept, {"kept slots", "C", "W-1"});
-  check.require(args.kept.dtype == args.conv.state.dtype, "kept has dtype ",
-                dtype_name(args.kept.dtype),
-                ", must be that of state: ", dtype_name(args.conv.state.dtype));
-  check.distinct("kept", args.kept, "state", args.conv.state);
-  if (!check.ok()) return check.status();
-  HYBRIDATTN_TRY(ops::check_verify_rows("causal_conv_verify", args.conv.rows, args.verify,
-                                        check["kept slots"]));
+  HYBRIDATTN_TRY(ops::check_kept(check, args.conv.state, args.kept, args.conv.rows, args.verify));
   params.verify = args.verify;
   params.kept = args.kept;
   return core::launch(context, "causal_conv_verify", params);

@@ -10,8 +10,7 @@ namespace hybridattn {
 Status gdn_step(Context& context, const GdnArgs& args) {
   ops::GdnStepParams params{};
   HYBRIDATTN_TRY(ops::check_gdn("gdn_step", args, 1, params));
-  // q, k, one row of the state; v and the output.
-  const std::int64_t floats = 3 * params.k.dim(2) + 2 * params.v.dim(2);
+  const std::int64_t floats = ops::gdn_step_scratch(params);
   return core::launch(context, "gdn_step", params,
                       static_cast<std::size_t>(floats) * sizeof(float));
 }

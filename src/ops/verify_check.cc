@@ -21,11 +21,15 @@ Status check_parents(const char* op, std::int32_t row, const std::int32_t* paren
   return {};
 }
 
-Status check_verify_rows(const char* op, const RaggedRows& rows, const VerifyRows& verify,
-                         std::int64_t kept_slots) {
-  core::ArgCheck check(op);
+Status check_kept(core::ArgCheck& check, const ConstTensorView& state, const ConstTensorView& kept,
+                  const RaggedRows& rows, const VerifyRows& verify) {
+  check.require(kept.dtype == state.dtype, "kept has dtype ", dtype_name(kept.dtype),
+                ", must be that of state: ", dtype_name(state.dtype));
+  check.distinct("kept", kept, "state", state);
   check.array("verify.kept", verify.kept, rows.count);
   if (!check.ok()) return check.status();
+  const char* op = check.op();
+  const std::int64_t kept_slots = check["kept slots"];
   for (std::int32_t r = 0; r < rows.count; ++r) {
     if (rows.slot[r] == kPadIndex) continue;
     const std::int64_t first = verify.kept[r];

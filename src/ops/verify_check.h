@@ -11,9 +11,10 @@ namespace hybridattn::ops {
 Status check_parents(const char* op, std::int32_t row, const std::int32_t* parents,
                      std::int64_t first, std::int64_t length);
 
-/// Kept slots inside [0, kept_slots), parents earlier than their tokens. `rows` are checked
-/// already.
-Status check_verify_rows(const char* op, const RaggedRows& rows, const VerifyRows& verify,
-                         std::int64_t kept_slots);
+/// What both verify ops ask of their kept states: the dtype and not the memory of the pool that is
+/// read, slots inside it, parents earlier than their tokens. The shapes of both are bound in
+/// `check`, kept slots under that name; `rows` are checked already.
+Status check_kept(core::ArgCheck& check, const ConstTensorView& state, const ConstTensorView& kept,
+                  const RaggedRows& rows, const VerifyRows& verify);
 
 }  // namespace hybridattn::ops

@@ -67,7 +67,6 @@ class HybridService {
       }
     }
     const auto untouched = bystanders(parts);
-    std::int32_t stream = batch->num_tokens();
     if (runner != nullptr && runner->can_run(*batch)) {
       auto graph = runner->run(*batch);
       ASSERT_TRUE(graph.ok()) << graph.status().message();
@@ -82,7 +81,6 @@ class HybridService {
       check_row(parts[i], batch->token_start(static_cast<std::int32_t>(i)));
     }
     EXPECT_EQ(bystanders(parts), untouched) << "a slot or page that the step does not name changed";
-    last_stream = stream;
   }
 
   /// All outputs of the tokens [begin, end) are exactly zero.
@@ -95,7 +93,6 @@ class HybridService {
   HybridWorld world;
   std::unique_ptr<GraphRunner> runner;
   int replays = 0;
-  std::int32_t last_stream = 0;
 
  private:
   struct Live {
