@@ -78,6 +78,13 @@ struct ContextOptions {
   Allocator* allocator = nullptr;
   /// Force an instruction set. Unset = HYBRIDATTN_ISA from the environment, else the best.
   std::optional<Isa> isa;
+  /// With the same chunks of a prompt a request's results are bit-equal alone, beside any others,
+  /// in any order of rows, eager or replayed. The CPU kernels are so always.
+  bool batch_invariant = false;
+  /// Implies batch_invariant. Results do not depend on the chunks of a prompt either: prefill rows
+  /// start at multiples of kGdnChunk tokens (others are refused by the plan), states are float32 at
+  /// rest, and drafted tokens give the bits of decoded ones.
+  bool chunk_invariant = false;
   /// Receives single lines of diagnostics. The library never prints.
   std::function<void(std::string_view)> log;
 };
@@ -97,6 +104,8 @@ class HYBRIDATTN_API Context {
   Isa isa() const noexcept;
   Executor& executor() const noexcept;
   Allocator& allocator() const noexcept;
+  bool batch_invariant() const noexcept;
+  bool chunk_invariant() const noexcept;
 
   /// The instruction set that the last op's kernel was compiled for, as the kernel itself reported
   /// it ("AVX2", "AVX3_ZEN4", ...); empty before the first op.

@@ -24,6 +24,8 @@ class Context::Impl {
   std::unique_ptr<Allocator> own_allocator;
   Executor* executor = nullptr;
   Allocator* allocator = nullptr;
+  bool batch_invariant = false;
+  bool chunk_invariant = false;
   std::function<void(std::string_view)> log;
   std::string last_target;
   core::Recorder* recorder = nullptr;  // borrowed, while a graph is recorded

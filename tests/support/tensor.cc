@@ -73,6 +73,7 @@ double Buffer::load(std::size_t offset) const {
     case DType::kF32: return static_cast<double>(read(0.0f));
     case DType::kBF16: return static_cast<double>(to_float(read(BF16{})));
     case DType::kF16: return static_cast<double>(to_float(read(F16{})));
+    case DType::kF8E4M3: return static_cast<double>(to_float(read(F8E4M3{})));
     case DType::kF64: return read(0.0);
     case DType::kI32: return static_cast<double>(read(std::int32_t{}));
     case DType::kI64: return static_cast<double>(read(std::int64_t{}));
@@ -89,6 +90,7 @@ void Buffer::store(std::size_t offset, double value) {
     case DType::kF32: return write(single);
     case DType::kBF16: return write(to_bf16(single));
     case DType::kF16: return write(to_f16(single));
+    case DType::kF8E4M3: return write(to_f8_e4m3(single));
     case DType::kF64: return write(value);
     case DType::kI32: return write(static_cast<std::int32_t>(value));
     case DType::kI64: return write(static_cast<std::int64_t>(value));
@@ -219,6 +221,7 @@ double half_ulp(DType dtype) {
   switch (dtype) {
     case DType::kBF16: return 0x1p-8;
     case DType::kF16: return 0x1p-11;
+    case DType::kF8E4M3: return 0x1p-4;
     case DType::kF64: return 0x1p-53;
     default: return 0x1p-24;
   }
