@@ -24,8 +24,11 @@ class Path {
  public:
   Path(WorldOptions options, bool graph) : world_(with_kept(options)), graph_(graph) {
     if (!graph) return;
-    plan_ = *world_.backend->plan_graph({2, 2, 1, 20, 16});
-    recorded_ = std::move(*Graph::record(*world_.context, [&] { return world_.run(*plan_); }));
+    const bool drafts = options.attn_type == AttentionType::kDecoder;
+    plan_ = *world_.backend->plan_graph({2, 2, drafts ? 1 : 0, 20, 16});
+    auto recorded = Graph::record(*world_.context, [&] { return world_.run(*plan_); });
+    EXPECT_TRUE(recorded.ok()) << recorded.status().message();
+    recorded_ = std::move(*recorded);
   }
 
   void step(RowKind kind, std::int32_t tokens, bool beside = false) {
@@ -248,6 +251,9 @@ TEST(F48RefusedOption, DraftsOfABidirectionalLayerWhenTheStepIsPlanned) {
   const auto batch = *ForwardBatch::create({{kVerify, 0, {0}, 2, 2}});
   EXPECT_ERROR(world.backend->plan(batch).status(), kUnsupported, "decoder_bidirectional",
                "verify");
+  const auto graph = *world.backend->plan_graph({1, 1, 1, 8, 8});
+  EXPECT_ERROR(Graph::record(*world.context, [&] { return world.run(*graph); }).status(),
+               kUnsupported, "decoder_bidirectional", "verify");
 }
 
 TEST(F48BidirectionalLayer, EachTokenSeesThoseBehindIt) {
