@@ -122,6 +122,9 @@ class Engine {
   Status check() const;
   std::int32_t free_pages() const { return kv_ ? kv_->pages().num_free() : 0; }
   std::int32_t free_slots() const { return states_ ? states_->slots().num_free() : 0; }
+  /// The allocators of the caches, nullptr before allocate_caches: for tests that make them fail.
+  HandleAllocator* pages() { return kv_ ? &kv_->pages() : nullptr; }
+  HandleAllocator* slots() { return states_ ? &states_->slots() : nullptr; }
 
  private:
   struct Running {

@@ -10,7 +10,7 @@ namespace {
 
 std::int64_t steps_wanted() {
   const char* given = std::getenv("HYBRIDATTN_TEST_STEPS");
-  return given != nullptr ? std::atoll(given) : 3000;
+  return given != nullptr ? std::atoll(given) : 1500;
 }
 
 /// A schedule that met none of something would not have tested it.

@@ -1,5 +1,6 @@
 #include "tests/support/tensor.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -137,7 +138,18 @@ Buffer Buffer::to_f64() const {
   return copy;
 }
 
+/// Row-major without gaps.
+bool Buffer::dense() const {
+  return memory_.size() == to_size(num_elements()) * element_size() &&
+         std::is_sorted(strides_.rbegin(), strides_.rend());
+}
+
 void Buffer::poison(const Index& prefix) {
+  if (dense() && prefix.size() == 1) {
+    const std::size_t bytes = memory_.size() / to_size(shape_[0]);
+    std::memset(memory_.data() + to_size(prefix[0]) * bytes, 0xff, bytes);
+    return;
+  }
   for_each(prefix,
            [&](std::size_t offset) { std::memset(memory_.data() + offset, 0xff, element_size()); });
 }
