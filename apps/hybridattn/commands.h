@@ -25,6 +25,7 @@ struct CommonOptions {
   std::int32_t chunk = 512;
   std::int32_t max_batch = 8;
   std::int64_t memory = 0;
+  std::string trace;  // file; "" = none
 };
 
 struct GenerateOptions : CommonOptions {
@@ -52,7 +53,8 @@ Status score(const ScoreOptions& options);
 Status info(const InfoOptions& options);
 
 /// Loads the engine with a progress bar. Errors: those of Engine::load, and of the device's name.
-Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options);
+Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options,
+                                                    Trace* trace = nullptr);
 
 /// A name that --device takes. Errors: invalid_argument.
 Status parse_device(const std::string& text, ContextOptions& options);

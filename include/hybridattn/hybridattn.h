@@ -20,4 +20,5 @@
 #include "hybridattn/request_table.h"
 #include "hybridattn/status.h"
 #include "hybridattn/tensor.h"
+#include "hybridattn/trace.h"
 #include "hybridattn/version.h"

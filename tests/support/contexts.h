@@ -39,11 +39,13 @@ inline std::string target_name(Isa isa) {
 }
 
 inline std::unique_ptr<Context> make_context(Isa isa, int threads = 1,
-                                             Allocator* allocator = nullptr) {
+                                             Allocator* allocator = nullptr,
+                                             Trace* trace = nullptr) {
   ContextOptions options;
   options.isa = isa;
   options.threads = threads;
   options.allocator = allocator;
+  options.trace = trace;
   auto context = Context::create(options);
   EXPECT_TRUE(context.ok()) << context.status().message();
   if (!context.ok()) return nullptr;

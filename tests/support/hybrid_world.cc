@@ -16,7 +16,7 @@ void append(std::vector<std::byte>& to, const std::vector<std::byte>& more) {
 }  // namespace
 
 HybridWorld::HybridWorld(const WorldOptions& o) : options(o) {
-  context = make_context(o.isa, o.threads, o.allocator);
+  context = make_context(o.isa, o.threads, o.allocator, o.trace);
   Random random(7);
   for (const std::int32_t id : {0, 1, 3}) make_gdn_layer(id, random);
   for (const std::int32_t id : {2, 4}) make_attention_layer(id, random);
@@ -207,6 +207,7 @@ WorldOptions world_of_one(const WorldOptions& like, std::int64_t max_tokens) {
   o.slots = 1;
   o.pages = static_cast<std::int32_t>((max_tokens + like.page_size - 1) / like.page_size);
   o.allocator = nullptr;
+  o.trace = nullptr;
   return o;
 }
 

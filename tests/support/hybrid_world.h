@@ -22,6 +22,7 @@ struct WorldOptions {
   int threads = 1;
   Isa isa = best_isa();
   Allocator* allocator = nullptr;
+  Trace* trace = nullptr;
 };
 
 class HybridWorld {
