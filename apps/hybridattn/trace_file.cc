@@ -12,7 +12,7 @@
 namespace hybridattn::app {
 namespace {
 
-// 18 MiB of events: the last 600 steps of a model of 24 layers, and JSON that viewers still open.
+// 16 MiB of events: the last 600 steps of a model of 24 layers, and JSON that viewers still open.
 constexpr std::size_t kCapacity = std::size_t{1} << 18;
 
 Status cannot_write(const std::string& path) {

@@ -102,6 +102,7 @@ TEST(TraceTest, AReplayLeavesOneEventForEachRecordedCall) {
     if (replay == 1) first = names_of(*trace);
     EXPECT_EQ(names_of(*trace), first);
   }
+  ASSERT_FALSE(first.empty());
   EXPECT_EQ(first.front(), "causal_conv");
   EXPECT_EQ(first.back(), "mine");
 }
