@@ -28,6 +28,7 @@ struct CommonOptions {
   bool batch_invariant = false;
   bool chunk_invariant = false;
   bool graphs = true;
+  std::string trace;  // file; "" = none
 };
 
 struct GenerateOptions : CommonOptions {
@@ -57,6 +58,7 @@ Status info(const InfoOptions& options);
 
 /// Loads the engine with a progress bar. Errors: those of Engine::load, and of the device's name.
 Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options,
+                                                    Trace* trace = nullptr,
                                                     std::int32_t draft_tokens = 0);
 
 /// A name that --device takes. Errors: invalid_argument.

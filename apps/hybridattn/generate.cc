@@ -10,6 +10,7 @@
 #include "apps/hybridattn/commands.h"
 #include "apps/hybridattn/inputs.h"
 #include "apps/hybridattn/progress_bar.h"
+#include "apps/hybridattn/trace_file.h"
 #include "engine/checkpoint/json_document.h"
 #include "engine/text/detokenizer.h"
 #include "engine/text/tokenizer.h"
@@ -241,7 +242,8 @@ Status generate(const GenerateOptions& options) {
   // Caches are made for the requests that there are.
   o.max_batch =
       static_cast<std::int32_t>(std::min(static_cast<std::size_t>(o.max_batch), prompts.size()));
-  HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine, load_engine(o, o.draft_tokens));
+  HYBRIDATTN_ASSIGN(TraceFile trace, TraceFile::open(o.trace));
+  HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine, load_engine(o, trace.trace(), o.draft_tokens));
   HYBRIDATTN_ASSIGN(const std::optional<Tokenizer> tokenizer, load_tokenizer(o.model, text));
   HYBRIDATTN_ASSIGN(std::vector<Outcome> outcomes, encode_prompts(prompts, tokenizer));
   std::int64_t longest = 0;
@@ -272,7 +274,7 @@ Status generate(const GenerateOptions& options) {
               << " drafted tokens kept";
   }
   std::cerr << '\n';
-  return {};
+  return trace.finish();
 }
 
 }  // namespace hybridattn::app

@@ -39,11 +39,12 @@ Status check_output() {
   return error(StatusCode::kDataLoss, "standard output cannot be written");
 }
 
-Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options,
+Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options, Trace* trace,
                                                     std::int32_t draft_tokens) {
   engine::EngineOptions o;
   HYBRIDATTN_TRY(parse_device(options.device, o.context));
   o.context.threads = options.threads;
+  o.context.trace = trace;
   if (!options.dtype.empty()) o.dtype = parse_dtype(options.dtype);
   if (!options.kv_dtype.empty()) o.kv_dtype = parse_dtype(options.kv_dtype);
   o.state_dtype = parse_dtype(options.state_dtype);

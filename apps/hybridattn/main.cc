@@ -100,8 +100,15 @@ void add_common(CLI::App& app, CommonOptions& o) {
   app.add_flag("!--no-graphs", o.graphs, "Run every step afresh, none recorded and replayed");
 }
 
+void add_trace(CLI::App& app, CommonOptions& o) {
+  app.add_option("--trace", o.trace,
+                 "Time every op: Chrome trace JSON in this file, a table on standard error")
+      ->check(kPath);
+}
+
 void add_generate(CLI::App& app, GenerateOptions& o) {
   add_common(app, o);
+  add_trace(app, o);
   CLI::Option_group* prompt = app.add_option_group("prompt", "Exactly one of these");
   prompt->add_option("--prompt", o.prompt, "The text to continue");
   prompt->add_option("--prompt-file", o.prompt_file, "A file with the text; - = standard input")
@@ -140,6 +147,7 @@ void add_generate(CLI::App& app, GenerateOptions& o) {
 
 void add_score(CLI::App& app, ScoreOptions& o) {
   add_common(app, o);
+  add_trace(app, o);
   CLI::Option_group* input = app.add_option_group("input", "Exactly one of these");
   input->add_option("--ids", o.ids, "Token ids: 1,2,3")->check(id_list());
   input->add_option("--ids-file", o.ids_file, "A JSON list of ids, or an object with one list")

@@ -13,6 +13,8 @@
 
 namespace hybridattn {
 
+class Trace;
+
 enum class DeviceType : std::uint8_t { kCpu, kCuda };
 
 /// Instruction sets that the CPU kernels are compiled for, slowest first.
@@ -87,6 +89,8 @@ struct ContextOptions {
   bool chunk_invariant = false;
   /// Receives single lines of diagnostics. The library never prints.
   std::function<void(std::string_view)> log;
+  /// Borrowed; must outlive the context. Records every op: see trace.h. nullptr = nothing is timed.
+  Trace* trace = nullptr;
 };
 
 /// One per thread of control: a context serves one thread at a time, and different contexts share

@@ -23,4 +23,5 @@
 #include "hybridattn/status.h"
 #include "hybridattn/tensor.h"
 #include "hybridattn/transaction.h"
+#include "hybridattn/trace.h"
 #include "hybridattn/version.h"

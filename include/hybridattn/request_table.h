@@ -52,8 +52,8 @@ class HYBRIDATTN_API RequestTable {
   /// Page ids of the row, then pad up to the row's limit.
   std::vector<std::int32_t> page_ids(const Handle& row) const;
   std::int32_t max_pages_per_row() const noexcept { return max_pages_; }
-  /// The row as a batch sees it: `new_tokens` more than are computed. Errors: failed_precondition
-  /// for a row that has no room for them.
+  /// The row as a batch sees it: `new_tokens` more than are computed. Errors: invalid_argument;
+  /// failed_precondition for a row that has no room for them.
   Result<BatchRow> batch_row(const Handle& row, RowKind kind, std::int32_t new_tokens) const;
   std::int32_t num_open() const noexcept;
   /// Every held handle is live and held once. Errors: internal.

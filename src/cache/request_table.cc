@@ -119,6 +119,10 @@ std::vector<std::int32_t> RequestTable::page_ids(const Handle& row) const {
 Result<BatchRow> RequestTable::batch_row(const Handle& row, RowKind kind,
                                          std::int32_t new_tokens) const {
   HYBRIDATTN_TRY(check_open("batch_row", row));
+  if (new_tokens < 0) {
+    return invalid_argument("RequestTable::batch_row: new_tokens is ", new_tokens,
+                            ", must be at least 0");
+  }
   const Row& entry = at(row);
   const std::int64_t room = static_cast<std::int64_t>(entry.pages.size()) * page_size_;
   if (entry.computed + new_tokens > room) {

@@ -118,6 +118,10 @@ Result<std::unique_ptr<Context>> Context::create(const ContextOptions& options) 
     return invalid_argument("Context::create: executor's concurrency is ",
                             impl->executor->concurrency(), ", must be at least 1");
   }
+  if (options.trace != nullptr) {
+    impl->tracer = std::make_unique<core::Tracer>(*options.trace, *impl->executor);
+    impl->executor = &impl->tracer->executor();
+  }
   impl->log = options.log;
   impl->chunk_invariant = options.chunk_invariant;
   impl->batch_invariant = options.batch_invariant || options.chunk_invariant;

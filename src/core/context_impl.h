@@ -5,6 +5,7 @@
 #include <string>
 
 #include "hybridattn/context.h"
+#include "src/core/tracer.h"
 
 namespace hybridattn {
 
@@ -22,7 +23,8 @@ class Context::Impl {
   Isa isa = Isa::kBaseline;
   std::unique_ptr<Executor> own_executor;
   std::unique_ptr<Allocator> own_allocator;
-  Executor* executor = nullptr;
+  std::unique_ptr<core::Tracer> tracer;  // nullptr: no trace
+  Executor* executor = nullptr;          // the tracer's where there is one
   Allocator* allocator = nullptr;
   bool batch_invariant = false;
   bool chunk_invariant = false;

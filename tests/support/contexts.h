@@ -49,11 +49,13 @@ inline std::unique_ptr<Context> make_context(const ContextOptions& options) {
 }
 
 inline std::unique_ptr<Context> make_context(Isa isa, int threads = 1,
-                                             Allocator* allocator = nullptr) {
+                                             Allocator* allocator = nullptr,
+                                             Trace* trace = nullptr) {
   ContextOptions options;
   options.isa = isa;
   options.threads = threads;
   options.allocator = allocator;
+  options.trace = trace;
   return make_context(options);
 }
 

@@ -21,6 +21,7 @@ HybridWorld::HybridWorld(const WorldOptions& o) : options(o) {
   made.threads = o.threads;
   made.allocator = o.allocator;
   made.executor = o.executor;
+  made.trace = o.trace;
   made.chunk_invariant = o.chunk_invariant;
   context = make_context(made);
   Random random(7);
@@ -268,6 +269,7 @@ WorldOptions world_of_one(const WorldOptions& like, std::int64_t max_tokens) {
   o.pages = static_cast<std::int32_t>((max_tokens + like.page_size - 1) / like.page_size);
   o.allocator = nullptr;
   o.executor = nullptr;
+  o.trace = nullptr;
   return o;
 }
 

@@ -35,6 +35,7 @@ struct WorldOptions {
   float k_scale = 1.0f, v_scale = 1.0f;
   bool allow_neg_eigval = false;
   bool channel_decay = false;
+  Trace* trace = nullptr;
 };
 
 class HybridWorld {

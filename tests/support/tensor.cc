@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 namespace hybridattn::testing {
 namespace {
@@ -24,6 +25,27 @@ Shape strides_of(const Shape& shape, const std::vector<std::size_t>& order, std:
     next *= shape[order[i]] + (i > 0 ? gap : 0);
   }
   return strides;
+}
+
+struct Run {
+  std::size_t offset;
+  std::size_t bytes;
+};
+
+/// Everything under `prefix` as one stretch of memory, where it is one: whole parts are compared
+/// and poisoned far more often than elements of gapped layouts.
+std::optional<Run> dense_run(const Buffer& buffer, const Index& prefix) {
+  const ConstTensorView view = buffer.view();
+  std::int64_t elements = 1;
+  for (int d = view.rank - 1; d >= static_cast<int>(prefix.size()); --d) {
+    if (view.stride(d) != elements) return std::nullopt;
+    elements *= view.dim(d);
+  }
+  std::int64_t at = 0;
+  for (std::size_t d = 0; d < prefix.size(); ++d) at += prefix[d] * view.strides[d];
+  const auto base = static_cast<const std::byte*>(view.data) - buffer.memory().data();
+  return Run{static_cast<std::size_t>(base) + to_size(at) * buffer.element_size(),
+             to_size(elements) * buffer.element_size()};
 }
 
 }  // namespace
@@ -138,16 +160,9 @@ Buffer Buffer::to_f64() const {
   return copy;
 }
 
-/// Row-major without gaps.
-bool Buffer::dense() const {
-  return memory_.size() == to_size(num_elements()) * element_size() &&
-         std::is_sorted(strides_.rbegin(), strides_.rend());
-}
-
 void Buffer::poison(const Index& prefix) {
-  if (dense() && prefix.size() == 1) {
-    const std::size_t bytes = memory_.size() / to_size(shape_[0]);
-    std::memset(memory_.data() + to_size(prefix[0]) * bytes, 0xff, bytes);
+  if (const auto run = dense_run(*this, prefix)) {
+    std::memset(memory_.data() + run->offset, 0xff, run->bytes);
     return;
   }
   for_each(prefix,
@@ -157,12 +172,22 @@ void Buffer::poison(const Index& prefix) {
 std::vector<double> Buffer::gather(const std::vector<std::int64_t>& first) const {
   std::vector<double> out;
   for (const std::int64_t i : first) {
+    if (const auto run = dense_run(*this, {i})) {
+      for (std::size_t b = 0; b < run->bytes; b += element_size()) {
+        out.push_back(load(run->offset + b));
+      }
+      continue;
+    }
     for_each({i}, [&](std::size_t offset) { out.push_back(load(offset)); });
   }
   return out;
 }
 
 std::vector<std::byte> Buffer::bytes(std::int64_t first) const {
+  if (const auto run = dense_run(*this, {first})) {
+    const auto begin = memory_.begin() + static_cast<std::ptrdiff_t>(run->offset);
+    return {begin, begin + static_cast<std::ptrdiff_t>(run->bytes)};
+  }
   std::vector<std::byte> out;
   for_each({first}, [&](std::size_t offset) {
     for (std::size_t b = 0; b < element_size(); ++b) out.push_back(memory_[offset + b]);

@@ -80,7 +80,6 @@ class Buffer {
   std::size_t element_size() const { return dtype_size(dtype_); }
 
  private:
-  bool dense() const;
   double load(std::size_t offset) const;
   void store(std::size_t offset, double value);
 
