@@ -77,9 +77,9 @@ struct ContextOptions {
   /// Borrowed; must outlive the context. nullptr = aligned operator new.
   Allocator* allocator = nullptr;
   /// Force an instruction set. Unset = HYBRIDATTN_ISA from the environment, else the best.
-  std::optional<Isa> isa;
+  std::optional<Isa> isa{};
   /// Receives single lines of diagnostics. The library never prints.
-  std::function<void(std::string_view)> log;
+  std::function<void(std::string_view)> log{};
 };
 
 /// One per thread of control: a context serves one thread at a time, and different contexts share
