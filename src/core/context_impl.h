@@ -12,7 +12,7 @@ namespace core {
 class Recorder;
 }
 
-class Context::Impl {
+class __attribute__((visibility("hidden"))) Context::Impl {
  public:
   ~Impl();
 
