@@ -11,12 +11,13 @@ else()
   if(NOT HWY_ROOT)
     fetch_pinned(numpy numpy/_core/src/highway HWY_ROOT)
   endif()
-  # Only what run-time dispatch needs of it: detection of the processor and nothing else.
-  add_library(highway STATIC ${HWY_ROOT}/hwy/targets.cc ${HWY_ROOT}/hwy/per_target.cc
+  # Only what run-time dispatch needs of it: detection of the processor and nothing else. Its namespace
+  # gets another name, so that a program may link another Highway beside our static library.
+  add_library(highway OBJECT ${HWY_ROOT}/hwy/targets.cc ${HWY_ROOT}/hwy/per_target.cc
                              ${HWY_ROOT}/hwy/abort.cc)
   target_include_directories(highway SYSTEM PUBLIC ${HWY_ROOT})
-  target_compile_definitions(highway PUBLIC HWY_STATIC_DEFINE)
-  set_target_properties(highway PROPERTIES CXX_VISIBILITY_PRESET hidden)
+  target_compile_definitions(highway PUBLIC HWY_STATIC_DEFINE hwy=hybridattn_hwy)
+  set(highway_objects $<TARGET_OBJECTS:highway>)
 endif()
 
 if(HYBRIDATTN_ENGINE)
@@ -29,5 +30,11 @@ if(HYBRIDATTN_ENGINE)
   find_package(CLI11 2.1 REQUIRED)
 endif()
 if(HYBRIDATTN_TESTS)
-  find_package(GTest 1.12 REQUIRED)
+  set(GTEST_ROOT_SOURCE /usr/src/googletest CACHE PATH "Source folder of GoogleTest, for cross builds")
+  if(CMAKE_CROSSCOMPILING)  # Debian has no package of another processor's
+    set(INSTALL_GTEST OFF)
+    add_subdirectory(${GTEST_ROOT_SOURCE} ${CMAKE_BINARY_DIR}/googletest EXCLUDE_FROM_ALL)
+  else()
+    find_package(GTest 1.12 REQUIRED)
+  endif()
 endif()

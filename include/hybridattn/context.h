@@ -79,7 +79,7 @@ struct ContextOptions {
   /// Borrowed; must outlive the context. nullptr = aligned operator new.
   Allocator* allocator = nullptr;
   /// Force an instruction set. Unset = HYBRIDATTN_ISA from the environment, else the best.
-  std::optional<Isa> isa;
+  std::optional<Isa> isa{};
   /// With the same chunks of a prompt a request's results are bit-equal alone, beside any others,
   /// in any order of rows, eager or replayed. The CPU kernels are so always.
   bool batch_invariant = false;
@@ -88,7 +88,7 @@ struct ContextOptions {
   /// rest, and drafted tokens give the bits of decoded ones.
   bool chunk_invariant = false;
   /// Receives single lines of diagnostics. The library never prints.
-  std::function<void(std::string_view)> log;
+  std::function<void(std::string_view)> log{};
   /// Borrowed; must outlive the context. Records every op: see trace.h. nullptr = nothing is timed.
   Trace* trace = nullptr;
 };

@@ -54,6 +54,16 @@ struct F8E4M3 {
   std::uint8_t bits;
 };
 
+/// The DType of a C++ type.
+template <class T>
+inline constexpr DType dtype_of = T::no_such_dtype;
+template <>
+inline constexpr DType dtype_of<float> = DType::kF32;
+template <>
+inline constexpr DType dtype_of<BF16> = DType::kBF16;
+template <>
+inline constexpr DType dtype_of<F16> = DType::kF16;
+
 constexpr float to_float(BF16 value) noexcept {
   return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16);
 }

@@ -25,7 +25,7 @@ struct GdnStateShape {
   DType conv_dtype = DType::kBF16;  ///< f32, bf16 or f16
 
   /// Bytes of one slot over all layers, both states.
-  std::int64_t slot_bytes() const noexcept;
+  HYBRIDATTN_API std::int64_t slot_bytes() const noexcept;
 };
 
 /// Owns the states of `num_slots` running sequences and of `num_track_slots` snapshots, which are

@@ -18,7 +18,7 @@ struct PagedKvShape {
   DType dtype = DType::kBF16;     ///< f32, bf16, f16 or f8_e4m3
 
   /// Bytes of one page over all layers, keys and values; 2^63 - 1 for any more.
-  std::int64_t page_bytes() const noexcept;
+  HYBRIDATTN_API std::int64_t page_bytes() const noexcept;
 };
 
 /// Owns `[num_pages, page_size, HK, D]` for K and for V of each layer. A page id is the same page

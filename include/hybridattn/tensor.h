@@ -41,6 +41,11 @@ struct BasicTensorView {
     }
   }
 
+  /// The same; the pointer says the type.
+  template <class T>
+  BasicTensorView(T* pointer, std::initializer_list<std::int64_t> dims)
+      : BasicTensorView(static_cast<Void*>(pointer), dtype_of<std::remove_const_t<T>>, dims) {}
+
   /// A view with given strides, in elements.
   BasicTensorView(Void* pointer, DType type, std::initializer_list<std::int64_t> dims,
                   std::initializer_list<std::int64_t> element_strides)

@@ -13,7 +13,7 @@ namespace core {
 class Recorder;
 }
 
-class Context::Impl {
+class __attribute__((visibility("hidden"))) Context::Impl {
  public:
   ~Impl();
 

@@ -18,7 +18,7 @@ ALLOWED = {
     "src": ["hybridattn/", "src/"],
     "engine": ["hybridattn/", "engine/"],
     "apps": ["hybridattn/", "engine/", "apps/"],
-    "examples": ["hybridattn/"],
+    "examples": ["hybridattn/", "examples/"],
 }
 # Public headers stand on the standard library alone.
 PUBLIC_SYSTEM = re.compile(r"^[a-z_]+$")
@@ -47,7 +47,7 @@ def violations(root: pathlib.Path) -> list[str]:
                 if not match:
                     continue
                 quoted, header = match[1] == '"', match[2]
-                own = header.startswith(("hybridattn/", "src/", "engine/", "apps/", "tests/"))
+                own = header.startswith(("hybridattn/", "src/", "engine/", "apps/", "tests/", "examples/"))
                 if own and not any(fits(header, rule) for rule in allowed_for(name)):
                     found.append(f"{name}:{number}: may not include {header}")
                 if folder == "include" and not own and not PUBLIC_SYSTEM.match(header):

@@ -1,0 +1,58 @@
+# The library: compiled once, in two forms. `hybridattn` is the form that BUILD_SHARED_LIBS says.
+include(GNUInstallDirs)
+find_package(Threads REQUIRED)
+
+# What everything that is compiled against the public headers needs; links nothing of ours.
+add_library(hybridattn_headers INTERFACE)
+target_include_directories(hybridattn_headers INTERFACE ${CMAKE_SOURCE_DIR}/include)
+
+# A new op or kernel is one file beside its siblings.
+file(GLOB_RECURSE library_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/*.cc)
+list(FILTER library_sources EXCLUDE REGEX "/src/(cuda|ops/reference)/")
+add_library(hybridattn_objects OBJECT ${library_sources})
+target_include_directories(hybridattn_objects PRIVATE ${CMAKE_SOURCE_DIR})
+target_compile_definitions(hybridattn_objects PRIVATE HYBRIDATTN_BUILDING)
+target_link_libraries(hybridattn_objects PUBLIC hybridattn_headers Threads::Threads
+                                         PRIVATE hybridattn_options highway)
+
+# add_library_form(FORM TYPE): hybridattn_FORM, whose installed name is hybridattn::FORM.
+function(add_library_form form type)
+  add_library(hybridattn_${form} ${type} $<TARGET_OBJECTS:hybridattn_objects> ${highway_objects})
+  set_target_properties(hybridattn_${form} PROPERTIES OUTPUT_NAME hybridattn EXPORT_NAME ${form}
+                                                      LINKER_LANGUAGE CXX)
+  target_include_directories(hybridattn_${form} PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include>)
+  target_compile_features(hybridattn_${form} PUBLIC cxx_std_20)
+  target_link_libraries(hybridattn_${form} PUBLIC Threads::Threads)
+  if(hwy_FOUND)
+    target_link_libraries(hybridattn_${form} PRIVATE hwy::hwy)
+  endif()
+endfunction()
+
+add_library_form(static STATIC)
+target_compile_definitions(hybridattn_static PUBLIC HYBRIDATTN_STATIC)
+
+# Before 1.0 each minor version is an interface of its own.
+add_library_form(shared SHARED)
+set_target_properties(hybridattn_shared PROPERTIES
+                      VERSION ${PROJECT_VERSION}
+                      SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR}
+                      LINK_DEPENDS ${CMAKE_SOURCE_DIR}/cmake/symbols.map)
+target_link_options(hybridattn_shared PRIVATE
+                    LINKER:--version-script=${CMAKE_SOURCE_DIR}/cmake/symbols.map)
+if(NOT HYBRIDATTN_SANITIZE)  # whose symbols only the program has
+  target_link_options(hybridattn_shared PRIVATE LINKER:--no-undefined)
+endif()
+
+if(BUILD_SHARED_LIBS)
+  set(hybridattn_default_form shared)
+else()
+  set(hybridattn_default_form static)
+endif()
+add_library(hybridattn ALIAS hybridattn_${hybridattn_default_form})
+add_library(hybridattn::hybridattn ALIAS hybridattn_${hybridattn_default_form})
+
+# The slow forms that tests compare with are not part of what users get.
+file(GLOB reference_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/ops/reference/*.cc)
+add_library(hybridattn_reference STATIC EXCLUDE_FROM_ALL ${reference_sources})
+target_include_directories(hybridattn_reference PRIVATE ${CMAKE_SOURCE_DIR})
+target_link_libraries(hybridattn_reference PRIVATE hybridattn_options PUBLIC hybridattn_static)
