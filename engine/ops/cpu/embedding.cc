@@ -34,7 +34,6 @@ Status embed(Context& context, const ConstTensorView& table, std::span<const std
                    ", must be in [0, ", table.dim(0), ")");
     }
   }
-  const TraceSpan span(context, "embed");
   const std::int64_t width = table.dim(1);
   parallel_for(context.executor(), static_cast<std::int64_t>(ids.size()), [&](std::int64_t t, int) {
     to_floats(row_of(table, ids[static_cast<std::size_t>(t)]), table.dtype, width,
