@@ -3,6 +3,7 @@
 
 build_packages="g++ cmake ninja-build python3 python3-pip nlohmann-json3-dev libpcre2-dev libcli11-dev"
 test_packages="libgtest-dev libgmock-dev pkg-config dpkg-dev"
+fuzz_packages="clang-14 libclang-rt-14-dev"
 emulation_packages="qemu-user g++-aarch64-linux-gnu libc6-dev-arm64-cross"
 
 # require_packages NAME...: installs what is missing when run as root; else says how, and exits 2.

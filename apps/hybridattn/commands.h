@@ -25,6 +25,10 @@ struct CommonOptions {
   std::int32_t chunk = 512;
   std::int32_t max_batch = 8;
   std::int64_t memory = 0;
+  bool batch_invariant = false;
+  bool chunk_invariant = false;
+  bool graphs = true;
+  std::string trace;  // file; "" = none
 };
 
 struct GenerateOptions : CommonOptions {
@@ -35,6 +39,7 @@ struct GenerateOptions : CommonOptions {
   std::optional<std::string> prompts_file;
   std::int32_t max_new_tokens = 128;
   bool ignore_eos = false;
+  std::int32_t draft_tokens = 0;
   engine::SamplingParams sampling;
 };
 
@@ -52,7 +57,9 @@ Status score(const ScoreOptions& options);
 Status info(const InfoOptions& options);
 
 /// Loads the engine with a progress bar. Errors: those of Engine::load, and of the device's name.
-Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options);
+Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options,
+                                                    Trace* trace = nullptr,
+                                                    std::int32_t draft_tokens = 0);
 
 /// A name that --device takes. Errors: invalid_argument.
 Status parse_device(const std::string& text, ContextOptions& options);

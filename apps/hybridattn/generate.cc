@@ -10,6 +10,7 @@
 #include "apps/hybridattn/commands.h"
 #include "apps/hybridattn/inputs.h"
 #include "apps/hybridattn/progress_bar.h"
+#include "apps/hybridattn/trace_file.h"
 #include "engine/checkpoint/json_document.h"
 #include "engine/text/detokenizer.h"
 #include "engine/text/tokenizer.h"
@@ -173,6 +174,10 @@ Status print_json(const std::vector<Outcome>& outcomes, const std::optional<Toke
   } else {
     HYBRIDATTN_ASSIGN(out, outcome_json(outcomes[0], tokenizer));
   }
+  if (stats.drafted_tokens > 0) {
+    out["drafted_tokens"] = stats.drafted_tokens;
+    out["accepted_tokens"] = stats.accepted_tokens;
+  }
   out["prefill_tokens_per_s"] = rate(stats.prefill_tokens, stats.prefill_seconds);
   out["decode_tokens_per_s"] = rate(stats.decode_tokens, stats.decode_seconds);
   out["peak_rss_bytes"] = peak_rss_bytes();
@@ -237,7 +242,8 @@ Status generate(const GenerateOptions& options) {
   // Caches are made for the requests that there are.
   o.max_batch =
       static_cast<std::int32_t>(std::min(static_cast<std::size_t>(o.max_batch), prompts.size()));
-  HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine, load_engine(o));
+  HYBRIDATTN_ASSIGN(TraceFile trace, TraceFile::open(o.trace));
+  HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine, load_engine(o, trace.trace(), o.draft_tokens));
   HYBRIDATTN_ASSIGN(const std::optional<Tokenizer> tokenizer, load_tokenizer(o.model, text));
   HYBRIDATTN_ASSIGN(std::vector<Outcome> outcomes, encode_prompts(prompts, tokenizer));
   std::int64_t longest = 0;
@@ -262,8 +268,13 @@ Status generate(const GenerateOptions& options) {
   std::cerr << "prefill " << stats.prefill_tokens << " tokens, "
             << rate(stats.prefill_tokens, stats.prefill_seconds) << " tokens/s; decode "
             << stats.decode_tokens << " tokens, " << rate(stats.decode_tokens, stats.decode_seconds)
-            << " tokens/s\n";
-  return {};
+            << " tokens/s";
+  if (stats.drafted_tokens > 0) {
+    std::cerr << "; " << stats.accepted_tokens << " of " << stats.drafted_tokens
+              << " drafted tokens kept";
+  }
+  std::cerr << '\n';
+  return trace.finish();
 }
 
 }  // namespace hybridattn::app

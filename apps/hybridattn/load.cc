@@ -12,8 +12,10 @@ namespace hybridattn::app {
 namespace {
 
 DType parse_dtype(const std::string& name) {
-  if (name == "bf16") return DType::kBF16;
-  return name == "f16" ? DType::kF16 : DType::kF32;
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF8E4M3}) {
+    if (name == dtype_name(dtype)) return dtype;
+  }
+  return DType::kF32;
 }
 
 }  // namespace
@@ -37,15 +39,21 @@ Status check_output() {
   return error(StatusCode::kDataLoss, "standard output cannot be written");
 }
 
-Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options) {
+Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options, Trace* trace,
+                                                    std::int32_t draft_tokens) {
   engine::EngineOptions o;
   HYBRIDATTN_TRY(parse_device(options.device, o.context));
   o.context.threads = options.threads;
+  o.context.trace = trace;
   if (!options.dtype.empty()) o.dtype = parse_dtype(options.dtype);
   if (!options.kv_dtype.empty()) o.kv_dtype = parse_dtype(options.kv_dtype);
   o.state_dtype = parse_dtype(options.state_dtype);
   o.chunk = options.chunk;
   o.max_batch = options.max_batch;
+  o.draft_tokens = draft_tokens;
+  o.graphs = options.graphs;
+  o.context.batch_invariant = options.batch_invariant;
+  o.context.chunk_invariant = options.chunk_invariant;
   ProgressBar bar("loading");
   return engine::Engine::load(options.model, o, [&](double share) { bar.update(share); });
 }

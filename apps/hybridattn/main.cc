@@ -77,11 +77,10 @@ void add_common(CLI::App& app, CommonOptions& o) {
          "Type of activations and products: f32 or bf16 (default: the checkpoint's, f32 where "
          "that is f16; with experts always f32)")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  app.add_option(
-         "--kv-dtype", o.kv_dtype,
-         "Type of the KV cache: f32, bf16 or f16 (default: --dtype, else the checkpoint's, f32 "
-         "where that is f16; also with experts)")
-      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  app.add_option("--kv-dtype", o.kv_dtype,
+                 "Type of the KV cache: f32, bf16, f16 or f8_e4m3 (default: --dtype, else the "
+                 "checkpoint's, f32 where that is f16; also with experts)")
+      ->check(CLI::IsMember({"f32", "bf16", "f16", "f8_e4m3"}));
   app.add_option("--state-dtype", o.state_dtype, "Type of recurrent states at rest: f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
@@ -94,10 +93,22 @@ void add_common(CLI::App& app, CommonOptions& o) {
   app.add_option("--memory", o.memory, "Bytes for the caches (0 = what the requests need)")
       ->check(whole(std::int64_t{0}))
       ->capture_default_str();
+  app.add_flag("--batch-invariant", o.batch_invariant,
+               "The same bits alone and beside any other requests");
+  app.add_flag("--chunk-invariant", o.chunk_invariant,
+               "The same bits for chunks of every multiple of 64 too; --chunk is cut to one");
+  app.add_flag("!--no-graphs", o.graphs, "Run every step afresh, none recorded and replayed");
+}
+
+void add_trace(CLI::App& app, CommonOptions& o) {
+  app.add_option("--trace", o.trace,
+                 "Time every op: Chrome trace JSON in this file, a table on standard error")
+      ->check(kPath);
 }
 
 void add_generate(CLI::App& app, GenerateOptions& o) {
   add_common(app, o);
+  add_trace(app, o);
   CLI::Option_group* prompt = app.add_option_group("prompt", "Exactly one of these");
   prompt->add_option("--prompt", o.prompt, "The text to continue");
   prompt->add_option("--prompt-file", o.prompt_file, "A file with the text; - = standard input")
@@ -128,10 +139,15 @@ void add_generate(CLI::App& app, GenerateOptions& o) {
       ->check(whole(std::uint64_t{0}))
       ->capture_default_str();
   app.add_flag("--ignore-eos", o.ignore_eos, "Go on past end-of-text tokens");
+  app.add_option("--draft-tokens", o.draft_tokens,
+                 "Tokens to draft each step from what was said before; the output is the same")
+      ->check(whole(0, kMaxTreeTokens))
+      ->capture_default_str();
 }
 
 void add_score(CLI::App& app, ScoreOptions& o) {
   add_common(app, o);
+  add_trace(app, o);
   CLI::Option_group* input = app.add_option_group("input", "Exactly one of these");
   input->add_option("--ids", o.ids, "Token ids: 1,2,3")->check(id_list());
   input->add_option("--ids-file", o.ids_file, "A JSON list of ids, or an object with one list")

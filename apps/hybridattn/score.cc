@@ -7,6 +7,7 @@
 #include "apps/hybridattn/commands.h"
 #include "apps/hybridattn/inputs.h"
 #include "apps/hybridattn/progress_bar.h"
+#include "apps/hybridattn/trace_file.h"
 #include "engine/checkpoint/json_document.h"
 #include "engine/text/tokenizer.h"
 #include "hybridattn/status_macros.h"
@@ -45,7 +46,8 @@ Status score(const ScoreOptions& options) {
   if (ids.empty()) {
     return invalid_argument(place, ": the input is empty, must have at least one token");
   }
-  HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine, load_engine(o));
+  HYBRIDATTN_ASSIGN(TraceFile trace, TraceFile::open(o.trace));
+  HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine, load_engine(o, trace.trace()));
   HYBRIDATTN_TRY(engine->allocate_caches({static_cast<std::int64_t>(ids.size()), o.memory}));
   engine::ScoreResult result;
   {
@@ -67,7 +69,8 @@ Status score(const ScoreOptions& options) {
     std::cout << ids.size() << " tokens, mean negative log-likelihood " << result.mean_nll
               << ", perplexity " << std::exp(result.mean_nll) << '\n';
   }
-  return check_output();
+  HYBRIDATTN_TRY(check_output());
+  return trace.finish();
 }
 
 }  // namespace hybridattn::app

@@ -98,6 +98,22 @@ std::set<std::int32_t> HybridModel::full_attention_layers() const {
   return ids;
 }
 
+std::vector<RadixAttention> HybridModel::attention_layers() const {
+  std::vector<RadixAttention> layers;
+  for (const std::int32_t id : full_attention_layers()) {
+    layers.push_back(attention_[static_cast<std::size_t>(id)]);
+  }
+  return layers;
+}
+
+std::vector<RadixLinearAttention> HybridModel::gdn_layers() const {
+  std::vector<RadixLinearAttention> layers;
+  for (std::size_t i = 0; i < gdn_.size(); ++i) {
+    if (config_.layers[i] == LayerKind::kLinearAttention) layers.push_back(gdn_[i]);
+  }
+  return layers;
+}
+
 std::size_t HybridModel::activation_bytes(std::int64_t tokens) const {
   Arena counter(context_);
   ResidualBuffers residual(counter, config_, dtype_, tokens);
@@ -123,9 +139,16 @@ std::size_t HybridModel::activation_bytes(std::int64_t tokens) const {
 }
 
 Status HybridModel::reserve(std::int64_t tokens) {
-  tokens_ = 0;
   HYBRIDATTN_TRY(context_.reserve_workspace(0, linear_workspace_bytes()));
-  return arena_.reserve(activation_bytes(tokens));
+  const std::size_t before = arena_.capacity();
+  HYBRIDATTN_TRY(arena_.reserve(activation_bytes(tokens)));
+  const auto count = static_cast<std::size_t>(tokens);
+  if (arena_.capacity() == before && count <= ids_.size()) return {};
+  ids_.resize(std::max(ids_.size(), count), 0);
+  positions_.resize(ids_.size(), 0);
+  tokens_ = 0;
+  ++buffers_version_;
+  return {};
 }
 
 std::int64_t HybridModel::logits_block() const {
@@ -134,48 +157,73 @@ std::int64_t HybridModel::logits_block() const {
   return std::clamp<std::int64_t>(rows, 1, 256);
 }
 
-Status HybridModel::rotary_tables(const ForwardBatch& batch) {
-  positions_.clear();
-  for (const BatchRow& row : batch.rows()) {
-    for (std::int64_t i = 0; i < row.new_tokens; ++i) positions_.push_back(row.computed + i);
+Status HybridModel::set_inputs(const ForwardBatch& batch, std::span<const std::int32_t> ids) {
+  if (static_cast<std::int64_t>(ids.size()) != batch.num_tokens()) {
+    return invalid_argument("HybridModel::set_inputs: ", ids.size(), " ids are given, must be ",
+                            batch.num_tokens(), " as the batch has tokens");
   }
+  if (ids.size() > ids_.size()) {
+    return error(StatusCode::kResourceExhausted, "HybridModel::set_inputs: ", ids.size(),
+                 " tokens are given, reserved are ", ids_.size());
+  }
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= config_.vocab_size) {
+      return error(StatusCode::kOutOfRange, "HybridModel::set_inputs: id ", ids[i], " at position ",
+                   i, ", must be in [0, ", config_.vocab_size, ")");
+    }
+  }
+  std::fill(std::copy(ids.begin(), ids.end(), ids_.begin()), ids_.end(), 0);
+  std::size_t token = 0;
+  for (const BatchRow& row : batch.rows()) {
+    for (std::int64_t i = 0; i < row.new_tokens; ++i) positions_[token++] = row.computed + i;
+  }
+  std::fill(positions_.begin() + static_cast<std::ptrdiff_t>(token), positions_.end(), 0);
+  return {};
+}
+
+/// The residual stream and the rotary tables from the step's inputs.
+Status HybridModel::prepare() {
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
+  const std::span<const std::int32_t> ids(ids_.data(), static_cast<std::size_t>(tokens_));
+  HYBRIDATTN_TRY(run_or_record(context_, "embed", [this, ids, hidden = residual.hidden] {
+    return embed(context_, weights_->embedding, ids, hidden);
+  }));
   return rotary_table(context_, {positions_.data(), config_.rope_theta, config_.rotary_dim,
                                  residual.cos, residual.sin});
 }
 
-Status HybridModel::forward(const ForwardBatch& batch, AttentionBackend& backend,
-                            std::span<const std::int32_t> ids) {
-  if (static_cast<std::int64_t>(ids.size()) != batch.num_tokens()) {
-    return invalid_argument("HybridModel::forward: ", ids.size(), " ids are given, must be ",
-                            batch.num_tokens(), " as the batch has tokens");
+Status HybridModel::run(const Plan& plan, AttentionBackend& backend) {
+  if (plan.num_tokens() > static_cast<std::int64_t>(ids_.size())) {
+    return error(StatusCode::kResourceExhausted, "HybridModel::run: the plan has ",
+                 plan.num_tokens(), " tokens, reserved are ", ids_.size());
   }
-  HYBRIDATTN_TRY(reserve(batch.num_tokens()));
-  HYBRIDATTN_TRY(backend.init_forward_metadata(batch));
-  tokens_ = batch.num_tokens();
-  arena_.rewind();
-  const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
-  HYBRIDATTN_TRY(embed(context_, weights_->embedding, ids, residual.hidden));
-  HYBRIDATTN_TRY(rotary_tables(batch));
-  return run_layers(batch, backend);
-}
-
-Status HybridModel::run_layers(const ForwardBatch& batch, AttentionBackend& backend) {
+  tokens_ = plan.num_tokens();
+  HYBRIDATTN_TRY(prepare());
   for (std::size_t i = 0; i < config_.layers.size(); ++i) {
     const LayerWeights& w = weights_->layers[i];
     if (w.full.has_value()) {
-      HYBRIDATTN_TRY(full_attention(w, attention_[i], batch, backend));
+      HYBRIDATTN_TRY(full_attention(w, attention_[i], plan, backend));
     } else {
-      HYBRIDATTN_TRY(gated_delta_net(w, gdn_[i], batch, backend));
+      HYBRIDATTN_TRY(gated_delta_net(w, gdn_[i], plan, backend));
     }
     HYBRIDATTN_TRY(w.moe.has_value() ? moe(w) : mlp(w));
   }
   return {};
 }
 
+Result<std::shared_ptr<Plan>> HybridModel::forward(const ForwardBatch& batch,
+                                                   AttentionBackend& backend,
+                                                   std::span<const std::int32_t> ids) {
+  HYBRIDATTN_TRY(reserve(batch.num_tokens()));
+  HYBRIDATTN_TRY(set_inputs(batch, ids));
+  HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> plan, backend.plan(batch));
+  HYBRIDATTN_TRY(run(*plan, backend));
+  return plan;
+}
+
 Status HybridModel::full_attention(const LayerWeights& w, const RadixAttention& layer,
-                                   const ForwardBatch& batch, AttentionBackend& backend) {
+                                   const Plan& plan, AttentionBackend& backend) {
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   const FullAttentionBuffers x(arena_, config_, dtype_, tokens_);
@@ -196,12 +244,12 @@ Status HybridModel::full_attention(const LayerWeights& w, const RadixAttention& 
   args.norm_epsilon = config_.rms_norm_eps;
   args.cos = residual.cos;
   args.sin = residual.sin;
-  HYBRIDATTN_TRY(backend.forward(layer, batch, args));
+  HYBRIDATTN_TRY(backend.run_attention(plan, layer, args));
   return linear(context_, {flat(x.out), w.full->o_proj, residual.hidden, true});
 }
 
 Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAttention& layer,
-                                    const ForwardBatch& batch, AttentionBackend& backend) {
+                                    const Plan& plan, AttentionBackend& backend) {
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   const GdnBuffers x(arena_, config_, dtype_, tokens_);
@@ -220,7 +268,7 @@ Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAtte
   args.norm_weight = w.gdn->norm;
   args.norm_epsilon = config_.rms_norm_eps;
   args.gate = config_.output_gate;
-  HYBRIDATTN_TRY(backend.forward_gdn(layer, batch, args));
+  HYBRIDATTN_TRY(backend.run_gdn(plan, layer, args));
   return linear(context_, {flat(x.out), w.gdn->out_proj, residual.hidden, true});
 }
 
@@ -252,6 +300,29 @@ Status HybridModel::run_experts(const MoeWeights& w, const MoeBuffers& x) {
   return {};
 }
 
+/// What the router says decides which products there are, so all of it is one call of a graph.
+Status HybridModel::routed_experts(const MoeWeights& w, const MoeBuffers& x,
+                                   const TensorView& normed) {
+  return run_or_record(context_, "routed_experts", [this, &w, x, normed]() -> Status {
+    route(x.logits, config_.moe.experts_per_token, config_.moe.norm_topk_prob, routing_);
+    HYBRIDATTN_TRY(gather_rows(context_, normed, routing_.tokens, x.gathered));
+    return run_experts(w, x);
+  });
+}
+
+Status HybridModel::shared_expert(const MoeWeights& w, const MoeBuffers& x,
+                                  const TensorView& normed, const TensorView& hidden) {
+  HYBRIDATTN_TRY(linear(context_, {normed, w.shared->gate, x.shared.gate}));
+  HYBRIDATTN_TRY(linear(context_, {normed, w.shared->up, x.shared.up}));
+  HYBRIDATTN_TRY(silu_mul(context_, {x.shared.gate, x.shared.up, x.shared.gate}));
+  HYBRIDATTN_TRY(linear(context_, {x.shared.gate, w.shared->down, x.shared_out}));
+  HYBRIDATTN_TRY(linear(context_, {x.router_in, w.shared_gate, x.shared_gate}));
+  return run_or_record(context_, "add_gated", [this, x, hidden]() -> Status {
+    add_gated(context_, x.shared_gate, x.shared_out, hidden);
+    return {};
+  });
+}
+
 Status HybridModel::moe(const LayerWeights& w) {
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
@@ -261,20 +332,14 @@ Status HybridModel::moe(const LayerWeights& w) {
   HYBRIDATTN_TRY(rms_norm(context_, {hidden, w.post_attention_norm, x.router_in, eps, true}));
   HYBRIDATTN_TRY(rms_norm(context_, {hidden, w.post_attention_norm, residual.normed, eps, true}));
   HYBRIDATTN_TRY(linear(context_, {x.router_in, w.moe->router, x.logits}));
-  route(x.logits, config_.moe.experts_per_token, config_.moe.norm_topk_prob, routing_);
-  HYBRIDATTN_TRY(gather_rows(context_, residual.normed, routing_.tokens, x.gathered));
-  HYBRIDATTN_TRY(run_experts(*w.moe, x));
+  HYBRIDATTN_TRY(routed_experts(*w.moe, x, residual.normed));
   if (w.moe->shared.has_value()) {
-    const MlpWeights& shared = *w.moe->shared;
-    HYBRIDATTN_TRY(linear(context_, {residual.normed, shared.gate, x.shared.gate}));
-    HYBRIDATTN_TRY(linear(context_, {residual.normed, shared.up, x.shared.up}));
-    HYBRIDATTN_TRY(silu_mul(context_, {x.shared.gate, x.shared.up, x.shared.gate}));
-    HYBRIDATTN_TRY(linear(context_, {x.shared.gate, shared.down, x.shared_out}));
-    HYBRIDATTN_TRY(linear(context_, {x.router_in, w.moe->shared_gate, x.shared_gate}));
-    add_gated(context_, x.shared_gate, x.shared_out, hidden);
+    HYBRIDATTN_TRY(shared_expert(*w.moe, x, residual.normed, hidden));
   }
-  combine_experts(context_, routing_, x.outputs, hidden);
-  return {};
+  return run_or_record(context_, "combine_experts", [this, x, hidden]() -> Status {
+    combine_experts(context_, routing_, x.outputs, hidden);
+    return {};
+  });
 }
 
 Status HybridModel::logits(std::span<const std::int32_t> tokens, float* out) {

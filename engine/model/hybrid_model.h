@@ -33,34 +33,50 @@ class HybridModel {
   PagedKvShape kv_shape(std::int32_t page_size, DType kv_dtype) const;
   GdnStateShape state_shape(DType state_dtype) const;
   std::set<std::int32_t> full_attention_layers() const;
+  /// The layers of each kind, for backends to check.
+  std::vector<RadixAttention> attention_layers() const;
+  std::vector<RadixLinearAttention> gdn_layers() const;
 
   /// Memory for the activations of steps of up to `tokens` tokens.
   std::size_t activation_bytes(std::int64_t tokens) const;
   Status reserve(std::int64_t tokens);
+  /// Changes when `reserve` moved the buffers: graphs recorded before name memory that is gone.
+  std::uint64_t buffers_version() const noexcept { return buffers_version_; }
 
-  /// One step: plans the batch on the backend and runs all layers. `ids` are the new tokens of all
-  /// rows in order, pad rows' included. Errors: invalid_argument (number of ids), out_of_range (an
-  /// id), and those of the backend.
-  Status forward(const ForwardBatch& batch, AttentionBackend& backend,
-                 std::span<const std::int32_t> ids);
+  /// The inputs of the next step: `ids` are the new tokens of all rows in order, pad rows'
+  /// included. What a padded step has behind them becomes id 0 at position 0. Errors:
+  /// invalid_argument (number of ids), out_of_range (an id); resource_exhausted for more tokens
+  /// than were reserved for.
+  Status set_inputs(const ForwardBatch& batch, std::span<const std::int32_t> ids);
+  /// All layers, for the tokens of the plan. Can be recorded: it reads and writes reserved buffers.
+  Status run(const Plan& plan, AttentionBackend& backend);
 
-  /// Logits [tokens.size(), vocab] of some tokens of the last forward, by their index in its
-  /// stream.
+  /// Both, for a step that is not recorded: plans it on the backend, reserves and runs. The plan is
+  /// for a commit. Errors: as set_inputs, and those of the backend.
+  Result<std::shared_ptr<Plan>> forward(const ForwardBatch& batch, AttentionBackend& backend,
+                                        std::span<const std::int32_t> ids);
+
+  /// Logits [tokens.size(), vocab] of some tokens of the last step, by their index in its stream.
   Status logits(std::span<const std::int32_t> tokens, float* out);
+  /// Says which step comes before `logits` when it was a replay of `run`.
+  void set_tokens(std::int64_t tokens) noexcept { tokens_ = tokens; }
 
   /// How many tokens one call of `logits` should take at most: it bounds the memory of the result.
   std::int64_t logits_block() const;
 
  private:
-  Status run_layers(const ForwardBatch& batch, AttentionBackend& backend);
-  Status full_attention(const LayerWeights& w, const RadixAttention& layer,
-                        const ForwardBatch& batch, AttentionBackend& backend);
-  Status gated_delta_net(const LayerWeights& w, const RadixLinearAttention& layer,
-                         const ForwardBatch& batch, AttentionBackend& backend);
+  Status prepare();
+  Status full_attention(const LayerWeights& w, const RadixAttention& layer, const Plan& plan,
+                        AttentionBackend& backend);
+  Status gated_delta_net(const LayerWeights& w, const RadixLinearAttention& layer, const Plan& plan,
+                         AttentionBackend& backend);
   Status mlp(const LayerWeights& w);
   Status moe(const LayerWeights& w);
+  Status routed_experts(const MoeWeights& w, const struct MoeBuffers& buffers,
+                        const TensorView& normed);
+  Status shared_expert(const MoeWeights& w, const struct MoeBuffers& buffers,
+                       const TensorView& normed, const TensorView& hidden);
   Status run_experts(const MoeWeights& w, const struct MoeBuffers& buffers);
-  Status rotary_tables(const ForwardBatch& batch);
 
   Context& context_;
   ModelConfig config_;
@@ -70,8 +86,10 @@ class HybridModel {
   std::vector<RadixLinearAttention> gdn_;  // by layer; unused for attention layers
   Arena arena_;
   Routing routing_;
-  std::vector<std::int64_t> positions_;
-  std::int64_t tokens_ = 0;  // of the last forward
+  std::vector<std::int32_t> ids_;        // [reserved tokens]
+  std::vector<std::int64_t> positions_;  // [reserved tokens]
+  std::uint64_t buffers_version_ = 0;
+  std::int64_t tokens_ = 0;  // of the last step
 };
 
 }  // namespace hybridattn::engine

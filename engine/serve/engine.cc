@@ -14,6 +14,17 @@ Status check_options(const EngineOptions& o) {
     return invalid_argument("max-batch is ", o.max_batch, ", must be at least 1");
   if (o.page_size < 1)
     return invalid_argument("page_size is ", o.page_size, ", must be at least 1");
+  if (o.draft_tokens < 0 || o.draft_tokens > kMaxTreeTokens) {
+    return invalid_argument("draft-tokens is ", o.draft_tokens, ", must be 0 to ", kMaxTreeTokens);
+  }
+  if (o.context.chunk_invariant && o.chunk < kGdnChunk) {
+    return invalid_argument("chunk is ", o.chunk, ", must be at least ", kGdnChunk,
+                            " for chunk-invariant");
+  }
+  if (o.context.chunk_invariant && o.state_dtype != DType::kF32) {
+    return invalid_argument("state-dtype is ", dtype_name(o.state_dtype),
+                            ", must be f32 for chunk-invariant");
+  }
   if (o.dtype.has_value() && *o.dtype != DType::kF32 && *o.dtype != DType::kBF16) {
     return invalid_argument("dtype is ", dtype_name(*o.dtype), ", must be f32 or bf16");
   }
@@ -54,6 +65,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::filesystem::path& direct
   HYBRIDATTN_ASSIGN(std::unique_ptr<ModelWeights> weights,
                     ModelWeights::load(directory, config, progress));
   EngineOptions resolved = options;
+  if (options.context.chunk_invariant) resolved.chunk -= resolved.chunk % kGdnChunk;
   resolved.dtype = options.dtype.value_or(default_dtype(config));
   resolved.kv_dtype = options.kv_dtype.value_or(*resolved.dtype);
   auto model = std::make_unique<HybridModel>(*context, std::move(config), std::move(weights),
@@ -79,33 +91,44 @@ Status Engine::allocate_caches(const CacheOptions& options) {
   const std::int64_t per_request = (tokens + kv.page_size - 1) / kv.page_size;
   const std::int64_t wanted = per_request * options_.max_batch;
   const std::int64_t most = std::min<std::int64_t>(wanted, 1 << 30);
-  const std::int64_t needed = most * kv.page_bytes() + options_.max_batch * state.slot_bytes();
+  const std::int32_t kept = kept_slots();
+  const std::int32_t slots = options_.max_batch + kept;
+  const std::int64_t needed = most * kv.page_bytes() + slots * state.slot_bytes();
   const std::int64_t bytes = options.memory_bytes > 0 ? options.memory_bytes : needed;
-  HYBRIDATTN_ASSIGN(
-      const CacheBudget budget,
-      fit_cache_budget(kv, state, options_.max_batch, static_cast<std::int32_t>(most), bytes));
+  HYBRIDATTN_ASSIGN(const CacheBudget budget,
+                    fit_cache_budget(kv, state, slots, static_cast<std::int32_t>(most), bytes));
   HYBRIDATTN_ASSIGN(kv_, PagedKvPool::create(*context_, kv, budget.num_pages));
-  HYBRIDATTN_ASSIGN(states_, GdnStatePool::create(*context_, state, budget.num_slots));
+  HYBRIDATTN_ASSIGN(states_, GdnStatePool::create(*context_, state, options_.max_batch));
+  if (kept > 0) {
+    HYBRIDATTN_ASSIGN(kept_, GdnStatePool::create(*context_, state, kept));
+  }
   capacity_tokens_ = std::min<std::int64_t>(per_request, budget.num_pages) * kv.page_size;
   HYBRIDATTN_TRY(make_backends());
   table_ = std::make_unique<RequestTable>(
       kv_->pages(), &states_->slots(), kv.page_size, options_.max_batch,
       static_cast<std::int32_t>(std::min<std::int64_t>(per_request, budget.num_pages)));
-  return {};
+  return record_graphs();
+}
+
+/// A row of drafts has the last sampled token in front of them.
+std::int32_t Engine::kept_slots() const {
+  return options_.draft_tokens > 0 ? options_.max_batch * (options_.draft_tokens + 1) : 0;
 }
 
 std::int64_t Engine::step_tokens() const {
   const std::int64_t held = capacity_tokens_ * options_.max_batch;
-  return std::min<std::int64_t>(options_.chunk, held) + options_.max_batch;
+  return std::min<std::int64_t>(options_.chunk, held) +
+         std::int64_t{options_.max_batch} * (options_.draft_tokens + 1);
 }
 
 Status Engine::make_backends() {
-  const ModelConfig& c = model_->config();
   HYBRIDATTN_ASSIGN(std::unique_ptr<PagedAttnBackend> paged,
                     PagedAttnBackend::create(*context_, kv_->view()));
-  paged->set_widest_layer(c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.head_dim);
-  HYBRIDATTN_ASSIGN(std::unique_ptr<GDNAttnBackend> gdn,
-                    GDNAttnBackend::create(*context_, states_->view()));
+  HYBRIDATTN_TRY(paged->set_layers(model_->attention_layers()));
+  HYBRIDATTN_ASSIGN(
+      std::unique_ptr<GDNAttnBackend> gdn,
+      GDNAttnBackend::create(*context_, states_->view(), kept_ ? kept_->view() : GdnStateView()));
+  HYBRIDATTN_TRY(gdn->set_layers(model_->gdn_layers()));
   HYBRIDATTN_ASSIGN(backend_, HybridAttnBackend::create(std::move(paged), std::move(gdn),
                                                         model_->full_attention_layers()));
   HYBRIDATTN_TRY(model_->reserve(step_tokens()));
@@ -143,13 +166,14 @@ MemoryReport Engine::memory() const {
   MemoryReport report;
   report.weights = model_->weights().mapped_bytes + model_->weights().copied_bytes;
   report.kv = kv_ ? kv_->bytes() : 0;
-  report.states = states_ ? states_->bytes() : 0;
+  report.states = (states_ ? states_->bytes() : 0) + (kept_ ? kept_->bytes() : 0);
   const std::int64_t logits_bytes = std::int64_t{model_->config().vocab_size} *
                                     model_->logits_block() *
                                     static_cast<std::int64_t>(sizeof(float));
   report.workspace = static_cast<std::int64_t>(model_->activation_bytes(step_tokens()) +
                                                context_->workspace_bytes()) +
                      logits_bytes;
+  if (graphs_) report.workspace += static_cast<std::int64_t>(graphs_->workspace_bytes());
   return report;
 }
 

@@ -17,11 +17,18 @@ namespace hybridattn::engine {
 struct EngineOptions {
   ContextOptions context;
   std::optional<DType> dtype;     ///< f32 or bf16; unset = the checkpoint's, f32 where that is f16
-  std::optional<DType> kv_dtype;  ///< f32, bf16 or f16; unset = dtype
+  std::optional<DType> kv_dtype;  ///< f32, bf16, f16 or f8_e4m3; unset = dtype
   DType state_dtype = DType::kF32;  ///< f32 or bf16 at rest
-  std::int32_t chunk = 512;         ///< prompt tokens of one step, at most
-  std::int32_t max_batch = 8;       ///< requests that run at once
-  std::int32_t page_size = 16;      ///< tokens of a page
+  /// Prompt tokens of one step, at most. With chunk_invariant in `context` it is cut to a multiple
+  /// of kGdnChunk, which it must reach.
+  std::int32_t chunk = 512;
+  std::int32_t max_batch = 8;   ///< requests that run at once
+  std::int32_t page_size = 16;  ///< tokens of a page
+  /// Tokens drafted for each request and step, at most, from what was said before; those that the
+  /// sampler would have taken are kept. 0 = off. The output is the same.
+  std::int32_t draft_tokens = 0;
+  /// Record decode steps once and replay them. The output is the same.
+  bool graphs = true;
 };
 
 /// Sizes of the caches. Tokens are those of one request, prompt and output together.
@@ -51,8 +58,12 @@ struct TokenEvent {
 struct EngineStats {
   std::int64_t prefill_tokens = 0;  ///< of steps with prompt tokens
   double prefill_seconds = 0;
-  std::int64_t decode_tokens = 0;  ///< of steps without
+  std::int64_t decode_tokens = 0;  ///< of steps without, drafted ones that were not kept left out
   double decode_seconds = 0;
+  std::int64_t drafted_tokens = 0;
+  std::int64_t accepted_tokens = 0;  ///< of the drafted ones
+  std::int64_t preemptions = 0;
+  std::int64_t replayed_steps = 0;
 };
 
 struct ScoreResult {
@@ -88,8 +99,10 @@ class Engine {
   /// Ends a request at once and frees what it holds; its last event comes with the next step.
   /// Errors: not_found.
   Status cancel(std::uint64_t request);
-  /// One step: admits what fits, runs a chunk of prompts beside all decoding rows, samples.
-  /// On an error all running requests are dropped, since their states are not known any more.
+  /// One step: admits what fits, runs a chunk of prompts beside all decoding rows, samples. A
+  /// request takes pages as it grows; when there are none left, the youngest gives up its own,
+  /// waits and is computed again later, so that the oldest always goes on. On an error all running
+  /// requests are dropped, since their states are not known any more.
   Result<std::vector<TokenEvent>> step();
   /// Nothing waits, runs or has an event to deliver.
   bool idle() const { return waiting_.empty() && running_.empty() && pending_.empty(); }
@@ -109,32 +122,49 @@ class Engine {
   Status check() const;
   std::int32_t free_pages() const { return kv_ ? kv_->pages().num_free() : 0; }
   std::int32_t free_slots() const { return states_ ? states_->slots().num_free() : 0; }
+  /// The allocators of the caches, nullptr before allocate_caches: for tests that make them fail.
+  HandleAllocator* pages() { return kv_ ? &kv_->pages() : nullptr; }
+  HandleAllocator* slots() { return states_ ? &states_->slots() : nullptr; }
 
  private:
   struct Running {
     std::uint64_t id = 0;
     Request request;
     Sampler sampler{SamplingParams{}};
-    Handle row{};  // index -1 = none
-    std::int64_t prefilled = 0;
+    Handle row{};                       // index -1 = none
     std::vector<std::int32_t> history;  // prompt and output
+    std::int64_t prefill_end = 0;       // tokens of it that are computed as a prompt
     std::int64_t limit = 0;             // tokens in all
   };
   struct Step;
+  struct StepRow;
 
   Engine(EngineOptions options, std::unique_ptr<Context> context,
          std::unique_ptr<HybridModel> model);
   /// Of the largest step. A chunk beyond what the caches hold asks for no more memory than they do.
   std::int64_t step_tokens() const;
+  std::int32_t kept_slots() const;
   Status make_backends();
   Status check_prompt(const char* verb, std::span<const std::int32_t> ids,
                       std::int64_t total) const;
+  // What runs next: scheduler.cc.
   void admit();
+  void wait_again(std::size_t index);
+  bool make_room(std::size_t index, std::int64_t tokens);
+  std::optional<StepRow> choose(std::size_t index, std::int64_t& budget);
+  void add_drafts(const Running& r, StepRow& row, std::vector<std::int32_t>& ids);
   Result<Step> compose();
-  Status run(const Step& step, std::vector<TokenEvent>& events);
-  Status sample(const Step& step, std::vector<TokenEvent>& events);
-  void accept(Running& running, std::int32_t token, std::vector<TokenEvent>& events);
   void close(Running& running);
+  // Running it: step.cc.
+  Status record_graphs();
+  Result<Plan*> forward(const Step& step);
+  Status run(Step& step, std::vector<TokenEvent>& events);
+  Status sample(Step& step, std::vector<TokenEvent>& events);
+  void sample_one(const Step& step, StepRow& row, std::span<float> logits,
+                  std::vector<TokenEvent>& events);
+  void accept(Running& running, std::int32_t token, std::vector<TokenEvent>& events);
+  Status commit(Step& step, Plan& plan);
+  void count(const Step& step, double seconds);
   void drop_finished();
   Status score_chunk(std::span<const std::int32_t> ids, std::int64_t first, std::int64_t count,
                      const Handle& row, ScoreResult& result);
@@ -144,10 +174,15 @@ class Engine {
   std::unique_ptr<HybridModel> model_;
   std::unique_ptr<PagedKvPool> kv_;
   std::unique_ptr<GdnStatePool> states_;
+  std::unique_ptr<GdnStatePool> kept_;  // of drafted tokens
   std::unique_ptr<AttentionBackend> backend_;
   std::unique_ptr<RequestTable> table_;
-  std::deque<Running> waiting_;
-  std::vector<Running> running_;
+  std::unique_ptr<GraphRunner> graphs_;
+  std::uint64_t graphs_version_ = 0;  // of the model's buffers
+  std::shared_ptr<Plan> plan_;        // of the last eager step
+  std::deque<Running> waiting_;       // by id
+  std::vector<Running> running_;      // by id: the oldest first
+  bool crowded_ = false;              // pages ran out and none have come back since
   std::vector<TokenEvent> pending_;
   std::vector<float> logits_;
   std::int64_t capacity_tokens_ = 0;  // of one request

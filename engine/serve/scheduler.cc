@@ -1,20 +1,11 @@
-// The engine's steps: admit, compose a mixed batch, run it, sample, finish.
+// What the engine runs next: queueing, admission, preemption, and the rows of a step.
 #include <algorithm>
 
-#include "engine/serve/engine.h"
+#include "engine/serve/draft.h"
+#include "engine/serve/step_rows.h"
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn::engine {
-
-/// One mixed batch and what of it must be sampled.
-struct Engine::Step {
-  ForwardBatch batch;
-  std::vector<std::int32_t> ids;
-  std::vector<std::size_t> members;      // index in running_, by row
-  std::vector<std::int32_t> sampled;     // tokens of the stream whose logits are wanted
-  std::vector<std::size_t> sampled_for;  // index in running_, by entry of `sampled`
-  std::int64_t prefill_tokens = 0;
-};
 
 Result<std::uint64_t> Engine::submit(Request request) {
   HYBRIDATTN_TRY(request.sampling.validate());
@@ -32,6 +23,7 @@ Result<std::uint64_t> Engine::submit(Request request) {
   running.id = next_id_++;
   running.sampler = Sampler(request.sampling);
   running.history = request.prompt;
+  running.prefill_end = static_cast<std::int64_t>(request.prompt.size());
   running.limit = std::min(total, model_->config().max_position_embeddings);
   running.request = std::move(request);
   const std::uint64_t id = running.id;
@@ -65,130 +57,111 @@ void Engine::close(Running& running) {
   const Status closed = table_->close(running.row);
   static_cast<void>(closed);
   running.row = Handle();
+  crowded_ = false;
 }
 
 void Engine::admit() {
-  // First come, first served. A request takes all the room that it can ever need, so that one that
-  // runs is never stopped for want of pages.
-  while (!waiting_.empty()) {
+  // First come, first served. Where pages have run out, nobody comes until some have come back: he
+  // would only be sent away again.
+  while (!waiting_.empty() && (!crowded_ || running_.empty())) {
     Running& next = waiting_.front();
-    Result<Handle> row = table_->open();
+    const auto known = static_cast<std::int64_t>(next.history.size());
+    const Result<Handle> row = table_->open(std::min(known + 1, next.limit));
     if (!row.ok()) return;
-    if (const Status reserved = table_->reserve(*row, next.limit); !reserved.ok()) {
-      next.row = *row;
-      close(next);
-      return;
-    }
     next.row = *row;
-    running_.push_back(std::move(next));
+    const auto younger = [&](const Running& r) { return r.id > next.id; };
+    running_.insert(std::find_if(running_.begin(), running_.end(), younger), std::move(next));
     waiting_.pop_front();
   }
 }
 
+/// Gives up the pages and the state of a running request. What it has said stays said: it will be
+/// computed again, and sampling goes on behind it.
+void Engine::wait_again(std::size_t index) {
+  Running again = std::move(running_[index]);
+  running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
+  close(again);
+  crowded_ = true;
+  ++stats_.preemptions;
+  // Decoded tokens are computed again as prompt, all but the last, whose logits are wanted; where
+  // results must not depend on that, as they were.
+  const auto prompt = static_cast<std::int64_t>(again.request.prompt.size());
+  const auto known = static_cast<std::int64_t>(again.history.size());
+  again.prefill_end = options_.context.chunk_invariant ? prompt : std::max(prompt, known - 1);
+  const auto younger = [&](const Running& r) { return r.id > again.id; };
+  waiting_.insert(std::find_if(waiting_.begin(), waiting_.end(), younger), std::move(again));
+}
+
+/// Pages for `tokens` of a running request, from the youngest ones if there is no other way. False
+/// when it was itself the youngest, and waits now.
+bool Engine::make_room(std::size_t index, std::int64_t tokens) {
+  while (!table_->reserve(running_[index].row, tokens).ok()) {
+    const std::size_t youngest = running_.size() - 1;
+    wait_again(youngest);
+    if (youngest == index) return false;
+  }
+  return true;
+}
+
+std::optional<Engine::StepRow> Engine::choose(std::size_t index, std::int64_t& budget) {
+  const Running& r = running_[index];
+  const std::int64_t computed = table_->computed(r.row);
+  const auto known = static_cast<std::int64_t>(r.history.size());
+  StepRow row;
+  row.member = index;
+  row.row = r.row;
+  std::int64_t tokens = 1;
+  row.kind = RowKind::kDecode;
+  if (computed < r.prefill_end) {
+    row.kind = RowKind::kPrefill;
+    tokens = std::min(budget, r.prefill_end - computed);
+    if (options_.context.chunk_invariant && computed + tokens < r.prefill_end) {
+      tokens -= tokens % kGdnChunk;
+    }
+    if (tokens == 0) return std::nullopt;
+  }
+  if (!make_room(index, computed + tokens)) return std::nullopt;
+  row.sampled = computed + tokens == known;
+  row.tokens = static_cast<std::int32_t>(tokens);
+  if (row.kind == RowKind::kPrefill) budget -= tokens;
+  return row;
+}
+
 Result<Engine::Step> Engine::compose() {
-  std::vector<BatchRow> rows;
+  std::vector<StepRow> rows;
+  std::vector<BatchRow> batch_rows;
   std::vector<std::int32_t> ids;
-  std::vector<std::size_t> members;
-  std::vector<std::int32_t> sampled;
-  std::vector<std::size_t> sampled_for;
   std::int64_t budget = options_.chunk;
   for (std::size_t i = 0; i < running_.size(); ++i) {
+    std::optional<StepRow> row = choose(i, budget);
+    if (!row.has_value()) continue;
     const Running& r = running_[i];
-    const auto prompt = static_cast<std::int64_t>(r.request.prompt.size());
-    const bool decodes = r.prefilled == prompt;
-    const std::int64_t count = decodes ? 1 : std::min(budget, prompt - r.prefilled);
-    if (count == 0) continue;
-    const RowKind kind = decodes ? RowKind::kDecode : RowKind::kPrefill;
-    HYBRIDATTN_ASSIGN(BatchRow row,
-                      table_->batch_row(r.row, kind, static_cast<std::int32_t>(count)));
-    const auto first = r.history.begin() +
-                       (decodes ? static_cast<std::int64_t>(r.history.size()) - 1 : r.prefilled);
-    ids.insert(ids.end(), first, first + count);
-    rows.push_back(std::move(row));
-    members.push_back(i);
-    if (!decodes) budget -= count;
-    if (decodes || r.prefilled + count == prompt) {
-      sampled.push_back(static_cast<std::int32_t>(ids.size()) - 1);
-      sampled_for.push_back(i);
-    }
+    const std::int64_t computed = table_->computed(r.row);
+    row->first_token = static_cast<std::int32_t>(ids.size());
+    const auto first = r.history.begin() + computed;
+    ids.insert(ids.end(), first, first + row->tokens);
+    if (row->kind == RowKind::kDecode && row->sampled) add_drafts(r, *row, ids);
+    HYBRIDATTN_ASSIGN(BatchRow batch_row, table_->batch_row(r.row, row->kind, row->tokens));
+    batch_rows.push_back(std::move(batch_row));
+    rows.push_back(*row);
   }
-  HYBRIDATTN_ASSIGN(ForwardBatch batch, ForwardBatch::create(std::move(rows)));
-  return Step{std::move(batch),   std::move(ids),         std::move(members),
-              std::move(sampled), std::move(sampled_for), options_.chunk - budget};
+  HYBRIDATTN_ASSIGN(ForwardBatch batch, ForwardBatch::create(std::move(batch_rows)));
+  return Step{std::move(batch), std::move(rows), std::move(ids), options_.chunk - budget};
 }
 
-void Engine::accept(Running& running, std::int32_t token, std::vector<TokenEvent>& events) {
-  running.history.push_back(token);
-  TokenEvent event{running.id, token, Finish::kNone};
-  const auto& eos = model_->config().eos_token_ids;
-  if (!running.request.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) {
-    event.finish = Finish::kEos;
-  } else if (static_cast<std::int64_t>(running.history.size()) >= running.limit) {
-    event.finish = Finish::kLength;
-  }
-  if (event.finish != Finish::kNone) close(running);
-  events.push_back(event);
-}
-
-Status Engine::sample(const Step& step, std::vector<TokenEvent>& events) {
-  const auto vocab = static_cast<std::size_t>(model_->config().vocab_size);
-  const auto block = static_cast<std::size_t>(model_->logits_block());
-  for (std::size_t first = 0; first < step.sampled.size(); first += block) {
-    const std::size_t count = std::min(block, step.sampled.size() - first);
-    logits_.resize(std::max(logits_.size(), count * vocab));
-    HYBRIDATTN_TRY(model_->logits(std::span(step.sampled).subspan(first, count), logits_.data()));
-    for (std::size_t i = 0; i < count; ++i) {
-      Running& running = running_[step.sampled_for[first + i]];
-      const std::span<float> row(logits_.data() + i * vocab, vocab);
-      HYBRIDATTN_TRY(check_logits(row, running.history.size()));
-      accept(running, running.sampler.next(row, running.history, running.request.vocab_limit),
-             events);
-    }
-  }
-  return {};
-}
-
-Status Engine::run(const Step& step, std::vector<TokenEvent>& events) {
-  HYBRIDATTN_TRY(model_->forward(step.batch, *backend_, step.ids));
-  for (std::int32_t r = 0; r < step.batch.num_rows(); ++r) {
-    Running& running = running_[step.members[static_cast<std::size_t>(r)]];
-    const BatchRow& row = step.batch.rows()[static_cast<std::size_t>(r)];
-    HYBRIDATTN_TRY(table_->advance(running.row, row.new_tokens));
-    if (row.kind == RowKind::kPrefill) running.prefilled += row.new_tokens;
-  }
-  return sample(step, events);
-}
-
-void Engine::drop_finished() {
-  std::erase_if(running_, [](const Running& r) { return r.row.index < 0; });
-}
-
-Result<std::vector<TokenEvent>> Engine::step() {
-  if (table_ == nullptr) {
-    return error(StatusCode::kFailedPrecondition, "step: allocate_caches was not called");
-  }
-  std::vector<TokenEvent> events = std::move(pending_);
-  pending_.clear();
-  admit();
-  if (running_.empty()) return events;
-  const auto begin = std::chrono::steady_clock::now();
-  Result<Step> step = compose();
-  const Status done = step.ok() ? run(*step, events) : step.status();
-  if (!done.ok()) {
-    for (Running& running : running_) close(running);
-    running_.clear();
-    return done;
-  }
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-  if (step->prefill_tokens > 0) {
-    stats_.prefill_tokens += step->prefill_tokens;
-    stats_.prefill_seconds += seconds.count();
-  } else {
-    stats_.decode_tokens += step->batch.num_tokens();
-    stats_.decode_seconds += seconds.count();
-  }
-  drop_finished();
-  return events;
+/// Makes a decode row a verify row where there is something to draft and room for it. Drafts are
+/// worth no page of another request.
+void Engine::add_drafts(const Running& r, StepRow& row, std::vector<std::int32_t>& ids) {
+  const auto known = static_cast<std::int64_t>(r.history.size());
+  // The last token of all is sampled and never computed.
+  const auto most = std::min<std::int64_t>(options_.draft_tokens, r.limit - known - 1);
+  if (most <= 0) return;
+  const std::vector<std::int32_t> drafts = draft_tokens(r.history, static_cast<std::int32_t>(most));
+  const auto count = static_cast<std::int32_t>(drafts.size());
+  if (count == 0 || !table_->reserve(r.row, known + count).ok()) return;
+  row.kind = RowKind::kVerify;
+  row.tokens += count;
+  ids.insert(ids.end(), drafts.begin(), drafts.end());
 }
 
 }  // namespace hybridattn::engine

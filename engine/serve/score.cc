@@ -11,9 +11,10 @@ Status Engine::score_chunk(std::span<const std::int32_t> ids, std::int64_t first
   HYBRIDATTN_ASSIGN(BatchRow batch_row,
                     table_->batch_row(row, RowKind::kPrefill, static_cast<std::int32_t>(count)));
   HYBRIDATTN_ASSIGN(const ForwardBatch batch, ForwardBatch::create({std::move(batch_row)}));
-  HYBRIDATTN_TRY(model_->forward(
+  const Result<std::shared_ptr<Plan>> plan = model_->forward(
       batch, *backend_,
-      ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count))));
+      ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
+  HYBRIDATTN_TRY(plan.status());
   HYBRIDATTN_TRY(table_->advance(row, static_cast<std::int32_t>(count)));
   const std::int64_t vocab = model_->config().vocab_size;
   const std::int64_t block = model_->logits_block();
@@ -44,13 +45,18 @@ Result<ScoreResult> Engine::score(std::span<const std::int32_t> ids, std::int32_
                                   const LoadProgress& progress) {
   HYBRIDATTN_TRY(check_prompt("score", ids, static_cast<std::int64_t>(ids.size())));
   if (chunk < 1) return invalid_argument("score: chunk is ", chunk, ", must be at least 1");
+  if (options_.context.chunk_invariant && chunk % kGdnChunk != 0 &&
+      chunk < static_cast<std::int64_t>(ids.size())) {
+    return invalid_argument("score: chunk is ", chunk, ", must be a multiple of ", kGdnChunk,
+                            " for chunk-invariant");
+  }
   if (!idle()) {
     return error(StatusCode::kFailedPrecondition, "score: requests are running, must be idle");
   }
-  HYBRIDATTN_ASSIGN(const Handle row, table_->open());
   const auto total = static_cast<std::int64_t>(ids.size());
+  HYBRIDATTN_ASSIGN(const Handle row, table_->open(total));
   ScoreResult result;
-  Status status = table_->reserve(row, total);
+  Status status;
   for (std::int64_t first = 0; status.ok() && first < total; first += chunk) {
     const std::int64_t count = std::min<std::int64_t>(chunk, total - first);
     status = score_chunk(ids, first, count, row, result);

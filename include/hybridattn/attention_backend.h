@@ -38,7 +38,7 @@ struct AttentionRunArgs {
 /// What one GDN layer of a step takes.
 struct GdnRunArgs {
   ConstTensorView mixed_qkv{};    ///< [T, C], before the convolution, channels q | k | v
-  ConstTensorView a{};            ///< [T, HV]
+  ConstTensorView a{};            ///< [T, HV]; [T, HV, K] where the layer has channel_decay
   ConstTensorView b{};            ///< [T, HV]
   TensorView out{};               ///< [T, HV, V], the caller's; pad rows become zeros
   ConstTensorView z{};            ///< optional [T, HV, V]: gated RMSNorm of the output
@@ -47,8 +47,10 @@ struct GdnRunArgs {
   GateKind gate = GateKind::kSilu;
 };
 
-/// A row of a step as backends see it, borrowing its pages.
+/// A row of a step as backends see it, borrowing its pages. Rows of no token and no request are not
+/// among them.
 struct RowView {
+  std::int32_t index = 0;  ///< in the batch
   RowKind kind = RowKind::kPad;
   std::int32_t slot = kPadIndex;
   std::span<const std::int32_t> pages{};
@@ -56,6 +58,12 @@ struct RowView {
   std::int32_t new_tokens = 0;
   std::int32_t first_token = 0;             ///< in the flat stream
   std::span<const std::int32_t> parents{};  ///< of a tree
+};
+
+/// What a commit keeps of a verify row. A path of no token keeps nothing.
+struct AcceptedRow {
+  std::int32_t first_token = 0;          ///< of the row, in the flat stream
+  std::span<const std::int32_t> path{};  ///< tokens of the row, counted from its first, in order
 };
 
 /// What a backend worked out for one step. It holds copies: the batch may go. Several may live at
@@ -75,16 +83,22 @@ class HYBRIDATTN_API Plan : public GraphInput {
 
  private:
   friend class AttentionBackend;
+  void reserve_drafts();
   GraphShape shape_;
   std::uint64_t batch_id_ = 0;
   ForwardMode mode_ = ForwardMode::kIdle;
   struct VerifyRow {
     std::int32_t row;  // of the batch
     std::int32_t tokens;
+    std::int32_t first_token;
+    std::size_t parents;  // its first in draft_parents_
   };
-  std::vector<VerifyRow> verify_rows_;  // not yet committed
-  std::int32_t num_rows_ = 0;           // of the batch
+  std::vector<VerifyRow> verify_rows_;       // in their order
+  std::vector<std::int32_t> draft_parents_;  // of all verify rows
+  std::int32_t num_rows_ = 0;                // of the batch
   bool committed_ = false;
+  std::vector<AcceptedRow> accepted_;         // of the commit at work
+  std::vector<std::int32_t> accepted_paths_;  // of all of them, one after the other
 };
 
 /// The verbs that every backend has. Planning may allocate; replanning and the run verbs do not,
@@ -106,17 +120,23 @@ class HYBRIDATTN_API AttentionBackend {
   Result<std::shared_ptr<Plan>> plan_graph(const GraphShape& shape);
   /// Rewrites every row of a plan of plan_graph in place, padding where the batch has none.
   /// Allocates nothing. Errors: as plan; out_of_range when the batch holds more than the plan's
-  /// shape. On an error the plan is as it was.
+  /// shape; failed_precondition when verify rows that it was written for are not committed yet. On
+  /// an error the plan is as it was.
   Status replan(Plan& plan, const ForwardBatch& batch);
 
   /// Ends the verify rows of a step that was run. `last_accepted` has one entry for each row of the
   /// batch: of a verify row the last token that is accepted, counted from the row's first, or -1
   /// for none; entries of other rows are not looked at. Afterwards keys, values, convolution
   /// windows and states of all layers are those of having decoded the accepted path, and the row's
-  /// count grows by its length (the caller's to keep: RequestTable::advance). Errors:
-  /// invalid_argument, out_of_range; failed_precondition for another backend's plan, or one that
-  /// was committed already.
+  /// count grows by its length (the caller's to keep: RequestTable::advance, or the form below).
+  /// Allocates nothing. Errors: invalid_argument, out_of_range; failed_precondition for another
+  /// backend's plan, or one that was committed already.
   Status commit(Plan& plan, std::span<const std::int32_t> last_accepted);
+  /// The same for rows of a table, which is told how far each of them is now. `rows` has the handle
+  /// of each row of the batch; those that are not verify rows are not looked at. A request that has
+  /// ended meanwhile is dropped: whoever has its slot and pages now keeps them as they are.
+  Status commit(Plan& plan, RequestTable& table, std::span<const Handle> rows,
+                std::span<const std::int32_t> last_accepted);
 
   /// Runs one full-attention layer. Errors: as the ops; failed_precondition for a plan of another
   /// backend; unsupported from a backend without full attention.
@@ -181,24 +201,25 @@ class HYBRIDATTN_API AttentionBackend {
   virtual Status check_rows(std::span<const RowView> rows) = 0;
   /// Writes checked rows that fit the plan's shape, and padding for the rest. Cannot fail.
   virtual void write_rows(Plan& plan, std::span<const RowView> rows) = 0;
-  /// Moves what a commit moves. The entries are checked against the plan's verify rows, in their
-  /// order: `accepted[i]` belongs to the i-th of them. A backend without verify rows has nothing to
-  /// move.
-  virtual Status move_accepted(const Plan& plan, std::span<const std::int32_t> accepted);
+  /// Moves what a commit moves: `accepted[i]` belongs to the i-th verify row of the plan. Allocates
+  /// nothing. A backend without verify rows has nothing to move.
+  virtual Status move_accepted(Plan& plan, std::span<const AcceptedRow> accepted);
 
  private:
   Status check_current(const char* verb, const ForwardBatch& batch) const;
   Status check_fits(const Plan& plan, const GraphShape& has) const;
-  Status rewrite(Plan& plan, std::span<const RowView> rows, std::uint64_t batch_id,
-                 ForwardMode mode);
-  static void remember(Plan& plan, std::span<const RowView> rows, std::uint64_t batch_id,
-                       ForwardMode mode);
+  Status rewrite(Plan& plan, std::span<const RowView> rows, std::int32_t num_rows,
+                 std::uint64_t batch_id, ForwardMode mode);
+  static void remember(Plan& plan, std::span<const RowView> rows, std::int32_t num_rows,
+                       std::uint64_t batch_id, ForwardMode mode);
+  Status check_commit(const Plan& plan, std::span<const std::int32_t> last_accepted) const;
+  static void find_paths(Plan& plan, std::span<const std::int32_t> last_accepted);
   Status table_rows(std::span<const std::int32_t> req_pool_indices,
                     std::span<const std::int32_t> seq_lens);
 
   std::shared_ptr<Plan> current_;
-  std::vector<RowView> rows_;           // of the plan being written
-  std::vector<std::int32_t> accepted_;  // of the plan being committed
+  std::vector<RowView> rows_;       // of the plan being written
+  std::vector<std::int32_t> last_;  // accepted, of rows of a table
   const RequestTable* table_ = nullptr;
   std::int32_t max_graph_rows_ = 0;
   std::map<std::int32_t, std::shared_ptr<Plan>> graph_plans_;  // by rows

@@ -13,6 +13,8 @@
 
 namespace hybridattn {
 
+class Trace;
+
 enum class DeviceType : std::uint8_t { kCpu, kCuda };
 
 /// Instruction sets that the CPU kernels are compiled for, slowest first.
@@ -78,8 +80,17 @@ struct ContextOptions {
   Allocator* allocator = nullptr;
   /// Force an instruction set. Unset = HYBRIDATTN_ISA from the environment, else the best.
   std::optional<Isa> isa{};
+  /// With the same chunks of a prompt a request's results are bit-equal alone, beside any others,
+  /// in any order of rows, eager or replayed. The CPU kernels are so always.
+  bool batch_invariant = false;
+  /// Implies batch_invariant. Results do not depend on the chunks of a prompt either: prefill rows
+  /// start at multiples of kGdnChunk tokens (others are refused by the plan), states are float32 at
+  /// rest, and drafted tokens give the bits of decoded ones.
+  bool chunk_invariant = false;
   /// Receives single lines of diagnostics. The library never prints.
   std::function<void(std::string_view)> log{};
+  /// Borrowed; must outlive the context. Records every op: see trace.h. nullptr = nothing is timed.
+  Trace* trace = nullptr;
 };
 
 /// One per thread of control: a context serves one thread at a time, and different contexts share
@@ -97,6 +108,8 @@ class HYBRIDATTN_API Context {
   Isa isa() const noexcept;
   Executor& executor() const noexcept;
   Allocator& allocator() const noexcept;
+  bool batch_invariant() const noexcept;
+  bool chunk_invariant() const noexcept;
 
   /// The instruction set that the last op's kernel was compiled for, as the kernel itself reported
   /// it ("AVX2", "AVX3_ZEN4", ...); empty before the first op.

@@ -10,12 +10,14 @@
 
 namespace hybridattn {
 
-/// Element type of a tensor. kF64 is for the reference forms of the ops alone.
-enum class DType : std::uint8_t { kF32, kBF16, kF16, kF64, kI32, kI64 };
+/// Element type of a tensor. kF64 is for the reference forms of the ops alone; kF8E4M3 is for keys
+/// and values at rest (OCP FP8 E4M3: no infinity, one NaN, largest value 448).
+enum class DType : std::uint8_t { kF32, kBF16, kF16, kF64, kI32, kI64, kF8E4M3 };
 
 /// Size of one element in bytes.
 constexpr std::size_t dtype_size(DType dtype) noexcept {
   switch (dtype) {
+    case DType::kF8E4M3: return 1;
     case DType::kBF16:
     case DType::kF16: return 2;
     case DType::kF32:
@@ -26,12 +28,17 @@ constexpr std::size_t dtype_size(DType dtype) noexcept {
   return 0;
 }
 
-/// "f32", "bf16", "f16", "f64", "i32", "i64".
+/// "f32", "bf16", "f16", "f64", "i32", "i64", "f8_e4m3".
 HYBRIDATTN_API std::string_view dtype_name(DType dtype) noexcept;
 
 /// True for the types that every float op takes: f32, bf16, f16.
 constexpr bool is_model_float(DType dtype) noexcept {
   return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
+}
+
+/// True for the types that a KV cache may have: the model types and f8_e4m3.
+constexpr bool is_cache_float(DType dtype) noexcept {
+  return is_model_float(dtype) || dtype == DType::kF8E4M3;
 }
 
 /// bfloat16 as its bits: the upper half of an IEEE float.
@@ -41,6 +48,10 @@ struct BF16 {
 /// IEEE binary16 as its bits.
 struct F16 {
   std::uint16_t bits;
+};
+/// OCP FP8 E4M3 as its bits: sign, 4 bits of exponent (bias 7), 3 of mantissa.
+struct F8E4M3 {
+  std::uint8_t bits;
 };
 
 /// The DType of a C++ type.
@@ -70,5 +81,9 @@ constexpr BF16 to_bf16(float value) noexcept {
 HYBRIDATTN_API float to_float(F16 value) noexcept;
 /// Rounds to nearest, ties to even; overflow gives infinity.
 HYBRIDATTN_API F16 to_f16(float value) noexcept;
+
+HYBRIDATTN_API float to_float(F8E4M3 value) noexcept;
+/// Rounds to nearest, ties to even; what is beyond 448 (infinity too) becomes 448, NaN stays NaN.
+HYBRIDATTN_API F8E4M3 to_f8_e4m3(float value) noexcept;
 
 }  // namespace hybridattn

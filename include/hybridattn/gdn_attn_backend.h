@@ -26,7 +26,8 @@ class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
   /// `context` is borrowed and must outlive the backend. `kept` holds the states after each token
   /// of verify rows until they are committed: the same layers with any number of slots, one for
   /// each such token of a step; without it there are no verify rows. Errors: invalid_argument when
-  /// the layers of the pools do not agree.
+  /// the layers of the pools do not agree; unsupported for bf16 states in a chunk_invariant
+  /// context.
   static Result<std::unique_ptr<GDNAttnBackend>> create(Context& context, GdnStateView states,
                                                         GdnStateView kept = {});
 
@@ -37,17 +38,24 @@ class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
   Status run_gdn(const Plan& plan, const RadixLinearAttention& layer,
                  const GdnRunArgs& args) override;
 
+  /// The layers that will be run: checked now against the pool, and `plan` reserves room for the
+  /// widest, so that no run allocates. Without this call a layer is checked when it is run. Errors:
+  /// invalid_argument, out_of_range, unsupported, naming the layer.
+  Status set_layers(std::span<const RadixLinearAttention> layers);
+
   Result<std::shared_ptr<Plan>> make_plan(const GraphShape& shape, bool recordable) override;
   Status check_rows(std::span<const RowView> rows) override;
   void write_rows(Plan& plan, std::span<const RowView> rows) override;
-  Status move_accepted(const Plan& plan, std::span<const std::int32_t> accepted) override;
+  Status move_accepted(Plan& plan, std::span<const AcceptedRow> accepted) override;
 
  private:
   GDNAttnBackend(Context& context, GdnStateView states, GdnStateView kept);
   Context& context_;
   GdnStateView states_;
   GdnStateView kept_;
+  Status check_layer(const RadixLinearAttention& layer) const;
   std::unique_ptr<backend::StepUses> uses_;
+  bool channel_decay_ = false;  // in some layer
 };
 
 }  // namespace hybridattn

@@ -28,31 +28,38 @@ struct GdnStateShape {
   HYBRIDATTN_API std::int64_t slot_bytes() const noexcept;
 };
 
-/// Owns the states of `num_slots` sequences. A slot id is the same sequence in every layer. A fresh
-/// slot holds anything: a state is zero because its count of computed tokens is.
+/// Owns the states of `num_slots` running sequences and of `num_track_slots` snapshots, which are
+/// slots like the others but have an allocator of their own, so that snapshots never take the slot
+/// of a request. A slot id is the same sequence in every layer. A fresh slot holds anything: a
+/// state is zero because its count of computed tokens is.
 class HYBRIDATTN_API GdnStatePool {
  public:
   /// Errors: invalid_argument, resource_exhausted, as PagedKvPool.
   static Result<std::unique_ptr<GdnStatePool>> create(Context& context, const GdnStateShape& shape,
-                                                      std::int32_t num_slots);
+                                                      std::int32_t num_slots,
+                                                      std::int32_t num_track_slots = 0);
   ~GdnStatePool();
   GdnStatePool(const GdnStatePool&) = delete;
   GdnStatePool& operator=(const GdnStatePool&) = delete;
 
+  /// Ids [0, num_slots).
   HandleAllocator& slots() noexcept { return slots_; }
+  /// Ids [num_slots, num_slots + num_track_slots).
+  HandleAllocator& track_slots() noexcept { return track_slots_; }
   const GdnStateShape& shape() const noexcept { return shape_; }
   const GdnStateView& view() const noexcept { return view_; }
-  /// Bytes allocated: num_slots * shape().slot_bytes().
+  /// Bytes allocated: shape().slot_bytes() for each slot of either kind.
   std::int64_t bytes() const noexcept { return bytes_; }
 
-  /// Zeroes both states of a live slot in all layers. Errors: failed_precondition.
+  /// Zeroes both states of a live slot of either kind in all layers. Errors: failed_precondition.
   Status zero(const Handle& slot);
   /// Copies both states in all layers. Errors: failed_precondition unless both are live.
   Status copy(const Handle& source, const Handle& destination);
-  Status check() const { return slots_.check(); }
+  Status check() const;
 
  private:
-  GdnStatePool(Context& context, const GdnStateShape& shape, std::int32_t num_slots, void* memory);
+  GdnStatePool(Context& context, const GdnStateShape& shape, std::int32_t num_slots,
+               std::int32_t num_track_slots, void* memory);
   Status check_live(const char* verb, const Handle& slot) const;
   Context& context_;
   GdnStateShape shape_;
@@ -60,6 +67,7 @@ class HYBRIDATTN_API GdnStatePool {
   std::int64_t bytes_;
   GdnStateView view_;
   HandleAllocator slots_;
+  HandleAllocator track_slots_;
 };
 
 }  // namespace hybridattn

@@ -37,6 +37,8 @@ class HYBRIDATTN_API GraphRunner {
   /// zeros. Allocates nothing. Returns the graph, whose outputs hold until its next replay. Errors:
   /// out_of_range when no size holds the batch (run it eagerly); as AttentionBackend::replan.
   Result<const Graph*> run(const ForwardBatch& batch);
+  /// The plan of the last run, for AttentionBackend::commit; nullptr before the first.
+  Plan* last_plan() const noexcept { return last_plan_; }
   /// Workspace of all graphs, in bytes.
   std::size_t workspace_bytes() const noexcept;
 
@@ -50,6 +52,7 @@ class HYBRIDATTN_API GraphRunner {
 
   AttentionBackend& backend_;
   std::vector<Size> sizes_;  // smallest first
+  Plan* last_plan_ = nullptr;
 };
 
 }  // namespace hybridattn

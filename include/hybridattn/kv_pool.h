@@ -15,7 +15,7 @@ struct PagedKvShape {
   std::int32_t num_kv_heads = 0;  ///< HK
   std::int32_t head_dim = 0;      ///< D
   std::int32_t v_head_dim = 0;    ///< DV
-  DType dtype = DType::kBF16;     ///< f32, bf16 or f16
+  DType dtype = DType::kBF16;     ///< f32, bf16, f16 or f8_e4m3
 
   /// Bytes of one page over all layers, keys and values; 2^63 - 1 for any more.
   HYBRIDATTN_API std::int64_t page_bytes() const noexcept;

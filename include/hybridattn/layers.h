@@ -2,10 +2,20 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
+#include "hybridattn/export.h"
 #include "hybridattn/tensor.h"
 
 namespace hybridattn {
+
+/// Who sees whom, under the upstream's names.
+enum class AttentionType : std::uint8_t {
+  kDecoder,               ///< causal
+  kDecoderBidirectional,  ///< each query sees every key of its row that is there in this step
+  kEncoderOnly,  ///< not served: it keeps no cache; the op `attention` does it over dense keys
+};
+HYBRIDATTN_API std::string_view attention_type_name(AttentionType type) noexcept;
 
 /// A full-attention layer.
 struct RadixAttention {
@@ -19,6 +29,11 @@ struct RadixAttention {
   float logit_cap = 0.0f;            ///< 0 = off
   std::int32_t sliding_window = -1;  ///< keys, the current one counted; -1 = off
   ConstTensorView sinks{};           ///< optional [HQ] f32
+  AttentionType attn_type = AttentionType::kDecoder;
+  bool is_cross_attention =
+      false;             ///< not served: keys and values of other tokens than the batch's
+  float k_scale = 1.0f;  ///< the cache holds k / k_scale: for caches in f8_e4m3
+  float v_scale = 1.0f;  ///< the cache holds v / v_scale
 };
 
 /// A Gated DeltaNet layer. The tensors are borrowed: they must outlive the descriptor.
@@ -33,6 +48,8 @@ struct RadixLinearAttention {
   ConstTensorView a_log{};        ///< [HV]
   ConstTensorView dt_bias{};      ///< [HV]
   bool allow_neg_eigval = false;
+  /// Each key channel decays by itself (Kimi Delta Attention): a is [T, HV, K], dt_bias [HV, K].
+  bool channel_decay = false;
 
   std::int64_t key_channels() const noexcept { return std::int64_t{num_k_heads} * head_k_dim; }
   std::int64_t value_channels() const noexcept { return std::int64_t{num_v_heads} * head_v_dim; }

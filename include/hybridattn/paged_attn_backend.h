@@ -34,21 +34,26 @@ class HYBRIDATTN_API PagedAttnBackend final : public AttentionBackend {
   Status run_attention(const Plan& plan, const RadixAttention& layer,
                        const AttentionRunArgs& args) override;
 
-  /// What `plan` reserves room for, so that no run allocates: the widest layer that will be run.
-  /// Without this call the first run of each larger shape may grow the workspace.
-  void set_widest_layer(std::int32_t num_heads, std::int32_t num_kv_heads, std::int32_t head_dim,
-                        std::int32_t v_head_dim);
+  /// The layers that will be run, copied. They are checked now against the cache and against what
+  /// this backend can do, `plan` refuses rows that one of them cannot serve, and it reserves room
+  /// for the widest, so that no run allocates. Without this call a layer is checked when it is run,
+  /// and the first run of a larger shape may grow the workspace. Errors: invalid_argument,
+  /// out_of_range, unsupported (encoder-only and cross attention), naming the layer.
+  Status set_layers(std::span<const RadixAttention> layers);
 
   Result<std::shared_ptr<Plan>> make_plan(const GraphShape& shape, bool recordable) override;
   Status check_rows(std::span<const RowView> rows) override;
   void write_rows(Plan& plan, std::span<const RowView> rows) override;
-  Status move_accepted(const Plan& plan, std::span<const std::int32_t> accepted) override;
+  Status move_accepted(Plan& plan, std::span<const AcceptedRow> accepted) override;
 
  private:
   PagedAttnBackend(Context& context, PagedKvView cache);
   Context& context_;
   PagedKvView cache_;
-  RadixAttention widest_;
+  Status check_layer(const RadixAttention& layer) const;
+  std::size_t token_bytes_ = 0;      // of workspace, of the widest layer
+  std::size_t worker_bytes_ = 0;     // of scratch
+  std::int32_t bidirectional_ = -1;  // layer_id of one such layer, if any
   std::unique_ptr<backend::StepUses> uses_;
 };
 

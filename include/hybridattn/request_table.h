@@ -21,9 +21,10 @@ class HYBRIDATTN_API RequestTable {
   RequestTable(HandleAllocator& pages, HandleAllocator* slots, std::int32_t page_size,
                std::int32_t max_rows, std::int32_t max_pages_per_row);
 
-  /// A free row with a state slot of its own and no page. Errors: resource_exhausted (rows, slots);
-  /// nothing is held then.
-  Result<Handle> open();
+  /// A free row with a state slot of its own and pages for `tokens` tokens. Errors:
+  /// resource_exhausted (rows, slots, pages, the row's limit), invalid_argument; nothing is held
+  /// then.
+  Result<Handle> open(std::int64_t tokens = 0);
   /// Makes room for `tokens` tokens in all. Errors: resource_exhausted (pages, or the row's limit),
   /// invalid_argument; the row is unchanged then. Here and below: failed_precondition for a row
   /// that is not open, or not any more.
@@ -31,12 +32,17 @@ class HYBRIDATTN_API RequestTable {
   /// Counts `tokens` more as computed: they are in the pages and in the state now. Errors:
   /// out_of_range past the reserved room.
   Status advance(const Handle& row, std::int32_t tokens);
-  /// Releases everything the row holds and frees the row.
+  /// Releases everything the row holds and frees the row, or on an error nothing.
   Status close(const Handle& row);
 
   bool is_open(const Handle& row) const;
   /// The row with this index, as engines name rows in tensors. Errors: failed_precondition.
   Result<Handle> find(std::int32_t index) const;
+  /// What decode positions have on top of the count of tokens, for prompts with pictures (see
+  /// mrope_positions.h); 0 from open on. Errors: failed_precondition.
+  Status set_position_delta(const Handle& row, std::int64_t delta);
+  /// Of an open row.
+  std::int64_t position_delta(const Handle& row) const { return at(row).position_delta; }
   /// Of an open row.
   std::int64_t computed(const Handle& row) const { return at(row).computed; }
   /// State slot of an open row; kPadIndex in a table without slots.
@@ -46,8 +52,8 @@ class HYBRIDATTN_API RequestTable {
   /// Page ids of the row, then pad up to the row's limit.
   std::vector<std::int32_t> page_ids(const Handle& row) const;
   std::int32_t max_pages_per_row() const noexcept { return max_pages_; }
-  /// The row as a batch sees it: `new_tokens` more than are computed. Errors: failed_precondition
-  /// for a row that has no room for them.
+  /// The row as a batch sees it: `new_tokens` more than are computed. Errors: invalid_argument;
+  /// failed_precondition for a row that has no room for them.
   Result<BatchRow> batch_row(const Handle& row, RowKind kind, std::int32_t new_tokens) const;
   std::int32_t num_open() const noexcept;
   /// Every held handle is live and held once. Errors: internal.
@@ -60,10 +66,13 @@ class HYBRIDATTN_API RequestTable {
     std::vector<Handle> pages;
     std::vector<std::int32_t> page_ids;  // of `pages`
     std::int64_t computed = 0;
+    std::int64_t position_delta = 0;
   };
   const Row& at(const Handle& row) const { return rows_[static_cast<std::size_t>(row.index)]; }
   Row& at(const Handle& row) { return rows_[static_cast<std::size_t>(row.index)]; }
   Status check_open(const char* verb, const Handle& row) const;
+  /// Pages that a row with `held` of them lacks for `tokens` tokens.
+  Result<std::int32_t> pages_lacking(const char* verb, std::int64_t tokens, std::size_t held) const;
 
   HandleAllocator ids_;
   HandleAllocator& pages_;

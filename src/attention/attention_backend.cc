@@ -13,7 +13,8 @@ void view_rows(const ForwardBatch& batch, std::vector<RowView>& rows) {
   rows.clear();
   for (std::int32_t r = 0; r < batch.num_rows(); ++r) {
     const BatchRow& row = batch.rows()[static_cast<std::size_t>(r)];
-    rows.push_back({row.kind, row.slot, row.pages, row.computed, row.new_tokens,
+    if (backend::is_empty_pad(row.kind, row.new_tokens)) continue;
+    rows.push_back({r, row.kind, row.slot, row.pages, row.computed, row.new_tokens,
                     batch.token_start(r), row.parents});
   }
 }
@@ -38,21 +39,38 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan(const ForwardBatch& batch) 
   HYBRIDATTN_TRY(reserve(batch.num_tokens()));
   HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, make_plan(batch.shape(), /*recordable=*/false));
   write_rows(*made, rows_);
-  remember(*made, rows_, batch.id(), batch.mode());
+  made->reserve_drafts();
+  remember(*made, rows_, batch.num_rows(), batch.id(), batch.mode());
   return made;
 }
 
-/// What the plan itself knows of its step. Allocates nothing for a plan of plan_graph.
-void AttentionBackend::remember(Plan& plan, std::span<const RowView> rows, std::uint64_t batch_id,
-                                ForwardMode mode) {
+/// Room for what a plan of this shape can ever remember or commit.
+void Plan::reserve_drafts() {
+  const auto rows = static_cast<std::size_t>(shape_.verify_rows);
+  const std::size_t tokens = rows > 0 ? static_cast<std::size_t>(shape_.tokens) : 0;
+  verify_rows_.reserve(rows);
+  accepted_.reserve(rows);
+  draft_parents_.reserve(tokens);
+  accepted_paths_.reserve(tokens);
+}
+
+/// What the plan itself knows of its step. Allocates nothing.
+void AttentionBackend::remember(Plan& plan, std::span<const RowView> rows, std::int32_t num_rows,
+                                std::uint64_t batch_id, ForwardMode mode) {
   plan.batch_id_ = batch_id;
   plan.mode_ = mode;
   plan.committed_ = false;
-  plan.num_rows_ = static_cast<std::int32_t>(rows.size());
+  plan.num_rows_ = num_rows;
   plan.verify_rows_.clear();
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i].kind != RowKind::kVerify) continue;
-    plan.verify_rows_.push_back({static_cast<std::int32_t>(i), rows[i].new_tokens});
+  plan.draft_parents_.clear();
+  for (const RowView& row : rows) {
+    if (row.kind != RowKind::kVerify) continue;
+    plan.verify_rows_.push_back(
+        {row.index, row.new_tokens, row.first_token, plan.draft_parents_.size()});
+    for (std::int32_t i = 0; i < row.new_tokens; ++i) {
+      plan.draft_parents_.push_back(row.parents.empty() ? i - 1
+                                                        : row.parents[static_cast<std::size_t>(i)]);
+    }
   }
 }
 
@@ -73,7 +91,7 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan_graph(const GraphShape& sha
   HYBRIDATTN_TRY(check_rows({}));  // makes what the check keeps: replan allocates nothing
   rows_.reserve(static_cast<std::size_t>(backend::total_rows(shape)));
   HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, make_plan(shape, /*recordable=*/true));
-  made->verify_rows_.reserve(static_cast<std::size_t>(shape.verify_rows));
+  made->reserve_drafts();
   write_rows(*made, {});
   return made;
 }
@@ -85,21 +103,27 @@ Status AttentionBackend::check_fits(const Plan& plan, const GraphShape& has) con
                excess->what, ", the plan was made for at most ", excess->room);
 }
 
-Status AttentionBackend::rewrite(Plan& plan, std::span<const RowView> rows, std::uint64_t batch_id,
-                                 ForwardMode mode) {
+Status AttentionBackend::rewrite(Plan& plan, std::span<const RowView> rows, std::int32_t num_rows,
+                                 std::uint64_t batch_id, ForwardMode mode) {
   if (!plan.recordable()) {
     return error(StatusCode::kFailedPrecondition, name(),
                  "::replan: the plan is that of a single step, must be one of plan_graph");
   }
+  if (!plan.verify_rows_.empty() && !plan.committed_) {
+    return error(StatusCode::kFailedPrecondition, name(), "::replan: ", plan.verify_rows_.size(),
+                 " verify rows of batch ", plan.batch_id_,
+                 " are not committed; commit them first, with -1 where nothing is accepted");
+  }
   HYBRIDATTN_TRY(check_rows(rows));
   write_rows(plan, rows);
-  remember(plan, rows, batch_id, mode);
+  remember(plan, rows, num_rows, batch_id, mode);
   return {};
 }
 
-Status AttentionBackend::move_accepted(const Plan&, std::span<const std::int32_t>) { return {}; }
+Status AttentionBackend::move_accepted(Plan&, std::span<const AcceptedRow>) { return {}; }
 
-Status AttentionBackend::commit(Plan& plan, std::span<const std::int32_t> last_accepted) {
+Status AttentionBackend::check_commit(const Plan& plan,
+                                      std::span<const std::int32_t> last_accepted) const {
   if (plan.committed_) {
     return error(StatusCode::kFailedPrecondition, name(), "::commit: batch ", plan.batch_id_,
                  " was committed already");
@@ -108,7 +132,6 @@ Status AttentionBackend::commit(Plan& plan, std::span<const std::int32_t> last_a
     return invalid_argument(name(), "::commit: last_accepted has ", last_accepted.size(),
                             " entries, must have one for each of ", plan.num_rows_, " rows");
   }
-  accepted_.clear();
   for (const Plan::VerifyRow& verify : plan.verify_rows_) {
     const std::int32_t last = last_accepted[static_cast<std::size_t>(verify.row)];
     if (last < -1 || last >= verify.tokens) {
@@ -116,17 +139,60 @@ Status AttentionBackend::commit(Plan& plan, std::span<const std::int32_t> last_a
                    ": last_accepted is ", last, ", must be -1 (none) or one of its ", verify.tokens,
                    " tokens");
     }
-    accepted_.push_back(last);
   }
-  HYBRIDATTN_TRY(move_accepted(plan, accepted_));
+  return {};
+}
+
+/// The accepted path of each verify row, from its first token on.
+void AttentionBackend::find_paths(Plan& plan, std::span<const std::int32_t> last_accepted) {
+  std::vector<std::int32_t>& paths = plan.accepted_paths_;
+  plan.accepted_.clear();
+  paths.clear();
+  for (const Plan::VerifyRow& verify : plan.verify_rows_) {
+    const std::size_t begin = paths.size();
+    const std::int32_t last = last_accepted[static_cast<std::size_t>(verify.row)];
+    for (std::int32_t t = last; t >= 0;
+         t = plan.draft_parents_[verify.parents + static_cast<std::size_t>(t)]) {
+      paths.push_back(t);
+    }
+    std::reverse(paths.begin() + static_cast<std::ptrdiff_t>(begin), paths.end());
+    plan.accepted_.push_back({verify.first_token, {paths.data() + begin, paths.size() - begin}});
+  }
+}
+
+Status AttentionBackend::commit(Plan& plan, std::span<const std::int32_t> last_accepted) {
+  HYBRIDATTN_TRY(check_commit(plan, last_accepted));
+  find_paths(plan, last_accepted);
+  HYBRIDATTN_TRY(move_accepted(plan, plan.accepted_));
   plan.committed_ = true;
+  return {};
+}
+
+Status AttentionBackend::commit(Plan& plan, RequestTable& table, std::span<const Handle> rows,
+                                std::span<const std::int32_t> last_accepted) {
+  HYBRIDATTN_TRY(check_commit(plan, last_accepted));
+  if (rows.size() != last_accepted.size()) {
+    return invalid_argument(name(), "::commit: rows has ", rows.size(),
+                            " entries, must have one for each of ", last_accepted.size(),
+                            " rows of the batch");
+  }
+  last_.assign(last_accepted.begin(), last_accepted.end());
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (!table.is_open(rows[i])) last_[i] = -1;
+  }
+  HYBRIDATTN_TRY(commit(plan, last_));
+  for (std::size_t i = 0; i < plan.accepted_.size(); ++i) {
+    const auto tokens = static_cast<std::int32_t>(plan.accepted_[i].path.size());
+    const Handle& row = rows[static_cast<std::size_t>(plan.verify_rows_[i].row)];
+    if (tokens > 0) HYBRIDATTN_TRY(table.advance(row, tokens));
+  }
   return {};
 }
 
 Status AttentionBackend::replan(Plan& plan, const ForwardBatch& batch) {
   HYBRIDATTN_TRY(check_fits(plan, batch.shape()));
   view_rows(batch, rows_);
-  return rewrite(plan, rows_, batch.id(), batch.mode());
+  return rewrite(plan, rows_, batch.num_rows(), batch.id(), batch.mode());
 }
 
 Status AttentionBackend::init_forward_metadata(const ForwardBatch& batch) {

@@ -10,6 +10,7 @@
 #include "src/core/arg_check.h"
 #include "src/core/context_impl.h"
 #include "src/core/recorder.h"
+#include "src/ops/gdn_check.h"
 #include "src/ops/gdn_prefill_params.h"
 
 namespace hybridattn {
@@ -23,6 +24,7 @@ struct GdnPlan final : Plan {
     const auto rows = first_verify + static_cast<std::size_t>(shape.verify_rows);
     for (auto* array : {&start, &length, &slot, &computed}) array->resize(rows);
     kept.resize(static_cast<std::size_t>(shape.verify_rows));
+    kept_last.resize(static_cast<std::size_t>(shape.verify_rows));
     pad.resize(static_cast<std::size_t>(shape.tokens));
     parents.resize(static_cast<std::size_t>(shape.tokens), kChain);
   }
@@ -65,9 +67,10 @@ struct GdnPlan final : Plan {
   std::vector<std::int32_t> start, length, slot, computed;
   std::size_t num_steps = 0;
   std::size_t first_verify = 0;
-  std::vector<std::uint8_t> pad;      // [tokens]
-  std::vector<std::int32_t> kept;     // [verify rows] first slot of each in the kept states
-  std::vector<std::int32_t> parents;  // [tokens] of trees, kChain elsewhere
+  std::vector<std::uint8_t> pad;        // [tokens]
+  std::vector<std::int32_t> kept;       // [verify rows] first slot of each in the kept states
+  std::vector<std::int32_t> kept_last;  // [verify rows] kept slot of what a commit accepts
+  std::vector<std::int32_t> parents;    // [tokens] of trees, kChain elsewhere
 };
 
 Status check_layers(const GdnStateView& states) {
@@ -114,13 +117,19 @@ Status check_row(const RowView& row, std::int32_t index, std::int64_t slots) {
 /// The intermediate tensors of one layer, float32, in the context's workspace.
 struct Workspace {
   TensorView conv_out;   // [T, C]
-  TensorView log_decay;  // [T, HV]
+  TensorView log_decay;  // [T, HV] or [T, HV, K]
   TensorView beta;       // [T, HV]
   TensorView core_out;   // [T, HV, V]
 };
 
+/// Log decays of one token.
+std::int64_t decays(const RadixLinearAttention& layer) {
+  return layer.num_v_heads * std::int64_t{layer.channel_decay ? layer.head_k_dim : 1};
+}
+
 std::int64_t workspace_floats(const RadixLinearAttention& layer, std::int64_t tokens) {
-  return tokens * (layer.conv_channels() + 2 * layer.num_v_heads + layer.value_channels());
+  return tokens *
+         (layer.conv_channels() + decays(layer) + layer.num_v_heads + layer.value_channels());
 }
 
 Workspace cut_workspace(std::byte* block, const RadixLinearAttention& layer, std::int64_t tokens) {
@@ -134,7 +143,10 @@ Workspace cut_workspace(std::byte* block, const RadixLinearAttention& layer, std
   const std::int64_t heads = layer.num_v_heads;
   w.conv_out = TensorView(take(tokens * layer.conv_channels()), DType::kF32,
                           {tokens, layer.conv_channels()});
-  w.log_decay = TensorView(take(tokens * heads), DType::kF32, {tokens, heads});
+  float* log_decay = take(tokens * decays(layer));
+  w.log_decay = layer.channel_decay
+                    ? TensorView(log_decay, DType::kF32, {tokens, heads, layer.head_k_dim})
+                    : TensorView(log_decay, DType::kF32, {tokens, heads});
   w.beta = TensorView(take(tokens * heads), DType::kF32, {tokens, heads});
   w.core_out = TensorView(take(tokens * layer.value_channels()), DType::kF32,
                           {tokens, heads, layer.head_v_dim});
@@ -157,7 +169,14 @@ Status check_args(const Plan& plan, const RadixLinearAttention& layer, const Gdn
   // All before the first op: once the convolution has run, its state has advanced.
   core::ArgCheck check("GDNAttnBackend");
   check.input("mixed_qkv", args.mixed_qkv, {"T", "C"});
-  check.input("a", args.a, {"T", "HV"}).input("b", args.b, {"T", "HV"});
+  if (layer.channel_decay) {
+    check.input("a", args.a, {"T", "HV", "K"});
+    check.require(check["K"] == layer.head_k_dim, "layer ", layer.layer_id,
+                  ": a has K = ", check["K"], ", must be ", layer.head_k_dim);
+  } else {
+    check.input("a", args.a, {"T", "HV"});
+  }
+  check.input("b", args.b, {"T", "HV"});
   check.output("out", args.out, {"T", "HV", "V"});
   check.optional_input("z", args.z, {"T", "HV", "V"});
   check.optional_input("norm_weight", args.norm_weight, {"V"});
@@ -220,8 +239,58 @@ Result<std::unique_ptr<GDNAttnBackend>> GDNAttnBackend::create(Context& context,
                                                                GdnStateView kept) {
   HYBRIDATTN_TRY(check_layers(states));
   HYBRIDATTN_TRY(check_kept(states, kept));
+  for (const TensorView& state : states.recurrent) {
+    if (context.chunk_invariant() && state.dtype != DType::kF32) {
+      return error(StatusCode::kUnsupported, "GDNAttnBackend: the states are ",
+                   dtype_name(state.dtype), " at rest, must be f32 for chunk_invariant");
+    }
+  }
   return std::unique_ptr<GDNAttnBackend>(
       new GDNAttnBackend(context, std::move(states), std::move(kept)));
+}
+
+Status GDNAttnBackend::check_layer(const RadixLinearAttention& layer) const {
+  if (layer.gdn_index < 0 || static_cast<std::size_t>(layer.gdn_index) >= states_.conv.size()) {
+    return error(StatusCode::kOutOfRange, name(), ": layer ", layer.layer_id, " has gdn_index ",
+                 layer.gdn_index, ", must be in [0, ", states_.conv.size(), ")");
+  }
+  const TensorView& recurrent = states_.recurrent[static_cast<std::size_t>(layer.gdn_index)];
+  const TensorView& conv = states_.conv[static_cast<std::size_t>(layer.gdn_index)];
+  if (layer.num_v_heads != recurrent.dim(1) || layer.head_v_dim != recurrent.dim(2) ||
+      layer.head_k_dim != recurrent.dim(3) || layer.conv_channels() != conv.dim(1)) {
+    return invalid_argument(name(), ": layer ", layer.layer_id, " has num_v_heads ",
+                            layer.num_v_heads, ", head_v_dim ", layer.head_v_dim, ", head_k_dim ",
+                            layer.head_k_dim, ", ", layer.conv_channels(),
+                            " conv channels, its states have ", recurrent.dim(1), ", ",
+                            recurrent.dim(2), ", ", recurrent.dim(3), ", ", conv.dim(1));
+  }
+  core::ArgCheck check("layer");
+  ops::check_gdn_heads(check, layer.num_k_heads, layer.num_v_heads, layer.head_k_dim,
+                       layer.head_v_dim);
+  check.input("conv_weight", layer.conv_weight, {"C", "W"}).input("a_log", layer.a_log, {"HV"});
+  if (layer.channel_decay) {
+    check.input("dt_bias", layer.dt_bias, {"HV", "K"});
+  } else {
+    check.input("dt_bias", layer.dt_bias, {"HV"});
+  }
+  check.require(check["HV"] == layer.num_v_heads, "a_log has HV = ", check["HV"], ", must be ",
+                layer.num_v_heads);
+  check.require(check["C"] == conv.dim(1) && check["W"] == conv.dim(2) + 1,
+                "conv_weight has [C, W] = [", check["C"], ", ", check["W"], "], must be [",
+                conv.dim(1), ", ", conv.dim(2) + 1, "]");
+  if (check.ok()) return {};
+  return error(check.status().code(), name(), ": layer ", layer.layer_id, ": ",
+               check.status().message());
+}
+
+Status GDNAttnBackend::set_layers(std::span<const RadixLinearAttention> layers) {
+  bool channel_decay = false;
+  for (const RadixLinearAttention& layer : layers) {
+    HYBRIDATTN_TRY(check_layer(layer));
+    channel_decay = channel_decay || layer.channel_decay;
+  }
+  channel_decay_ = channel_decay;
+  return {};
 }
 
 Result<std::shared_ptr<Plan>> GDNAttnBackend::make_plan(const GraphShape& shape, bool recordable) {
@@ -233,7 +302,7 @@ Status GDNAttnBackend::check_rows(std::span<const RowView> rows) {
   uses_->begin(slots);
   std::int64_t drafted = 0;
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    const auto r = static_cast<std::int32_t>(i);
+    const std::int32_t r = rows[i].index;
     HYBRIDATTN_TRY(check_row(rows[i], r, slots));
     if (rows[i].kind == RowKind::kPad) continue;
     if (const backend::StepUses::Use* first = uses_->add(rows[i].slot, r, true)) {
@@ -241,6 +310,11 @@ Status GDNAttnBackend::check_rows(std::span<const RowView> rows) {
                               rows[i].slot, ", must differ");
     }
     if (rows[i].kind == RowKind::kVerify) drafted += rows[i].new_tokens;
+    if (context_.chunk_invariant() && rows[i].kind == RowKind::kPrefill && rows[i].new_tokens > 0 &&
+        rows[i].computed % kGdnChunk != 0) {
+      return invalid_argument(name(), ": row ", r, " (prefill) starts at ", rows[i].computed,
+                              ", must be at a multiple of ", kGdnChunk, " for chunk_invariant");
+    }
   }
   const std::int64_t room = kept_.conv.empty() ? 0 : kept_.conv[0].dim(0);
   if (drafted > room) {
@@ -250,22 +324,22 @@ Status GDNAttnBackend::check_rows(std::span<const RowView> rows) {
   return {};
 }
 
-Status GDNAttnBackend::move_accepted(const Plan& base, std::span<const std::int32_t> accepted) {
-  const auto* plan = dynamic_cast<const GdnPlan*>(&base);
+Status GDNAttnBackend::move_accepted(Plan& base, std::span<const AcceptedRow> accepted) {
+  auto* plan = dynamic_cast<GdnPlan*>(&base);
   if (plan == nullptr) {
     return error(StatusCode::kFailedPrecondition, name(), ": the plan is another backend's");
   }
   const RaggedRows rows = plan->verifies();
-  std::vector<std::int32_t> source;
+  const auto count = static_cast<std::int32_t>(accepted.size());
   for (std::size_t r = 0; r < accepted.size(); ++r) {
-    source.push_back(accepted[r] < 0 ? kPadIndex : plan->kept[r] + accepted[r]);
+    const auto& path = accepted[r].path;
+    plan->kept_last[r] = path.empty() ? kPadIndex : plan->kept[r] + path.back();
   }
-  const auto count = static_cast<std::int32_t>(source.size());
   for (std::size_t i = 0; i < states_.conv.size() && count > 0; ++i) {
+    HYBRIDATTN_TRY(copy_slots(context_, {states_.recurrent[i], plan->kept_last.data(), rows.slot,
+                                         count, kept_.recurrent[i]}));
     HYBRIDATTN_TRY(copy_slots(
-        context_, {states_.recurrent[i], source.data(), rows.slot, count, kept_.recurrent[i]}));
-    HYBRIDATTN_TRY(
-        copy_slots(context_, {states_.conv[i], source.data(), rows.slot, count, kept_.conv[i]}));
+        context_, {states_.conv[i], plan->kept_last.data(), rows.slot, count, kept_.conv[i]}));
   }
   return {};
 }
@@ -278,7 +352,6 @@ void GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   std::int32_t kept = 0;
   std::int32_t tokens = 0;
   for (const RowView& row : rows) {
-    if (backend::is_empty_pad(row.kind, row.new_tokens)) continue;
     tokens += row.new_tokens;
     if (row.kind == RowKind::kVerify) {
       plan.kept[verify - plan.first_verify] = kept;
@@ -289,7 +362,7 @@ void GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
     plan.write(backend::takes_a_step(row.kind, row.new_tokens) ? step++ : prefill++, row);
   }
   // Tokens that no row names are padding: one for each step that is left, the rest as one row.
-  RowView rest{RowKind::kPad, kPadIndex, {}, 0, 0, tokens};
+  RowView rest{0, RowKind::kPad, kPadIndex, {}, 0, 0, tokens};
   for (; step < plan.num_steps; ++step) {
     rest.new_tokens = rest.first_token < plan.num_tokens() ? 1 : 0;
     plan.write(step, rest);
@@ -308,11 +381,12 @@ void GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
 Status GDNAttnBackend::reserve(std::int32_t max_tokens) {
   if (max_tokens < 0) return invalid_argument(name(), "::reserve: max_tokens is ", max_tokens);
   const TensorView& recurrent = states_.recurrent[0];
+  const std::int64_t decays = recurrent.dim(1) * (channel_decay_ ? recurrent.dim(3) : 1);
   const std::int64_t per_token =
-      states_.conv[0].dim(1) + 2 * recurrent.dim(1) + recurrent.dim(1) * recurrent.dim(2);
+      states_.conv[0].dim(1) + decays + recurrent.dim(1) + recurrent.dim(1) * recurrent.dim(2);
   return context_.reserve_workspace(
       static_cast<std::size_t>(max_tokens * per_token) * sizeof(float),
-      ops::gdn_prefill_scratch(recurrent.dim(3), recurrent.dim(2)));
+      ops::gdn_prefill_scratch(recurrent.dim(3), recurrent.dim(2), channel_decay_));
 }
 
 Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& layer,
@@ -321,10 +395,7 @@ Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& lay
   if (plan == nullptr) {
     return error(StatusCode::kFailedPrecondition, name(), ": the plan is another backend's");
   }
-  if (layer.gdn_index < 0 || static_cast<std::size_t>(layer.gdn_index) >= states_.conv.size()) {
-    return error(StatusCode::kOutOfRange, name(), ": layer ", layer.layer_id, " has gdn_index ",
-                 layer.gdn_index, ", must be in [0, ", states_.conv.size(), ")");
-  }
+  HYBRIDATTN_TRY(check_layer(layer));
   if (plan->num_tokens() == 0) return {};
   HYBRIDATTN_TRY(check_args(*plan, layer, args));
   HYBRIDATTN_TRY(core::hold_if_recording(context_, name(), *plan));

@@ -69,6 +69,7 @@ Result<const Graph*> GraphRunner::run(const ForwardBatch& batch) {
                  " rows of ", batch.num_tokens(), " tokens and ", batch.shape().pages, " pages");
   }
   HYBRIDATTN_TRY(backend_.replan(*size->plan, batch));
+  last_plan_ = size->plan.get();
   HYBRIDATTN_TRY(size->graph->replay());
   return static_cast<const Graph*>(size->graph.get());
 }

@@ -46,7 +46,7 @@ Status AttentionBackend::table_rows(std::span<const std::int32_t> req_pool_indic
     const std::int32_t index = req_pool_indices[i];
     const auto token = static_cast<std::int32_t>(i);
     if (index == kPadIndex || seq_lens[i] == 0) {
-      rows_.push_back({RowKind::kPad, kPadIndex, {}, 0, 1, token});
+      rows_.push_back({token, RowKind::kPad, kPadIndex, {}, 0, 1, token});
       continue;
     }
     const Result<Handle> row = table_->find(index);
@@ -59,7 +59,7 @@ Status AttentionBackend::table_rows(std::span<const std::int32_t> req_pool_indic
                    ", must be ", table_->computed(*row) + 1, ": row ", index, " holds ",
                    table_->computed(*row), " tokens and one is new");
     }
-    rows_.push_back({RowKind::kDecode, table_->slot_id(*row), table_->pages_of(*row),
+    rows_.push_back({token, RowKind::kDecode, table_->slot_id(*row), table_->pages_of(*row),
                      table_->computed(*row), 1, token});
   }
   return {};
@@ -87,7 +87,7 @@ Status AttentionBackend::init_forward_metadata_capture_cuda_graph(
                       plan_graph(backend::decode_shape(bs, table_->max_pages_per_row())));
     found = graph_plans_.emplace(bs, std::move(made)).first;
   }
-  HYBRIDATTN_TRY(rewrite(*found->second, rows_, 0, forward_mode));
+  HYBRIDATTN_TRY(rewrite(*found->second, rows_, bs, 0, forward_mode));
   current_ = found->second;
   return {};
 }
@@ -118,7 +118,7 @@ Status AttentionBackend::init_forward_metadata_replay_cuda_graph(
                             sum, ", the sum of seq_lens");
   }
   HYBRIDATTN_TRY(table_rows(req_pool_indices, seq_lens));
-  HYBRIDATTN_TRY(rewrite(*found->second, rows_, 0, forward_mode));
+  HYBRIDATTN_TRY(rewrite(*found->second, rows_, bs, 0, forward_mode));
   current_ = found->second;
   return {};
 }

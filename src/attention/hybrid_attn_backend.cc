@@ -62,7 +62,7 @@ void HybridAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   plan.set_written();
 }
 
-Status HybridAttnBackend::move_accepted(const Plan& base, std::span<const std::int32_t> accepted) {
+Status HybridAttnBackend::move_accepted(Plan& base, std::span<const AcceptedRow> accepted) {
   HYBRIDATTN_ASSIGN(const HybridPlan* plan, own_plan(base));
   HYBRIDATTN_TRY(full_->move_accepted(*plan->full, accepted));
   return gdn_->move_accepted(*plan->gdn, accepted);

@@ -25,7 +25,9 @@ struct PagedPlan final : Plan {
     token_slots.resize(static_cast<std::size_t>(shape.tokens));
     pad.resize(static_cast<std::size_t>(shape.tokens));
     parents.resize(static_cast<std::size_t>(shape.tokens), kChain);
-    drafts.reserve(static_cast<std::size_t>(shape.verify_rows));
+    for (auto* array : {&move_source, &move_destination}) {
+      array->resize(static_cast<std::size_t>(shape.verify_rows > 0 ? shape.tokens : 0));
+    }
   }
 
   AttentionRows rows() const {
@@ -45,13 +47,8 @@ struct PagedPlan final : Plan {
   std::vector<std::int64_t> kv_start;
   std::vector<std::int64_t> token_slots;
   std::vector<std::uint8_t> pad;
-  std::vector<std::int32_t> parents;  // [tokens] of trees, kChain elsewhere
-  /// The verify rows in their order.
-  struct Draft {
-    std::int32_t first_token;
-    bool chain;
-  };
-  std::vector<Draft> drafts;
+  std::vector<std::int32_t> parents;                        // [tokens] of trees, kChain elsewhere
+  std::vector<std::int64_t> move_source, move_destination;  // places, for a commit
 };
 
 struct CacheShape {
@@ -129,6 +126,17 @@ void write_row(const RowView& row, std::size_t at, const CacheShape& cache, std:
     const std::int64_t page = row.pages[static_cast<std::size_t>(position / cache.page_size)];
     plan.token_slots[token] = page * cache.page_size + position % cache.page_size;
   }
+}
+
+AttentionOptions options_of(const RadixAttention& layer) {
+  const bool causal = layer.attn_type == AttentionType::kDecoder;
+  return {layer.scaling,        causal,        layer.logit_cap,
+          layer.sliding_window, layer.k_scale, layer.v_scale};
+}
+
+Status verify_of_bidirectional(std::int32_t layer_id) {
+  return error(StatusCode::kUnsupported, "PagedAttnBackend: layer ", layer_id,
+               " is decoder_bidirectional, which has no verify rows: a draft would see the next");
 }
 
 /// One layer's call with q and k as they enter the attention: normalised and rotated.
@@ -223,12 +231,54 @@ Result<std::unique_ptr<PagedAttnBackend>> PagedAttnBackend::create(Context& cont
   return std::unique_ptr<PagedAttnBackend>(new PagedAttnBackend(context, std::move(cache)));
 }
 
-void PagedAttnBackend::set_widest_layer(std::int32_t num_heads, std::int32_t num_kv_heads,
-                                        std::int32_t head_dim, std::int32_t v_head_dim) {
-  widest_.num_heads = num_heads;
-  widest_.num_kv_heads = num_kv_heads;
-  widest_.head_dim = head_dim;
-  widest_.v_head_dim = v_head_dim;
+Status PagedAttnBackend::check_layer(const RadixAttention& layer) const {
+  const auto wrong = [&](StatusCode code, const auto&... parts) {
+    return error(code, name(), ": layer ", layer.layer_id, " ", parts...);
+  };
+  if (layer.attn_type == AttentionType::kEncoderOnly || layer.is_cross_attention) {
+    return wrong(StatusCode::kUnsupported, "is ",
+                 layer.is_cross_attention ? "cross" : attention_type_name(layer.attn_type),
+                 " attention, which a paged cache of the batch's own tokens cannot serve; the op "
+                 "`attention` "
+                 "takes dense keys and values");
+  }
+  if (layer.kv_index < 0 || static_cast<std::size_t>(layer.kv_index) >= cache_.k.size()) {
+    return wrong(StatusCode::kOutOfRange, "has kv_index ", layer.kv_index, ", must be in [0, ",
+                 cache_.k.size(), ")");
+  }
+  const TensorView& k = cache_.k[static_cast<std::size_t>(layer.kv_index)];
+  const TensorView& v = cache_.v[static_cast<std::size_t>(layer.kv_index)];
+  if (layer.num_kv_heads != k.dim(2) || layer.head_dim != k.dim(3) ||
+      layer.v_head_dim != v.dim(3)) {
+    return wrong(StatusCode::kInvalidArgument, "has num_kv_heads ", layer.num_kv_heads,
+                 ", head_dim ", layer.head_dim, ", v_head_dim ", layer.v_head_dim,
+                 ", its cache has ", k.dim(2), ", ", k.dim(3), ", ", v.dim(3));
+  }
+  if (layer.attn_type == AttentionType::kDecoderBidirectional && layer.sliding_window != -1) {
+    return wrong(StatusCode::kUnsupported, "is decoder_bidirectional with sliding_window ",
+                 layer.sliding_window, ", must be -1 (off)");
+  }
+  return {};
+}
+
+Status PagedAttnBackend::set_layers(std::span<const RadixAttention> layers) {
+  std::size_t token_bytes = 0;
+  std::size_t worker_bytes = 0;
+  std::int32_t bidirectional = -1;
+  for (const RadixAttention& layer : layers) {
+    HYBRIDATTN_TRY(check_layer(layer));
+    HYBRIDATTN_TRY(ops::check_attention_layer(layer.num_heads, layer.num_kv_heads, layer.head_dim,
+                                              layer.v_head_dim, options_of(layer)));
+    token_bytes = std::max(token_bytes, prepared_bytes(1, layer));
+    worker_bytes =
+        std::max(worker_bytes, ops::attention_scratch(layer.num_heads / layer.num_kv_heads,
+                                                      layer.head_dim, layer.v_head_dim));
+    if (layer.attn_type == AttentionType::kDecoderBidirectional) bidirectional = layer.layer_id;
+  }
+  token_bytes_ = token_bytes;
+  worker_bytes_ = worker_bytes;
+  bidirectional_ = bidirectional;
+  return {};
 }
 
 Result<std::shared_ptr<Plan>> PagedAttnBackend::make_plan(const GraphShape& shape,
@@ -240,8 +290,10 @@ Status PagedAttnBackend::check_rows(std::span<const RowView> rows) {
   const CacheShape cache{cache_.k[0].dim(0), cache_.k[0].dim(1)};
   uses_->begin(cache.num_pages);
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    const auto r = static_cast<std::int32_t>(i);
-    HYBRIDATTN_TRY(check_row_pages(rows[i], r, cache, *uses_));
+    HYBRIDATTN_TRY(check_row_pages(rows[i], rows[i].index, cache, *uses_));
+    if (rows[i].kind == RowKind::kVerify && bidirectional_ >= 0) {
+      return verify_of_bidirectional(bidirectional_);
+    }
   }
   return {};
 }
@@ -252,16 +304,11 @@ void PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   std::int64_t pages = 0;
   std::int32_t tokens = 0;
   std::size_t at = 0;
-  plan.drafts.clear();
   for (const RowView& row : rows) {
-    if (backend::is_empty_pad(row.kind, row.new_tokens)) continue;
     write_row(row, at++, cache, pages, plan);
-    if (row.kind == RowKind::kVerify) {
-      plan.drafts.push_back({row.first_token, row.parents.empty()});
-    }
     tokens += row.new_tokens;
   }
-  RowView rest{RowKind::kPad, kPadIndex, {}, 0, plan.num_tokens() - tokens, tokens};
+  RowView rest{0, RowKind::kPad, kPadIndex, {}, 0, plan.num_tokens() - tokens, tokens};
   for (; at < plan.q_start.size(); ++at) {
     write_row(rest, at, cache, pages, plan);
     rest.first_token += rest.new_tokens;
@@ -271,43 +318,33 @@ void PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   plan.set_written();
 }
 
-/// The accepted path of a tree moves to the front of the row's new places, where those of a chain
-/// are already.
-Status PagedAttnBackend::move_accepted(const Plan& base, std::span<const std::int32_t> accepted) {
-  const auto* plan = dynamic_cast<const PagedPlan*>(&base);
+/// The accepted path of a tree moves to the front of the row's new places, where that of a chain is
+/// already.
+Status PagedAttnBackend::move_accepted(Plan& base, std::span<const AcceptedRow> accepted) {
+  auto* plan = dynamic_cast<PagedPlan*>(&base);
   if (plan == nullptr) {
     return error(StatusCode::kFailedPrecondition, name(), ": the plan is another backend's");
   }
-  std::vector<std::int64_t> source;
-  std::vector<std::int64_t> destination;
-  for (std::size_t r = 0; r < accepted.size(); ++r) {
-    const PagedPlan::Draft& draft = plan->drafts[r];
-    if (draft.chain) continue;
-    const auto first = static_cast<std::size_t>(draft.first_token);
-    std::vector<std::int32_t> path;
-    for (std::int32_t t = accepted[r]; t >= 0;
-         t = plan->parents[first + static_cast<std::size_t>(t)]) {
-      path.push_back(t);
-    }
-    std::reverse(path.begin(), path.end());
-    for (std::size_t i = 0; i < path.size(); ++i) {
-      source.push_back(plan->token_slots[first + static_cast<std::size_t>(path[i])]);
-      destination.push_back(plan->token_slots[first + i]);
+  std::int64_t moved = 0;
+  for (const AcceptedRow& row : accepted) {
+    const std::int64_t* slots = plan->token_slots.data() + row.first_token;
+    for (std::size_t i = 0; i < row.path.size(); ++i) {
+      if (row.path[i] == static_cast<std::int32_t>(i)) continue;
+      plan->move_source[static_cast<std::size_t>(moved)] = slots[row.path[i]];
+      plan->move_destination[static_cast<std::size_t>(moved++)] = slots[i];
     }
   }
-  for (std::size_t i = 0; i < cache_.k.size() && !source.empty(); ++i) {
-    HYBRIDATTN_TRY(copy_kv(context_, {cache_.k[i], cache_.v[i], source.data(), destination.data(),
-                                      static_cast<std::int64_t>(source.size())}));
+  for (std::size_t i = 0; i < cache_.k.size() && moved > 0; ++i) {
+    HYBRIDATTN_TRY(copy_kv(context_, {cache_.k[i], cache_.v[i], plan->move_source.data(),
+                                      plan->move_destination.data(), moved}));
   }
   return {};
 }
 
 Status PagedAttnBackend::reserve(std::int32_t max_tokens) {
   if (max_tokens < 0) return invalid_argument(name(), "::reserve: max_tokens is ", max_tokens);
-  if (widest_.num_kv_heads < 1) return {};
-  return context_.reserve_workspace(prepared_bytes(max_tokens, widest_),
-                                    ops::attention_scratch(widest_.num_heads / widest_.num_kv_heads,
-                                                           widest_.head_dim, widest_.v_head_dim));
+  return context_.reserve_workspace(token_bytes_ * static_cast<std::size_t>(max_tokens),
+                                    worker_bytes_);
 }
 
 Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& layer,
@@ -316,9 +353,9 @@ Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& l
   if (plan == nullptr) {
     return error(StatusCode::kFailedPrecondition, name(), ": the plan is another backend's");
   }
-  if (layer.kv_index < 0 || static_cast<std::size_t>(layer.kv_index) >= cache_.k.size()) {
-    return error(StatusCode::kOutOfRange, name(), ": layer ", layer.layer_id, " has kv_index ",
-                 layer.kv_index, ", must be in [0, ", cache_.k.size(), ")");
+  HYBRIDATTN_TRY(check_layer(layer));
+  if (plan->shape().verify_rows > 0 && layer.attn_type == AttentionType::kDecoderBidirectional) {
+    return verify_of_bidirectional(layer.layer_id);
   }
   if (plan->num_tokens() == 0) return {};
   HYBRIDATTN_TRY(check_args(*plan, layer, args));
@@ -326,13 +363,13 @@ Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& l
   const auto index = static_cast<std::size_t>(layer.kv_index);
   HYBRIDATTN_ASSIGN(const Prepared prepared, prepare_qk(context_, layer, args));
   if (!args.k.empty() && args.save_kv_cache) {
-    HYBRIDATTN_TRY(store_kv(context_, {prepared.k, args.v, plan->token_slots.data(),
-                                       cache_.k[index], cache_.v[index]}));
+    HYBRIDATTN_TRY(
+        store_kv(context_, {prepared.k, args.v, plan->token_slots.data(), cache_.k[index],
+                            cache_.v[index], layer.k_scale, layer.v_scale}));
   }
-  const AttentionOptions options{layer.scaling, true, layer.logit_cap, layer.sliding_window};
   HYBRIDATTN_TRY(
       hybridattn::attention(context_, {plan->rows(), prepared.q, cache_.k[index], cache_.v[index],
-                                       args.out, layer.sinks, args.lse, options}));
+                                       args.out, layer.sinks, args.lse, options_of(layer)}));
   if (args.gate.empty()) return {};
   return sigmoid_gate(context_, {args.out, args.gate, args.out, plan->pad.data()});
 }

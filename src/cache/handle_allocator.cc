@@ -1,78 +1,117 @@
 #include "hybridattn/handle_allocator.h"
 
 #include <atomic>
-#include <mutex>
-#include <set>
 
 #include "hybridattn/status_macros.h"
+#include "src/cache/handle_state.h"
 
 namespace hybridattn {
 
-struct HandleAllocator::State {
-  struct Entry {
-    std::uint32_t generation = 0;
-    std::int32_t references = 0;
-  };
-
-  bool live(const Handle& handle) const {
-    if (handle.owner != owner || handle.index < 0) return false;
-    const auto index = static_cast<std::size_t>(handle.index);
-    return index < entries.size() && entries[index].generation == handle.generation &&
-           entries[index].references > 0;
-  }
-  Entry& entry(const Handle& handle) { return entries[static_cast<std::size_t>(handle.index)]; }
-
-  Status check_live(const char* verb, const Handle& handle) const {
-    if (live(handle)) return {};
-    if (handle.owner != owner) {
-      return error(StatusCode::kFailedPrecondition, verb, ": ", noun, " ", handle.index,
-                   " belongs to allocator ", handle.owner, ", this is allocator ", owner);
-    }
-    return error(StatusCode::kFailedPrecondition, verb, ": ", noun, " ", handle.index,
-                 " of generation ", handle.generation, " is not live (freed before?)");
-  }
-
-  void drop_reference(const Handle& handle) {
-    if (--entry(handle).references == 0) free.insert(handle.index);
-  }
-
-  std::string noun;
-  std::uint32_t owner = 0;
-  std::vector<Entry> entries;
-  std::set<std::int32_t> free;  // ordered: the lowest ids keep the touched memory together
-  mutable std::mutex mutex;
-};
-
-HandleAllocator::HandleAllocator(std::string noun, std::int32_t capacity)
-    : state_(std::make_unique<State>()) {
+HandleAllocator::State::State(std::string name, std::int32_t count, std::int32_t first)
+    : noun(std::move(name)), first_id(first), entries(static_cast<std::size_t>(count)),
+      free(count) {
   static std::atomic<std::uint32_t> next_owner{1};
-  state_->noun = std::move(noun);
-  state_->owner = next_owner.fetch_add(1);
-  state_->entries.resize(static_cast<std::size_t>(capacity > 0 ? capacity : 0));
-  for (std::int32_t i = 0; i < capacity; ++i) state_->free.insert(state_->free.end(), i);
+  owner = next_owner.fetch_add(1);
+  for (std::int32_t i = 0; i < count; ++i) free.insert(i);
+  pending.reserve(entries.size());
 }
+
+bool HandleAllocator::State::live(const Handle& handle) const {
+  if (handle.owner != owner || handle.index < first_id || handle.index - first_id >= capacity()) {
+    return false;
+  }
+  return entry(handle).generation == handle.generation && entry(handle).references > 0;
+}
+
+Status HandleAllocator::State::check_live(const char* verb, const Handle& handle) const {
+  if (live(handle)) return {};
+  if (handle.owner != owner) {
+    return error(StatusCode::kFailedPrecondition, verb, ": ", noun, " ", handle.index,
+                 " belongs to allocator ", handle.owner, ", this is allocator ", owner);
+  }
+  return error(StatusCode::kFailedPrecondition, verb, ": ", noun, " ", handle.index,
+               " of generation ", handle.generation, " is not live (freed before?)");
+}
+
+Status HandleAllocator::State::check_release(std::span<const Handle> handles) {
+  Status status;
+  std::size_t counted = 0;
+  for (; counted < handles.size() && status.ok(); ++counted) {
+    const Handle& handle = handles[counted];
+    status = check_live("release", handle);
+    if (!status.ok()) break;
+    if (++entry(handle).listed > entry(handle).references) {
+      status = error(StatusCode::kFailedPrecondition, "release: ", noun, " ", handle.index,
+                     " is listed ", entry(handle).listed, " times and has ",
+                     entry(handle).references, " references");
+    }
+  }
+  for (std::size_t i = 0; i < counted; ++i) entry(handles[i]).listed = 0;
+  return status;
+}
+
+Result<std::vector<Handle>> HandleAllocator::State::allocate(std::int32_t count) {
+  if (count < 0) return invalid_argument("allocate: count is ", count, ", must be at least 0");
+  if (fail_in > 0 && --fail_in == 0) {
+    return error(StatusCode::kResourceExhausted, "allocate: ", count, " ", noun,
+                 "s are wanted and fail_allocation asked for a failure");
+  }
+  if (count > free.count()) {
+    return error(StatusCode::kResourceExhausted, "allocate: ", count, " ", noun,
+                 "s are wanted and ", free.count(), " of ", entries.size(), " are free");
+  }
+  std::vector<Handle> handles;
+  handles.reserve(static_cast<std::size_t>(count));
+  for (std::int32_t i = 0; i < count; ++i) {
+    const std::int32_t place = free.take_lowest();
+    Entry& taken = entries[static_cast<std::size_t>(place)];
+    taken.references = 1;
+    handles.push_back(Handle{first_id + place, ++taken.generation, owner});
+  }
+  return handles;
+}
+
+void HandleAllocator::State::release(std::span<const Handle> handles) {
+  for (const Handle& handle : handles) {
+    if (--entry(handle).references > 0) continue;
+    if (grouped) {
+      pending.push_back(handle.index - first_id);
+    } else {
+      free.insert(handle.index - first_id);
+    }
+  }
+}
+
+void HandleAllocator::State::end_group() {
+  for (const std::int32_t place : pending) free.insert(place);
+  pending.clear();
+  grouped = false;
+}
+
+Status HandleAllocator::State::check() const {
+  std::vector<std::int32_t> waiting(entries.size(), 0);
+  for (const std::int32_t place : pending) ++waiting[static_cast<std::size_t>(place)];
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const std::int32_t references = entries[i].references;
+    const int places = (free.contains(static_cast<std::int32_t>(i)) ? 1 : 0) + waiting[i];
+    if (references < 0 || entries[i].listed != 0 || places != (references == 0 ? 1 : 0)) {
+      return error(StatusCode::kInternal, "check: ", noun, " ",
+                   first_id + static_cast<std::int32_t>(i), " has ", references,
+                   " references and stands ", places, " times among the free ones");
+    }
+  }
+  return {};
+}
+
+HandleAllocator::HandleAllocator(std::string noun, std::int32_t capacity, std::int32_t first_id)
+    : state_(std::make_unique<State>(std::move(noun), capacity > 0 ? capacity : 0, first_id)) {}
 HandleAllocator::~HandleAllocator() = default;
 HandleAllocator::HandleAllocator(HandleAllocator&&) noexcept = default;
 HandleAllocator& HandleAllocator::operator=(HandleAllocator&&) noexcept = default;
 
 Result<std::vector<Handle>> HandleAllocator::allocate(std::int32_t count) {
   const std::lock_guard lock(state_->mutex);
-  if (count < 0) return invalid_argument("allocate: count is ", count, ", must be at least 0");
-  if (static_cast<std::size_t>(count) > state_->free.size()) {
-    return error(StatusCode::kResourceExhausted, "allocate: ", count, " ", state_->noun,
-                 "s are wanted and ", state_->free.size(), " of ", state_->entries.size(),
-                 " are free");
-  }
-  std::vector<Handle> handles;
-  handles.reserve(static_cast<std::size_t>(count));
-  for (std::int32_t i = 0; i < count; ++i) {
-    const std::int32_t index = *state_->free.begin();
-    state_->free.erase(state_->free.begin());
-    State::Entry& entry = state_->entries[static_cast<std::size_t>(index)];
-    entry.references = 1;
-    handles.push_back(Handle{index, ++entry.generation, state_->owner});
-  }
-  return handles;
+  return state_->allocate(count);
 }
 
 Status HandleAllocator::retain(const Handle& handle) {
@@ -82,25 +121,51 @@ Status HandleAllocator::retain(const Handle& handle) {
   return {};
 }
 
-Status HandleAllocator::release(const Handle& handle) {
-  return release(std::vector<Handle>{handle});
-}
+Status HandleAllocator::release(const Handle& handle) { return release(std::span(&handle, 1)); }
 
 Status HandleAllocator::release(const std::vector<Handle>& handles) {
+  return release(std::span<const Handle>(handles));
+}
+
+Status HandleAllocator::release(std::span<const Handle> handles) {
   const std::lock_guard lock(state_->mutex);
-  std::multiset<std::int32_t> listed;
-  for (const Handle& handle : handles) {
-    HYBRIDATTN_TRY(state_->check_live("release", handle));
-    listed.insert(handle.index);
-    const auto times = static_cast<std::int32_t>(listed.count(handle.index));
-    if (times > state_->entry(handle).references) {
-      return error(StatusCode::kFailedPrecondition, "release: ", state_->noun, " ", handle.index,
-                   " is listed ", times, " times and has ", state_->entry(handle).references,
-                   " references");
-    }
-  }
-  for (const Handle& handle : handles) state_->drop_reference(handle);
+  HYBRIDATTN_TRY(state_->check_release(handles));
+  state_->release(handles);
   return {};
+}
+
+Status HandleAllocator::free_group_begin() {
+  const std::lock_guard lock(state_->mutex);
+  if (state_->grouped) {
+    return error(StatusCode::kFailedPrecondition, "free_group_begin: a group of ", state_->noun,
+                 "s is open already");
+  }
+  state_->grouped = true;
+  return {};
+}
+
+Status HandleAllocator::free_group_end() {
+  const std::lock_guard lock(state_->mutex);
+  if (!state_->grouped) {
+    return error(StatusCode::kFailedPrecondition, "free_group_end: no group of ", state_->noun,
+                 "s is open");
+  }
+  state_->end_group();
+  return {};
+}
+
+void HandleAllocator::clear() {
+  const std::lock_guard lock(state_->mutex);
+  state_->end_group();
+  for (std::int32_t i = 0; i < state_->capacity(); ++i) {
+    state_->entries[static_cast<std::size_t>(i)].references = 0;
+    state_->free.insert(i);
+  }
+}
+
+void HandleAllocator::fail_allocation(std::int64_t nth) {
+  const std::lock_guard lock(state_->mutex);
+  state_->fail_in = nth;
 }
 
 bool HandleAllocator::live(const Handle& handle) const {
@@ -113,30 +178,16 @@ std::int32_t HandleAllocator::references(const Handle& handle) const {
   return state_->live(handle) ? state_->entry(handle).references : 0;
 }
 
-std::int32_t HandleAllocator::capacity() const noexcept {
-  return static_cast<std::int32_t>(state_->entries.size());
-}
+std::int32_t HandleAllocator::capacity() const noexcept { return state_->capacity(); }
 
 std::int32_t HandleAllocator::num_free() const {
   const std::lock_guard lock(state_->mutex);
-  return static_cast<std::int32_t>(state_->free.size());
+  return state_->free.count();
 }
 
 Status HandleAllocator::check() const {
   const std::lock_guard lock(state_->mutex);
-  for (std::size_t i = 0; i < state_->entries.size(); ++i) {
-    const bool free = state_->free.count(static_cast<std::int32_t>(i)) != 0;
-    const std::int32_t references = state_->entries[i].references;
-    if (references < 0 || free != (references == 0)) {
-      return error(StatusCode::kInternal, "check: ", state_->noun, " ", i, " has ", references,
-                   " references and is ", free ? "" : "not ", "in the free list");
-    }
-  }
-  if (state_->free.size() > state_->entries.size()) {
-    return error(StatusCode::kInternal, "check: ", state_->free.size(), " free ", state_->noun,
-                 "s of ", state_->entries.size());
-  }
-  return {};
+  return state_->check();
 }
 
 }  // namespace hybridattn

@@ -22,8 +22,8 @@ Status check_shape(const PagedKvShape& shape, std::int32_t num_pages) {
   check.require(shape.head_dim >= 1, "head_dim is ", shape.head_dim, ", must be at least 1");
   check.require(shape.v_head_dim >= 1, "v_head_dim is ", shape.v_head_dim, ", must be at least 1");
   check.require(num_pages >= 0, "num_pages is ", num_pages, ", must be at least 0");
-  check.require_supported(is_model_float(shape.dtype), "dtype is ", dtype_name(shape.dtype),
-                          ", must be f32, bf16 or f16");
+  check.require_supported(is_cache_float(shape.dtype), "dtype is ", dtype_name(shape.dtype),
+                          ", must be f32, bf16, f16 or f8_e4m3");
   return check.status();
 }
 

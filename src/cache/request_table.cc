@@ -4,6 +4,7 @@
 #include <set>
 
 #include "hybridattn/status_macros.h"
+#include "hybridattn/transaction.h"
 
 namespace hybridattn {
 
@@ -28,8 +29,24 @@ Status RequestTable::check_open(const char* verb, const Handle& row) const {
                " of generation ", row.generation, " is not open");
 }
 
-Result<Handle> RequestTable::open() {
-  Result<std::vector<Handle>> id = ids_.allocate(1);
+Result<std::int32_t> RequestTable::pages_lacking(const char* verb, std::int64_t tokens,
+                                                 std::size_t held) const {
+  if (tokens < 0) {
+    return invalid_argument("RequestTable::", verb, ": tokens is ", tokens, ", must be at least 0");
+  }
+  const std::int64_t needed = tokens / page_size_ + (tokens % page_size_ != 0 ? 1 : 0);
+  if (needed <= static_cast<std::int64_t>(held)) return 0;
+  if (needed > max_pages_) {
+    return error(StatusCode::kResourceExhausted, "RequestTable::", verb, ": ", needed,
+                 " pages are needed for ", tokens, " tokens, a row has at most ", max_pages_);
+  }
+  return static_cast<std::int32_t>(needed - static_cast<std::int64_t>(held));
+}
+
+Result<Handle> RequestTable::open(std::int64_t tokens) {
+  HYBRIDATTN_ASSIGN(const std::int32_t lacking, pages_lacking("open", tokens, 0));
+  Transaction transaction;
+  Result<std::vector<Handle>> id = transaction.allocate(ids_, 1);
   if (!id.ok()) {
     return error(StatusCode::kResourceExhausted, "RequestTable::open: all ", rows_.size(),
                  " rows are in use");
@@ -37,13 +54,12 @@ Result<Handle> RequestTable::open() {
   Row row;
   row.id = id->front();
   if (slots_ != nullptr) {
-    Result<std::vector<Handle>> slot = slots_->allocate(1);
-    if (!slot.ok()) {
-      HYBRIDATTN_TRY(ids_.release(row.id));
-      return slot.status();
-    }
-    row.slot = slot->front();
+    HYBRIDATTN_ASSIGN(const std::vector<Handle> slot, transaction.allocate(*slots_, 1));
+    row.slot = slot.front();
   }
+  HYBRIDATTN_ASSIGN(row.pages, transaction.allocate(pages_, lacking));
+  for (const Handle& page : row.pages) row.page_ids.push_back(page.index);
+  HYBRIDATTN_TRY(transaction.commit());
   const Handle opened = row.id;
   at(opened) = std::move(row);
   return opened;
@@ -52,19 +68,10 @@ Result<Handle> RequestTable::open() {
 Status RequestTable::reserve(const Handle& row, std::int64_t tokens) {
   HYBRIDATTN_TRY(check_open("reserve", row));
   Row& entry = at(row);
-  if (tokens < 0) {
-    return invalid_argument("RequestTable::reserve: tokens is ", tokens, ", must be at least 0");
-  }
-  const std::int64_t needed = tokens / page_size_ + (tokens % page_size_ != 0 ? 1 : 0);
-  const auto held = static_cast<std::int64_t>(entry.pages.size());
-  if (needed <= held) return {};
-  if (needed > max_pages_) {
-    return error(StatusCode::kResourceExhausted, "RequestTable::reserve: row ", row.index,
-                 " needs ", needed, " pages for ", tokens, " tokens, a row has at most ",
-                 max_pages_);
-  }
-  HYBRIDATTN_ASSIGN(const std::vector<Handle> more,
-                    pages_.allocate(static_cast<std::int32_t>(needed - held)));
+  HYBRIDATTN_ASSIGN(const std::int32_t lacking,
+                    pages_lacking("reserve", tokens, entry.pages.size()));
+  if (lacking == 0) return {};
+  HYBRIDATTN_ASSIGN(const std::vector<Handle> more, pages_.allocate(lacking));
   entry.pages.insert(entry.pages.end(), more.begin(), more.end());
   for (const Handle& page : more) entry.page_ids.push_back(page.index);
   return {};
@@ -82,13 +89,24 @@ Status RequestTable::advance(const Handle& row, std::int32_t tokens) {
   return {};
 }
 
+Status RequestTable::set_position_delta(const Handle& row, std::int64_t delta) {
+  HYBRIDATTN_TRY(check_open("set_position_delta", row));
+  at(row).position_delta = delta;
+  return {};
+}
+
 Status RequestTable::close(const Handle& row) {
   HYBRIDATTN_TRY(check_open("close", row));
   Row& entry = at(row);
-  HYBRIDATTN_TRY(pages_.release(entry.pages));
-  if (slots_ != nullptr) HYBRIDATTN_TRY(slots_->release(entry.slot));
+  Transaction transaction;
+  HYBRIDATTN_TRY(transaction.release(pages_, entry.pages));
+  if (slots_ != nullptr) {
+    HYBRIDATTN_TRY(transaction.release(*slots_, std::span(&entry.slot, 1)));
+  }
+  HYBRIDATTN_TRY(transaction.release(ids_, std::span(&row, 1)));
+  HYBRIDATTN_TRY(transaction.commit());
   entry = Row();
-  return ids_.release(row);
+  return {};
 }
 
 std::vector<std::int32_t> RequestTable::page_ids(const Handle& row) const {
@@ -101,6 +119,10 @@ std::vector<std::int32_t> RequestTable::page_ids(const Handle& row) const {
 Result<BatchRow> RequestTable::batch_row(const Handle& row, RowKind kind,
                                          std::int32_t new_tokens) const {
   HYBRIDATTN_TRY(check_open("batch_row", row));
+  if (new_tokens < 0) {
+    return invalid_argument("RequestTable::batch_row: new_tokens is ", new_tokens,
+                            ", must be at least 0");
+  }
   const Row& entry = at(row);
   const std::int64_t room = static_cast<std::int64_t>(entry.pages.size()) * page_size_;
   if (entry.computed + new_tokens > room) {

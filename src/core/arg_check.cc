@@ -10,6 +10,7 @@ bool allows(Dtypes dtypes, DType dtype) noexcept {
     case Dtypes::kModelFloat: return is_model_float(dtype);
     case Dtypes::kF32: return dtype == DType::kF32;
     case Dtypes::kStateFloat: return dtype == DType::kF32 || dtype == DType::kBF16;
+    case Dtypes::kCacheFloat: return is_cache_float(dtype);
   }
   return false;
 }
@@ -19,6 +20,7 @@ const char* allowed_text(Dtypes dtypes) noexcept {
     case Dtypes::kModelFloat: return "f32, bf16 or f16";
     case Dtypes::kF32: return "f32";
     case Dtypes::kStateFloat: return "f32 or bf16";
+    case Dtypes::kCacheFloat: return "f32, bf16, f16 or f8_e4m3";
   }
   return "";
 }

@@ -22,6 +22,7 @@ enum class Dtypes : std::uint8_t {
   kModelFloat,  ///< f32, bf16, f16
   kF32,         ///< f32 alone
   kStateFloat,  ///< f32, bf16: recurrent states at rest
+  kCacheFloat,  ///< f32, bf16, f16, f8_e4m3: keys and values at rest
 };
 
 class ArgCheck {

@@ -118,7 +118,13 @@ Result<std::unique_ptr<Context>> Context::create(const ContextOptions& options) 
     return invalid_argument("Context::create: executor's concurrency is ",
                             impl->executor->concurrency(), ", must be at least 1");
   }
+  if (options.trace != nullptr) {
+    impl->tracer = std::make_unique<core::Tracer>(*options.trace, *impl->executor);
+    impl->executor = &impl->tracer->executor();
+  }
   impl->log = options.log;
+  impl->chunk_invariant = options.chunk_invariant;
+  impl->batch_invariant = options.batch_invariant || options.chunk_invariant;
   return std::unique_ptr<Context>(new Context(std::move(impl)));
 }
 
@@ -126,6 +132,8 @@ DeviceType Context::device() const noexcept { return impl_->device; }
 Isa Context::isa() const noexcept { return impl_->isa; }
 Executor& Context::executor() const noexcept { return *impl_->executor; }
 Allocator& Context::allocator() const noexcept { return *impl_->allocator; }
+bool Context::batch_invariant() const noexcept { return impl_->batch_invariant; }
+bool Context::chunk_invariant() const noexcept { return impl_->chunk_invariant; }
 std::string_view Context::last_kernel_target() const noexcept { return impl_->last_target; }
 
 Status Context::reserve_workspace(std::size_t shared, std::size_t per_worker) {

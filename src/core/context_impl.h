@@ -5,6 +5,7 @@
 #include <string>
 
 #include "hybridattn/context.h"
+#include "src/core/tracer.h"
 
 namespace hybridattn {
 
@@ -22,8 +23,11 @@ class __attribute__((visibility("hidden"))) Context::Impl {
   Isa isa = Isa::kBaseline;
   std::unique_ptr<Executor> own_executor;
   std::unique_ptr<Allocator> own_allocator;
-  Executor* executor = nullptr;
+  std::unique_ptr<core::Tracer> tracer;  // nullptr: no trace
+  Executor* executor = nullptr;          // the tracer's where there is one
   Allocator* allocator = nullptr;
+  bool batch_invariant = false;
+  bool chunk_invariant = false;
   std::function<void(std::string_view)> log;
   std::string last_target;
   core::Recorder* recorder = nullptr;  // borrowed, while a graph is recorded

@@ -33,6 +33,14 @@ inline double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 /// The key (or key-value) head that a value (or query) head reads: heads are grouped, not tiled.
 constexpr std::int64_t key_head(std::int64_t head, std::int64_t group) { return head / group; }
 
+/// Which of a token's three positions (0 time, 1 height, 2 width) gives the angle of frequency i
+/// where they are interleaved.
+constexpr int mrope_axis(std::int64_t i, std::int64_t height_section, std::int64_t width_section) {
+  if (i % 3 == 1 && i < 3 * height_section) return 1;
+  if (i % 3 == 2 && i < 3 * width_section) return 2;
+  return 0;
+}
+
 /// Half-open range of the keys that a query sees.
 struct KeyRange {
   std::int64_t begin;

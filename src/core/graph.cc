@@ -81,6 +81,7 @@ Status Graph::replay() {
   ++*impl_->replays;
   for (const core::Recorder::Call& call : recorder.calls) {
     core::Launch launch{impl_->context.executor(), recorder.workers, recorder.worker_bytes};
+    const TraceSpan span(impl_->context, call.name);
     HYBRIDATTN_TRY(call.body(launch));
     core::end_launch(impl_->context, launch);
   }
@@ -94,7 +95,10 @@ std::size_t Graph::workspace_bytes() const noexcept { return impl_->recorder.tot
 
 Status run_or_record(Context& context, std::string name, std::function<Status()> fn) {
   core::Recorder* recorder = core::recorder_of(context);
-  if (recorder == nullptr) return fn();
+  if (recorder == nullptr) {
+    const TraceSpan span(context, name);
+    return fn();
+  }
   recorder->add(
       std::move(name), [run = std::move(fn)](core::Launch&) { return run(); }, 0);
   return {};

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "hybridattn/context.h"
+#include "hybridattn/trace.h"
 
 namespace hybridattn::core {
 
@@ -74,6 +75,7 @@ Status launch(Context& context, const char* op, const Params& params, std::size_
   }
   Result<Launch> begun = begin_launch(context, worker_bytes);
   if (!begun.ok()) return begun.status();
+  const TraceSpan span(context, op);
   kernel(params, *begun);
   end_launch(context, *begun);
   return {};

@@ -93,10 +93,10 @@ void load_keys(const ops::AttentionParams& p, const Task& task, std::int64_t beg
   }
 }
 
-/// scale, then cap, for the first `count` logits of a row; returns their maximum.
+/// Both scales, then cap, for the first `count` logits of a row; returns their maximum.
 float finish_logits(const AttentionOptions& options, float* logits, std::int64_t count) {
   const DF d;
-  const VF scale = hn::Set(d, options.scale);
+  const VF scale = hn::Set(d, options.scale * options.k_scale);
   const bool capped = options.logit_cap > 0;
   const VF cap = hn::Set(d, options.logit_cap);
   const VF inverse = hn::Set(d, capped ? 1.0f / options.logit_cap : 0.0f);
@@ -133,22 +133,33 @@ void soften(const ops::AttentionParams& p, std::int64_t m, std::int64_t begin, s
   t.sum[m] += hn::ReduceSum(d, total);
 }
 
-/// The tokens of a tree that one of them sees, itself included: bit i is token i of the row.
-std::uint64_t tree_path(const ops::AttentionParams& p, std::int32_t row, std::int64_t query) {
+/// What a token of a tree sees: keys of the row from `begin` on that are not new, and the new ones
+/// whose bit is set.
+struct TreeSight {
+  std::int64_t begin = 0;
   std::uint64_t path = 0;
+};
+
+TreeSight tree_sight(const ops::AttentionParams& p, std::int32_t row, std::int64_t query) {
+  TreeSight sight;
+  std::int64_t depth = 0;  // tokens from the query up, itself included
+  const std::int64_t window = p.options.window;
   for (std::int64_t i = query; i >= 0; i = p.rows.parents[p.rows.q_start[row] + i]) {
-    path |= std::uint64_t{1} << i;
+    if (window < 0 || depth < window) sight.path |= std::uint64_t{1} << i;
+    ++depth;
   }
-  return path;
+  const std::int64_t first_new = p.rows.kv_length[row] - p.rows.q_length[row];
+  if (window > 0) sight.begin = std::max<std::int64_t>(0, first_new + depth - window);
+  return sight;
 }
 
 /// Query row m of a tree against the loaded keys [begin, end): run by run of those that it sees.
 void attend_tree(const ops::AttentionParams& p, const Task& task, std::int64_t m,
                  std::int64_t begin, std::int64_t end, Tile& t) {
   const std::int64_t first_new = p.rows.kv_length[task.row] - p.rows.q_length[task.row];
-  const std::uint64_t path = tree_path(p, task.row, task.first_query + m / p.group);
+  const TreeSight sight = tree_sight(p, task.row, task.first_query + m / p.group);
   const auto seen = [&](std::int64_t j) {
-    return j < first_new || (path >> (j - first_new) & 1) != 0;
+    return j < first_new ? j >= sight.begin : (sight.path >> (j - first_new) & 1) != 0;
   };
   for (std::int64_t from = begin; from < end;) {
     std::int64_t to = from;
@@ -162,13 +173,17 @@ void attend_tree(const ops::AttentionParams& p, const Task& task, std::int64_t m
   }
 }
 
+bool is_tree(const ops::AttentionParams& p, std::int32_t row) {
+  return p.rows.parents != nullptr && p.rows.parents[p.rows.q_start[row]] != kChain;
+}
+
 /// Keys [begin, end) of the row against all query rows of the tile.
 void attend(const ops::AttentionParams& p, const Task& task, std::int64_t begin, std::int64_t end,
             Tile& t) {
   const std::int64_t count = end - begin;
   load_keys(p, task, begin, end, t);
   gemm_nt(t.rows, count, t.d, t.q, t.d, t.k, t.d, t.logits, kKeys);
-  if (p.rows.parents != nullptr && p.rows.parents[p.rows.q_start[task.row]] != kChain) {
+  if (is_tree(p, task.row)) {
     for (std::int64_t m = 0; m < t.rows; ++m) attend_tree(p, task, m, begin, end, t);
     return;
   }
@@ -211,7 +226,7 @@ void store_results(const ops::AttentionParams& p, const Task& task, Tile& t) {
         top = new_top;
       }
     }
-    scale_row(out, sum > 0 ? 1.0f / sum : (sum == 0 ? 0.0f : sum), t.dv, out);
+    scale_row(out, sum > 0 ? p.options.v_scale / sum : (sum == 0 ? 0.0f : sum), t.dv, out);
     store_row(out, t.v_dim, row3(p.out, token, head), p.out.dtype);
     if (p.lse.empty()) continue;
     auto* lse = reinterpret_cast<float*>(row2(p.lse, token));
@@ -224,7 +239,9 @@ void run_task(const ops::AttentionParams& p, const Task& task, float* scratch) {
   const std::int64_t left = p.rows.q_length[task.row] - task.first_query;
   const std::int64_t queries = left < t.tokens ? left : t.tokens;
   load_queries(p, task, queries, t);
-  const std::int64_t begin = range_of(p, task.row, task.first_query).begin;
+  // A token of a tree may stand right behind the computed ones, wherever it is in the row.
+  const std::int64_t first = is_tree(p, task.row) ? 0 : task.first_query;
+  const std::int64_t begin = range_of(p, task.row, first).begin;
   const std::int64_t end = range_of(p, task.row, task.first_query + queries - 1).end;
   for (std::int64_t tile = begin / kKeys * kKeys; tile < end; tile += kKeys) {
     attend(p, task, std::max(tile, begin), std::min(tile + kKeys, end), t);

@@ -36,14 +36,28 @@ inline float gate_of(const ConstTensorView& view, std::int64_t token, std::int64
       element(view, token * view.stride(0) + head * view.stride(1)));
 }
 
+/// The decay of a head, the same for each key channel.
+struct HeadDecay {
+  explicit HeadDecay(float factor) : factor_(hn::Set(DF(), factor)) {}
+  VF operator()(std::int64_t, std::int64_t) const { return factor_; }
+
+ private:
+  VF factor_;
+};
+/// A decay for each key channel.
+struct ChannelDecay {
+  const float* factors;
+  VF operator()(std::int64_t i, std::int64_t n) const { return load_part(factors + i, n); }
+};
+
 /// One row of S: decays it, corrects it towards v and gives its product with q. Returns o.
-inline float step_row(float* s, const float* q, const float* k, std::int64_t dim, float decay,
-                      float beta, float v) {
+template <class Decay>
+float step_row(float* s, const float* q, const float* k, std::int64_t dim, const Decay& decay,
+               float beta, float v) {
   const DF d;
   VF recalled = hn::Zero(d);
-  const VF factor = hn::Set(d, decay);
   for_vectors(dim, [&](std::int64_t i, std::int64_t n) {
-    const VF decayed = hn::Mul(load_part(s + i, n), factor);
+    const VF decayed = hn::Mul(load_part(s + i, n), decay(i, n));
     store_part(decayed, s + i, n);
     recalled = hn::MulAdd(decayed, load_part(k + i, n), recalled);
   });
@@ -57,37 +71,64 @@ inline float step_row(float* s, const float* q, const float* k, std::int64_t dim
   return hn::ReduceSum(d, out);
 }
 
-/// One step of one head, from the rows of state `from` (nullptr = zeros) to the rows `to`, which
-/// may be the same memory. Row i of a state lies i * stride elements behind the first.
-inline void step_head(const ops::GdnParams& p, std::int64_t token, std::int64_t head,
-                      const std::byte* from, std::int64_t from_stride, std::byte* to,
-                      std::int64_t to_stride, float* scratch) {
+/// Where one step of one head reads its state (nullptr = zeros) and leaves it, which may be the
+/// same memory. Row i of a state lies i * stride elements behind the first.
+struct StepStates {
+  const std::byte* from;
+  std::int64_t from_stride;
+  std::byte* to;
+  std::int64_t to_stride;
+};
+
+/// The scratch of one step of one head.
+struct StepScratch {
+  StepScratch(float* scratch, std::int64_t k_dim, std::int64_t v_dim)
+      : q(scratch), k(q + k_dim), decay(k + k_dim), state_row(decay + k_dim), v(state_row + k_dim),
+        out(v + v_dim) {}
+  float *q, *k, *decay, *state_row, *v, *out;
+};
+
+/// All rows of the state of one head.
+template <class Decay>
+void step_rows(const ops::GdnParams& p, const StepStates& states, const StepScratch& x, float beta,
+               const Decay& decay) {
   const std::int64_t k_dim = p.k.dim(2);
-  const std::int64_t v_dim = p.v.dim(2);
   const auto size = static_cast<std::int64_t>(dtype_size(p.state.dtype));
-  float* q = scratch;
-  float* k = q + k_dim;
-  float* state_row = k + k_dim;
-  float* v = state_row + k_dim;
-  float* out = v + v_dim;
-  load_qk(p, token, head, q, k);
-  load_row(row3(p.v, token, head), p.v.dtype, v_dim, v);
-  const float beta = gate_of(p.beta, token, head);
-  const auto decay =
-      static_cast<float>(std::exp(core::clamp_log_decay(gate_of(p.log_decay, token, head))));
-  for (std::int64_t i = 0; i < v_dim; ++i) {
-    std::byte* stored = to + i * to_stride * size;
-    float* s = p.state.dtype == DType::kF32 ? reinterpret_cast<float*>(stored) : state_row;
-    if (from == nullptr) {
+  for (std::int64_t i = 0; i < p.v.dim(2); ++i) {
+    std::byte* stored = states.to + i * states.to_stride * size;
+    float* s = p.state.dtype == DType::kF32 ? reinterpret_cast<float*>(stored) : x.state_row;
+    if (states.from == nullptr) {
       std::memset(s, 0, static_cast<std::size_t>(k_dim) * sizeof(float));
-    } else if (const std::byte* source = from + i * from_stride * size;
+    } else if (const std::byte* source = states.from + i * states.from_stride * size;
                source != reinterpret_cast<const std::byte*>(s)) {
       load_row(source, p.state.dtype, k_dim, s);
     }
-    out[i] = step_row(s, q, k, k_dim, decay, beta, v[i]);
-    if (s == state_row) store_row(s, k_dim, stored, p.state.dtype);
+    x.out[i] = step_row(s, x.q, x.k, k_dim, decay, beta, x.v[i]);
+    if (s == x.state_row) store_row(s, k_dim, stored, p.state.dtype);
   }
-  store_row(out, v_dim, row3(p.out, token, head), p.out.dtype);
+}
+
+inline float decay_of(float log_decay) {
+  return static_cast<float>(std::exp(core::clamp_log_decay(log_decay)));
+}
+
+/// One step of one head.
+inline void step_head(const ops::GdnParams& p, std::int64_t token, std::int64_t head,
+                      const StepStates& states, float* scratch) {
+  const std::int64_t k_dim = p.k.dim(2);
+  const std::int64_t v_dim = p.v.dim(2);
+  const StepScratch x(scratch, k_dim, v_dim);
+  load_qk(p, token, head, x.q, x.k);
+  load_row(row3(p.v, token, head), p.v.dtype, v_dim, x.v);
+  const float beta = gate_of(p.beta, token, head);
+  if (p.channel_decay()) {
+    const auto* log_decay = reinterpret_cast<const float*>(row3(p.log_decay, token, head));
+    for (std::int64_t c = 0; c < k_dim; ++c) x.decay[c] = decay_of(log_decay[c]);
+    step_rows(p, states, x, beta, ChannelDecay{x.decay});
+  } else {
+    step_rows(p, states, x, beta, HeadDecay(decay_of(gate_of(p.log_decay, token, head))));
+  }
+  store_row(x.out, v_dim, row3(p.out, token, head), p.out.dtype);
 }
 
 }  // namespace hybridattn::cpu::HWY_NAMESPACE

@@ -6,63 +6,19 @@
 #define HWY_TARGET_INCLUDE "src/cpu/gdn_prefill.cc"
 #include "hwy/foreach_target.h"
 
-#include "src/cpu/gdn-inl.h"
-#include "src/cpu/gemm-inl.h"
+#include "src/cpu/gdn_chunk-inl.h"
+#include "src/cpu/kda_chunk-inl.h"
 #include "src/cpu/kernels.h"
 #include "src/cpu/variants.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace hybridattn::cpu::HWY_NAMESPACE {
 
-inline constexpr std::int64_t kChunk = kGdnChunk;
-/// Rows that the triangular solve finishes before they are applied to the rows below as a product.
-inline constexpr std::int64_t kSolveBlock = 16;
-
-/// The scratch of one worker, cut up. Sizes stand in gdn_prefill_scratch.
-struct Chunk {
-  Chunk(std::byte* scratch, std::int64_t k_dim_, std::int64_t v_dim_)
-      : k_dim(k_dim_), v_dim(v_dim_) {
-    sum = reinterpret_cast<double*>(scratch);
-    q = reinterpret_cast<float*>(sum + kChunk);
-    k = q + kChunk * k_dim;
-    v = k + kChunk * k_dim;
-    u = v + kChunk * v_dim;
-    o = u + kChunk * v_dim;
-    correction = o + kChunk * v_dim;
-    scores = correction + kChunk * kChunk;
-    state = scores + kChunk * kChunk;
-    beta = state + v_dim * k_dim;
-    decay = beta + kChunk;
-    to_end = decay + kChunk;
-    row = to_end + kChunk;
-  }
-
-  std::int64_t k_dim;
-  std::int64_t v_dim;
-  std::int64_t length = 0;
-  double* sum;        // [chunk] running sum of log decay
-  float* q;           // [chunk, k_dim] scaled
-  float* k;           // [chunk, k_dim]
-  float* v;           // [chunk, v_dim]
-  float* u;           // [chunk, v_dim]
-  float* o;           // [chunk, v_dim]
-  float* correction;  // [chunk, chunk] minus the strict lower triangle of the system
-  float* scores;      // [chunk, chunk] decayed q.k, lower triangle
-  float* state;       // [v_dim, k_dim] where the state is bf16 at rest
-  float* beta;        // [chunk]
-  float* decay;       // [chunk] exp(sum)
-  float* to_end;      // [chunk] exp(sum_last - sum)
-  float* row;         // [chunk] decay from each token to the current one
-};
-
 void load_chunk(const ops::GdnPrefillParams& p, std::int64_t first, std::int64_t head, Chunk& c) {
+  load_operands(p, first, head, c);
   double sum = 0;
   for (std::int64_t i = 0; i < c.length; ++i) {
-    const std::int64_t token = first + i;
-    load_qk(p, token, head, c.q + i * c.k_dim, c.k + i * c.k_dim);
-    load_row(row3(p.v, token, head), p.v.dtype, c.v_dim, c.v + i * c.v_dim);
-    c.beta[i] = gate_of(p.beta, token, head);
-    sum += core::clamp_log_decay(gate_of(p.log_decay, token, head));
+    sum += core::clamp_log_decay(gate_of(p.log_decay, first + i, head));
     c.sum[i] = sum;
   }
   for (std::int64_t i = 0; i < c.length; ++i) {
@@ -113,28 +69,6 @@ void apply_state(const float* state, std::int64_t state_stride, Chunk& c) {
   }
 }
 
-/// Forward substitution in float32, in place: u_i += sum_{j < i} correction[i, j] u_j.
-void solve(Chunk& c) {
-  for (std::int64_t block = 0; block < c.length; block += kSolveBlock) {
-    const std::int64_t end = block + kSolveBlock < c.length ? block + kSolveBlock : c.length;
-    gemm_nn(end - block, c.v_dim, block, c.correction + block * kChunk, kChunk, 1, c.u, c.v_dim,
-            c.u + block * c.v_dim, c.v_dim);
-    for (std::int64_t i = block + 1; i < end; ++i) {
-      gemm_nn(1, c.v_dim, i - block, c.correction + i * kChunk + block, kChunk, 1,
-              c.u + block * c.v_dim, c.v_dim, c.u + i * c.v_dim, c.v_dim);
-    }
-  }
-}
-
-/// o += scores u, block by block since scores is lower triangular.
-void add_scores(Chunk& c) {
-  for (std::int64_t block = 0; block < c.length; block += kSolveBlock) {
-    const std::int64_t end = block + kSolveBlock < c.length ? block + kSolveBlock : c.length;
-    gemm_nn(end - block, c.v_dim, end, c.scores + block * kChunk, kChunk, 1, c.u, c.v_dim,
-            c.o + block * c.v_dim, c.v_dim);
-  }
-}
-
 /// S <- decay_last S + sum_j to_end_j u_j k_j^T.
 void update_state(float* state, std::int64_t state_stride, Chunk& c) {
   const float last = c.decay[c.length - 1];
@@ -147,18 +81,27 @@ void update_state(float* state, std::int64_t state_stride, Chunk& c) {
   gemm_nn(c.v_dim, c.k_dim, c.length, c.u, 1, c.v_dim, c.k, c.k_dim, state, state_stride);
 }
 
+void run_chunk(const ops::GdnPrefillParams& p, std::int64_t first, std::int64_t head, float* state,
+               std::int64_t state_stride, Chunk& c) {
+  load_chunk(p, first, head, c);
+  decayed_products(c);
+  apply_state(state, state_stride, c);
+  solve(c);
+  add_scores(c);
+  update_state(state, state_stride, c);
+}
+
 void run_chunks(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t head, float* state,
                 std::int64_t state_stride, Chunk& c) {
   const std::int64_t begin = p.rows.start[row];
   const std::int64_t end = begin + p.rows.length[row];
   for (std::int64_t first = begin; first < end; first += kChunk) {
     c.length = end - first < kChunk ? end - first : kChunk;
-    load_chunk(p, first, head, c);
-    decayed_products(c);
-    apply_state(state, state_stride, c);
-    solve(c);
-    add_scores(c);
-    update_state(state, state_stride, c);
+    if (p.channel_decay()) {
+      run_channel_chunk(p, first, head, state, state_stride, c);
+    } else {
+      run_chunk(p, first, head, state, state_stride, c);
+    }
     for (std::int64_t i = 0; i < c.length; ++i) {
       store_row(c.o + i * c.v_dim, c.v_dim, row3(p.out, first + i, head), p.out.dtype);
     }
@@ -167,7 +110,7 @@ void run_chunks(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t h
 
 void prefill_head(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t head,
                   std::byte* scratch) {
-  Chunk c(scratch, p.k.dim(2), p.v.dim(2));
+  Chunk c(scratch, p.k.dim(2), p.v.dim(2), p.channel_decay());
   const std::int32_t slot = p.rows.slot[row];
   if (slot == kPadIndex) {
     for (std::int64_t i = 0; i < p.rows.length[row]; ++i) {

@@ -23,8 +23,9 @@ void gdn_step(const ops::GdnStepParams& p, core::Launch& launch) {
     const std::int32_t slot = p.rows.slot[row];
     if (slot == kPadIndex) return zero_row(p.v.dim(2), row3(p.out, token, head), p.out.dtype);
     std::byte* state = row3(p.state, slot, head);
-    step_head(p, token, head, p.rows.computed[row] == 0 ? nullptr : state, p.state.stride(2), state,
-              p.state.stride(2), launch.scratch<float>(worker));
+    const std::byte* from = p.rows.computed[row] == 0 ? nullptr : state;
+    const StepStates states{from, p.state.stride(2), state, p.state.stride(2)};
+    step_head(p, token, head, states, launch.scratch<float>(worker));
   });
 }
 

@@ -21,14 +21,14 @@ void verify_head(const ops::GdnVerifyParams& v, std::int32_t row, std::int64_t h
   const std::int32_t slot = p.rows.slot[row];
   for (std::int64_t i = 0; i < p.rows.length[row]; ++i) {
     const std::int64_t parent = parent_of(v.verify.parents, begin, i);
-    std::byte* to = row3(v.kept, kept + i, head);
+    StepStates states{nullptr, v.kept.stride(2), row3(v.kept, kept + i, head), v.kept.stride(2)};
     if (parent >= 0) {
-      step_head(p, begin + i, head, row3(v.kept, kept + parent, head), v.kept.stride(2), to,
-                v.kept.stride(2), scratch);
-    } else {
-      const std::byte* state = p.rows.computed[row] == 0 ? nullptr : row3(p.state, slot, head);
-      step_head(p, begin + i, head, state, p.state.stride(2), to, v.kept.stride(2), scratch);
+      states.from = row3(v.kept, kept + parent, head);
+    } else if (p.rows.computed[row] > 0) {
+      states.from = row3(p.state, slot, head);
+      states.from_stride = p.state.stride(2);
     }
+    step_head(p, begin + i, head, states, scratch);
   }
 }
 

@@ -1,6 +1,7 @@
 // Rotary embedding and its table on the CPU.
 #include <cmath>
 
+#include "src/core/formulas.h"
 #include "src/core/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -41,9 +42,13 @@ void rotary_table(const ops::RotaryTableParams& p, core::Launch& launch) {
   for_head_rows(launch, p.cos.dim(0), 1, half, [&](auto t, auto, float*) {
     auto* cosine = reinterpret_cast<float*>(row2(p.cos, t));
     auto* sine = reinterpret_cast<float*>(row2(p.sin, t));
+    const std::int64_t positions[] = {p.positions[t], p.height != nullptr ? p.height[t] : 0,
+                                      p.width != nullptr ? p.width[t] : 0};
     for (std::int64_t i = 0; i < half; ++i) {
+      const int axis =
+          p.height != nullptr ? core::mrope_axis(i, p.height_section, p.width_section) : 0;
       const double exponent = -2.0 * static_cast<double>(i) / p.rotary_dim;
-      const double angle = static_cast<double>(p.positions[t]) * std::pow(p.theta, exponent);
+      const double angle = static_cast<double>(positions[axis]) * std::pow(p.theta, exponent);
       cosine[i] = static_cast<float>(std::cos(angle));
       sine[i] = static_cast<float>(std::sin(angle));
     }

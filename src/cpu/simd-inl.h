@@ -61,6 +61,27 @@ inline VF load_part(const F16* src, std::int64_t count) {
   return hn::PromoteTo(DF(), hn::LoadN(dh, reinterpret_cast<const hwy::float16_t*>(src),
                                        static_cast<std::size_t>(count)));
 }
+/// f8_e4m3 widened: shifted into the fields of f16, whose exponent has 8 more of bias.
+inline VF widen_f8(hn::Vec<hn::Rebind<std::uint8_t, DF>> bytes) {
+  const hn::Rebind<std::uint16_t, DF> du;
+  const hn::Rebind<hwy::float16_t, DF> dh;
+  const auto wide = hn::PromoteTo(du, bytes);
+  const auto magnitude = hn::And(wide, hn::Set(du, std::uint16_t{0x7f}));
+  const auto sign = hn::ShiftLeft<8>(hn::And(wide, hn::Set(du, std::uint16_t{0x80})));
+  const auto nan = hn::Eq(magnitude, hn::Set(du, std::uint16_t{0x7f}));
+  const auto finite = hn::ShiftLeft<7>(magnitude);
+  const auto bits = hn::IfThenElse(nan, hn::Set(du, std::uint16_t{0x7e00}), finite);
+  return hn::Mul(hn::PromoteTo(DF(), hn::BitCast(dh, hn::Or(bits, sign))), hn::Set(DF(), 256.0f));
+}
+inline VF load_part(const F8E4M3* src, std::int64_t count) {
+  const hn::Rebind<std::uint8_t, DF> db;
+  return widen_f8(
+      hn::LoadN(db, reinterpret_cast<const std::uint8_t*>(src), static_cast<std::size_t>(count)));
+}
+inline VF load_full(const F8E4M3* src) {
+  const hn::Rebind<std::uint8_t, DF> db;
+  return widen_f8(hn::LoadU(db, reinterpret_cast<const std::uint8_t*>(src)));
+}
 inline VF load_full(const float* src) { return hn::LoadU(DF(), src); }
 inline VF load_full(const BF16* src) {
   const hn::Rebind<hwy::bfloat16_t, DF> db;
@@ -101,11 +122,12 @@ void convert_from_f32(const float* src, std::int64_t n, T* dst) {
   }
 }
 
-/// Copies `n` dense elements of any model type to floats.
+/// Copies `n` dense elements of any model or cache type to floats.
 inline void load_row(const void* src, DType dtype, std::int64_t n, float* dst) {
   switch (dtype) {
     case DType::kBF16: return convert_to_f32(static_cast<const BF16*>(src), n, dst);
     case DType::kF16: return convert_to_f32(static_cast<const F16*>(src), n, dst);
+    case DType::kF8E4M3: return convert_to_f32(static_cast<const F8E4M3*>(src), n, dst);
     default: std::memcpy(dst, src, static_cast<std::size_t>(n) * sizeof(float));
   }
 }
@@ -120,6 +142,9 @@ inline void store_row(const float* src, std::int64_t n, void* dst, DType dtype) 
   switch (dtype) {
     case DType::kBF16: return convert_from_f32(src, n, static_cast<BF16*>(dst));
     case DType::kF16: return convert_from_f32(src, n, static_cast<F16*>(dst));
+    case DType::kF8E4M3:
+      for (std::int64_t i = 0; i < n; ++i) static_cast<F8E4M3*>(dst)[i] = to_f8_e4m3(src[i]);
+      return;
     default:
       if (dst != src) std::memcpy(dst, src, static_cast<std::size_t>(n) * sizeof(float));
   }
@@ -151,6 +176,14 @@ inline void scale_row(const float* x, float factor, std::int64_t n, float* dst) 
   const VF f = hn::Set(DF(), factor);
   for_vectors(n, [&](std::int64_t i, std::int64_t count) {
     store_part(hn::Mul(load_part(x + i, count), f), dst + i, count);
+  });
+}
+
+/// dst = x / divisor, which is not x times a rounded reciprocal.
+inline void divide_row(const float* x, float divisor, std::int64_t n, float* dst) {
+  const VF f = hn::Set(DF(), divisor);
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+    store_part(hn::Div(load_part(x + i, count), f), dst + i, count);
   });
 }
 

@@ -6,6 +6,7 @@
 #include "src/core/arg_check.h"
 #include "src/core/kernel.h"
 #include "src/ops/attention_params.h"
+#include "src/ops/cache_scale.h"
 #include "src/ops/verify_check.h"
 
 namespace hybridattn {
@@ -20,6 +21,16 @@ ConstTensorView as_pages(const ConstTensorView& view) {
                  {view.stride(0), view.stride(0), view.stride(1), view.stride(2)});
 }
 
+void check_heads(core::ArgCheck& check, std::int64_t hq, std::int64_t hk, std::int64_t dim,
+                 std::int64_t v_dim) {
+  check.require(hk > 0 && hq > 0 && hq % hk == 0, "q has HQ = ", hq,
+                " heads, must be a multiple of HK = ", hk, " of k");
+  check.require_supported(dim >= 1 && dim <= kMaxHeadDim, "q has D = ", dim, ", must be 1 to ",
+                          kMaxHeadDim);
+  check.require_supported(v_dim >= 1 && v_dim <= kMaxHeadDim, "v has DV = ", v_dim,
+                          ", must be 1 to ", kMaxHeadDim);
+}
+
 Status check_options(core::ArgCheck& check, const AttentionOptions& options) {
   check.require(std::isfinite(options.scale) && options.scale != 0, "scale is ", options.scale,
                 ", must be given: finite and not 0 (usually D^-1/2)");
@@ -29,6 +40,8 @@ Status check_options(core::ArgCheck& check, const AttentionOptions& options) {
                 ", must be at least 1, or -1 (off)");
   check.require_supported(options.causal || options.window == -1, "window is ", options.window,
                           " without causal, must be -1 (off)");
+  ops::check_cache_scale(check, "k_scale", options.k_scale);
+  ops::check_cache_scale(check, "v_scale", options.v_scale);
   return check.status();
 }
 
@@ -92,10 +105,8 @@ Status check_rows(const AttentionArgs& args, std::int64_t tokens, std::int64_t p
     }
     HYBRIDATTN_TRY(ops::check_parents("attention", r, rows.parents, start, length));
     if (rows.parents == nullptr || length == 0 || rows.parents[start] == kChain) continue;
-    check.require_supported(args.options.causal && args.options.window == -1, "row ", r,
-                            " is a tree, with causal = ", args.options.causal,
-                            " and window = ", args.options.window,
-                            ", must be causal without window");
+    check.require_supported(args.options.causal, "row ", r,
+                            " is a tree and causal is false, must be true");
     if (!check.ok()) return check.status();
   }
   return {};
@@ -103,13 +114,21 @@ Status check_rows(const AttentionArgs& args, std::int64_t tokens, std::int64_t p
 
 }  // namespace
 
+Status ops::check_attention_layer(std::int64_t num_heads, std::int64_t num_kv_heads,
+                                  std::int64_t head_dim, std::int64_t v_head_dim,
+                                  const AttentionOptions& options) {
+  core::ArgCheck check("attention");
+  check_heads(check, num_heads, num_kv_heads, head_dim, v_head_dim);
+  return check_options(check, options);
+}
+
 Status attention(Context& context, const AttentionArgs& args) {
   core::ArgCheck check("attention");
   const ConstTensorView k = as_pages(args.k);
   const ConstTensorView v = as_pages(args.v);
   check.input("q", args.q, {"T", "HQ", "D"});
-  check.input("k", k, {"pages", "page_size", "HK", "D"});
-  check.input("v", v, {"pages", "page_size", "HK", "DV"});
+  check.input("k", k, {"pages", "page_size", "HK", "D"}, core::Dtypes::kCacheFloat);
+  check.input("v", v, {"pages", "page_size", "HK", "DV"}, core::Dtypes::kCacheFloat);
   check.output("out", args.out, {"T", "HQ", "DV"});
   check.optional_input("sinks", args.sinks, {"HQ"}, core::Dtypes::kF32);
   check.optional_output("lse", args.lse, {"T", "HQ"}, core::Dtypes::kF32);
@@ -120,13 +139,8 @@ Status attention(Context& context, const AttentionArgs& args) {
                 ", must be ", dense ? "null" : "given", " for k of rank ", args.k.rank);
   const std::int64_t hq = check["HQ"];
   const std::int64_t hk = check["HK"];
-  check.require(hk > 0 && hq > 0 && hq % hk == 0, "q has HQ = ", hq,
-                " heads, must be a multiple of HK = ", hk, " of k");
   check.require(check["page_size"] > 0, "k has page_size = 0, must be at least 1");
-  check.require_supported(check["D"] >= 1 && check["D"] <= kMaxHeadDim, "q has D = ", check["D"],
-                          ", must be 1 to ", kMaxHeadDim);
-  check.require_supported(check["DV"] >= 1 && check["DV"] <= kMaxHeadDim,
-                          "v has DV = ", check["DV"], ", must be 1 to ", kMaxHeadDim);
+  check_heads(check, hq, hk, check["D"], check["DV"]);
   check.distinct("out", args.out, "q", args.q).distinct("out", args.out, "k", args.k);
   check.distinct("out", args.out, "v", args.v);
   HYBRIDATTN_TRY(check_options(check, args.options));

@@ -40,6 +40,12 @@ constexpr std::size_t attention_scratch(std::int64_t group, std::int64_t dim, st
   return static_cast<std::size_t>(floats + 64) * sizeof(float);
 }
 
+/// What a call with these heads and options would be refused for, before there is one. Errors:
+/// invalid_argument, unsupported.
+Status check_attention_layer(std::int64_t num_heads, std::int64_t num_kv_heads,
+                             std::int64_t head_dim, std::int64_t v_head_dim,
+                             const AttentionOptions& options);
+
 struct MergeStatesParams {
   ConstTensorView out_a;  // [tokens, heads, dim]
   ConstTensorView lse_a;  // [tokens, heads] f32

@@ -8,8 +8,10 @@ namespace hybridattn {
 
 Status copy_kv(Context& context, const CopyKvArgs& args) {
   core::ArgCheck check("copy_kv");
-  check.output("k_cache", args.k_cache, {"pages", "page_size", "HK", "D"});
-  check.output("v_cache", args.v_cache, {"pages", "page_size", "HK", "DV"});
+  check.output("k_cache", args.k_cache, {"pages", "page_size", "HK", "D"},
+               core::Dtypes::kCacheFloat);
+  check.output("v_cache", args.v_cache, {"pages", "page_size", "HK", "DV"},
+               core::Dtypes::kCacheFloat);
   check.require(args.count >= 0, "count is ", args.count, ", must be at least 0");
   check.array("source", args.source, args.count).array("destination", args.destination, args.count);
   if (!check.ok()) return check.status();

@@ -12,23 +12,32 @@ bool supported_dim(std::int64_t dim) { return dim >= 16 && dim <= 256 && dim % 1
 
 }  // namespace
 
+void check_gdn_heads(core::ArgCheck& check, std::int64_t hk, std::int64_t hv, std::int64_t k_dim,
+                     std::int64_t v_dim) {
+  check.require(hk > 0 && hv > 0 && hv % hk == 0, "v has HV = ", hv,
+                " heads, must be a multiple of HK = ", hk, " of k");
+  check.require_supported(supported_dim(k_dim), "k has K = ", k_dim,
+                          ", must be 16 to 256 in steps of 16");
+  check.require_supported(supported_dim(v_dim), "v has V = ", v_dim,
+                          ", must be 16 to 256 in steps of 16");
+}
+
 Status check_gdn(const char* op, const GdnArgs& args, std::int64_t max_length, GdnParams& params) {
   core::ArgCheck check(op);
   check.input("q", args.q, {"T", "HK", "K"}).input("k", args.k, {"T", "HK", "K"});
   check.input("v", args.v, {"T", "HV", "V"});
-  check.input("log_decay", args.log_decay, {"T", "HV"}, core::Dtypes::kF32);
+  if (args.log_decay.rank == 3) {
+    check.input("log_decay", args.log_decay, {"T", "HV", "K"}, core::Dtypes::kF32);
+  } else {
+    check.input("log_decay", args.log_decay, {"T", "HV"}, core::Dtypes::kF32);
+  }
   check.input("beta", args.beta, {"T", "HV"}, core::Dtypes::kF32);
   check.output("state", args.state, {"slots", "HV", "V", "K"}, core::Dtypes::kStateFloat);
   check.output("out", args.out, {"T", "HV", "V"});
   if (!check.ok()) return check.status();
   const std::int64_t hk = check["HK"];
   const std::int64_t hv = check["HV"];
-  check.require(hk > 0 && hv > 0 && hv % hk == 0, "v has HV = ", hv,
-                " heads, must be a multiple of HK = ", hk, " of k");
-  check.require_supported(supported_dim(check["K"]), "k has K = ", check["K"],
-                          ", must be 16 to 256 in steps of 16");
-  check.require_supported(supported_dim(check["V"]), "v has V = ", check["V"],
-                          ", must be 16 to 256 in steps of 16");
+  check_gdn_heads(check, hk, hv, check["K"], check["V"]);
   check.distinct("out", args.out, "q", args.q).distinct("out", args.out, "k", args.k);
   check.distinct("out", args.out, "v", args.v);
   check.require(std::isfinite(args.scale) && args.scale != 0, "scale is ", args.scale,

@@ -10,9 +10,14 @@ namespace hybridattn::ops {
 /// `params` is filled. Errors: invalid_argument, out_of_range, unsupported.
 Status check_gdn(const char* op, const GdnArgs& args, std::int64_t max_length, GdnParams& params);
 
-/// Floats of scratch that one step of one head needs: q, k, one row of the state; v and the output.
+/// The head counts and dims that the kernels have.
+void check_gdn_heads(core::ArgCheck& check, std::int64_t hk, std::int64_t hv, std::int64_t k_dim,
+                     std::int64_t v_dim);
+
+/// Floats of scratch that one step of one head needs: q, k, the decay of each key channel, one row
+/// of the state; v and the output.
 inline std::int64_t gdn_step_scratch(const GdnParams& params) {
-  return 3 * params.k.dim(2) + 2 * params.v.dim(2);
+  return 4 * params.k.dim(2) + 2 * params.v.dim(2);
 }
 
 }  // namespace hybridattn::ops

@@ -6,11 +6,11 @@
 namespace hybridattn::ops {
 
 struct GdnGatesParams {
-  ConstTensorView a;        // [tokens, heads]
+  ConstTensorView a;        // [tokens, heads] or [tokens, heads, channels]
   ConstTensorView b;        // [tokens, heads]
   ConstTensorView a_log;    // [heads]
-  ConstTensorView dt_bias;  // [heads]
-  TensorView log_decay;     // [tokens, heads] f32
+  ConstTensorView dt_bias;  // [heads] or [heads, channels]
+  TensorView log_decay;     // as a, f32
   TensorView beta;          // [tokens, heads] f32
   bool allow_neg_eigval;
 };

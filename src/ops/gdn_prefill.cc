@@ -13,8 +13,9 @@ Status gdn_prefill(Context& context, const GdnArgs& args) {
   ops::GdnPrefillParams params{};
   HYBRIDATTN_TRY(
       ops::check_gdn("gdn_prefill", args, std::numeric_limits<std::int32_t>::max(), params));
-  return core::launch(context, "gdn_prefill", params,
-                      ops::gdn_prefill_scratch(params.k.dim(2), params.v.dim(2)));
+  return core::launch(
+      context, "gdn_prefill", params,
+      ops::gdn_prefill_scratch(params.k.dim(2), params.v.dim(2), params.channel_decay()));
 }
 
 }  // namespace hybridattn

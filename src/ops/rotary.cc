@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "hybridattn/status_macros.h"
 #include "src/core/arg_check.h"
 #include "src/core/kernel.h"
 #include "src/ops/rotary_params.h"
@@ -23,25 +24,48 @@ Status rotary(Context& context, const RotaryArgs& args) {
   return core::launch(context, "rotary", params, scratch);
 }
 
+namespace {
+
+Status check_positions(core::ArgCheck& check, const char* name, const std::int64_t* positions) {
+  check.array(name, positions, check["T"]);
+  for (std::int64_t t = 0; check.ok() && t < check["T"]; ++t) {
+    check.require(positions[t] >= 0, name, "[", t, "] is ", positions[t], ", must be at least 0");
+  }
+  return check.status();
+}
+
+Status check_sections(core::ArgCheck& check, const RotaryTableArgs& args) {
+  check.require((args.height == nullptr) == (args.width == nullptr), "height is ",
+                args.height == nullptr ? "null" : "given", " and width is ",
+                args.width == nullptr ? "null" : "given", ", must both be one or the other");
+  if (!check.ok() || args.height == nullptr) return check.status();
+  const auto& s = args.sections;
+  check.require(
+      s[0] >= 0 && s[1] >= 0 && s[2] >= 0 && std::int64_t{s[0]} + s[1] + s[2] == check["R/2"],
+      "sections are ", s[0], ", ", s[1], ", ", s[2],
+      ", must be at least 0 and R/2 = ", check["R/2"], " together");
+  HYBRIDATTN_TRY(check_positions(check, "height", args.height));
+  return check_positions(check, "width", args.width);
+}
+
+}  // namespace
+
 Status rotary_table(Context& context, const RotaryTableArgs& args) {
   core::ArgCheck check("rotary_table");
   check.output("cos", args.cos, {"T", "R/2"}, core::Dtypes::kF32);
   check.output("sin", args.sin, {"T", "R/2"}, core::Dtypes::kF32);
   if (!check.ok()) return check.status();
-  check.array("positions", args.positions, check["T"]);
   check.require(
       args.rotary_dim >= 0 && args.rotary_dim % 2 == 0 && args.rotary_dim / 2 == check["R/2"],
       "rotary_dim is ", args.rotary_dim, ", must be 2 * ", check["R/2"], " (dim 1 of cos)");
   check.require(std::isfinite(args.theta) && args.theta > 0, "theta is ", args.theta,
                 ", must be finite and positive");
   if (!check.ok()) return check.status();
-  for (std::int64_t t = 0; t < check["T"]; ++t) {
-    check.require(args.positions[t] >= 0, "positions[", t, "] is ", args.positions[t],
-                  ", must be at least 0");
-  }
-  if (!check.ok()) return check.status();
-  const ops::RotaryTableParams params{args.positions, args.theta, args.rotary_dim, args.cos,
-                                      args.sin};
+  HYBRIDATTN_TRY(check_positions(check, "positions", args.positions));
+  HYBRIDATTN_TRY(check_sections(check, args));
+  const ops::RotaryTableParams params{args.positions, args.theta,       args.rotary_dim,
+                                      args.cos,       args.sin,         args.height,
+                                      args.width,     args.sections[1], args.sections[2]};
   return core::launch(context, "rotary_table", params);
 }
 

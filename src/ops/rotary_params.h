@@ -18,6 +18,11 @@ struct RotaryTableParams {
   int rotary_dim;
   TensorView cos;  // [tokens, rotary_dim / 2] f32
   TensorView sin;  // [tokens, rotary_dim / 2] f32
+  // Three positions a token: both are null or neither is.
+  const std::int64_t* height;  // [tokens]
+  const std::int64_t* width;   // [tokens]
+  int height_section;
+  int width_section;
 };
 
 }  // namespace hybridattn::ops

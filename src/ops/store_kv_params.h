@@ -11,6 +11,8 @@ struct StoreKvParams {
   const std::int64_t* token_slots;  // [tokens], -1 = skip
   TensorView k_cache;               // [pages, page_size, heads, dim]
   TensorView v_cache;               // [pages, page_size, heads, v_dim]
+  float k_scale;                    // stored is k / k_scale
+  float v_scale;
 };
 
 }  // namespace hybridattn::ops

@@ -231,7 +231,7 @@ TEST_F(PagedAttnBackendTest, NoRunAllocatesAfterItsPlan) {
   options.allocator = &memory;
   context = *Context::create(options);
   backend = make_backend();
-  backend->set_widest_layer(kHq, kHk, kDim, kVDim);
+  ASSERT_OK(backend->set_layers({&layer, 1}));
   Step step = make_step({row(RowKind::kPrefill, 0, 30), row(RowKind::kDecode, 5, 1)});
   Buffer norm(DType::kF32, {kDim});
   norm.fill(random.values(kDim, -0.5, 0.5));

@@ -37,6 +37,8 @@ TEST(RequestTable, ALifeOfOneRow) {
   EXPECT_EQ(batch.slot, 0);
   ASSERT_OK(f.table.advance(*row, 12));
   EXPECT_EQ(f.table.computed(*row), 12);
+  EXPECT_ERROR(f.table.batch_row(*row, RowKind::kPrefill, -1).status(), kInvalidArgument,
+               "new_tokens is -1");
   EXPECT_ERROR(f.table.batch_row(*row, RowKind::kDecode, 1).status(), kFailedPrecondition,
                "room for 12", "reserve");
   EXPECT_ERROR(f.table.advance(*row, 1), kOutOfRange, "13", "12");

@@ -17,6 +17,7 @@ class ConformanceAttention : public Conformance {
     Layout layout = Layout::kDense;
     AttentionOptions options{0.2f, true, 0.0f, -1};
     bool sinks = false;
+    std::optional<DType> cache_dtype{};  // as the queries unless given
   };
   struct Row {
     std::int32_t queries;
@@ -94,8 +95,9 @@ void ConformanceAttention::check(const Case& c, const std::vector<Row>& row_list
   };
   const std::int64_t keys = cache.pages * std::max<std::int64_t>(c.page_size, 1) * c.hk;
   Operand q(dtype(), {tokens, hq, c.dim}, c.layout, random.values(tokens * hq * c.dim, -2, 2));
-  Operand k(dtype(), shape(c.dim), c.layout, random.values(keys * c.dim, -2, 2));
-  Operand v(dtype(), shape(c.v_dim), c.layout, random.values(keys * c.v_dim, -2, 2));
+  const DType cache_dtype = c.cache_dtype.value_or(dtype());
+  Operand k(cache_dtype, shape(c.dim), c.layout, random.values(keys * c.dim, -2, 2));
+  Operand v(cache_dtype, shape(c.v_dim), c.layout, random.values(keys * c.v_dim, -2, 2));
   poison_free_keys(k, cache, c.page_size);
   poison_free_keys(v, cache, c.page_size);
   Operand sinks(DType::kF32, {hq}, Layout::kDense, random.values(hq, -1, 3));
@@ -105,8 +107,9 @@ void ConformanceAttention::check(const Case& c, const std::vector<Row>& row_list
     return AttentionArgs{cache.rows.view(c.page_size > 0),  q(s),   k(s),     v(s), out(s),
                          c.sinks ? sinks(s) : TensorView(), lse(s), c.options};
   });
-  expect_conforms(out, named, kAttentionBound, dtype());
-  expect_conforms(lse, named, kAttentionBound, dtype());
+  const DType least = half_ulp(cache_dtype) > half_ulp(dtype()) ? cache_dtype : dtype();
+  expect_conforms(out, named, kAttentionBound, least);
+  expect_conforms(lse, named, kAttentionBound, least);
   EXPECT_TRUE(out.kernel().is_poison({0}));
   EXPECT_TRUE(lse.kernel().is_poison({0}));
 }
@@ -158,6 +161,21 @@ TEST_P(ConformanceAttention, CapAndSinks) {
   check(c);
   c.options.window = 9;
   check(c);
+}
+
+TEST_P(ConformanceAttention, CachesInF8WithScales) {
+  for (const std::int64_t page_size : {0, 7, 16}) {
+    Case c;
+    c.page_size = page_size;
+    c.cache_dtype = DType::kF8E4M3;
+    c.options.k_scale = 0.5f;
+    c.options.v_scale = 3.0f;
+    check(c);
+    c.layout = Layout::kTransposed;
+    c.options.logit_cap = 2.5f;
+    c.sinks = true;
+    check(c);
+  }
 }
 
 TEST_P(ConformanceAttention, GroupsAndHeadDims) {

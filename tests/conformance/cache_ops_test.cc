@@ -14,7 +14,7 @@ TEST_P(ConformanceCacheOps, StoreKvOfEveryCacheType) {
   const std::vector<std::int64_t> places{7, kPadIndex, 0, 14, 8, 4};
   const Shape k_shape{5, page_size, 2, 20};
   const Shape v_shape{5, page_size, 2, 9};
-  for (const DType cache : {DType::kF32, DType::kBF16, DType::kF16}) {
+  for (const DType cache : {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3}) {
     for (const Layout layout : {Layout::kDense, Layout::kSliced, Layout::kTransposed}) {
       Operand k(dtype(), {6, 2, 20}, layout, random.values(6 * 2 * 20, -3, 3));
       Operand v(dtype(), {6, 2, 9}, layout, random.values(6 * 2 * 9, -3, 3));
@@ -30,7 +30,7 @@ TEST_P(ConformanceCacheOps, StoreKvOfEveryCacheType) {
         values.allow({place / page_size, place % page_size});
       }
       run(store_kv, reference::store_kv, [&](Source s) {
-        return StoreKvArgs{k(s), v(s), places.data(), k_cache(s), v_cache(s)};
+        return StoreKvArgs{k(s), v(s), places.data(), k_cache(s), v_cache(s), 0.75f, 3.0f};
       });
       const DType in = half_ulp(cache) > half_ulp(dtype()) ? cache : dtype();
       expect_conforms(k_cache, everything(5), kStoreKvBound, in);

@@ -104,6 +104,36 @@ TEST_P(ConformanceElementwise, RotaryTable) {
   expect_conforms(sine, everything(count), kRotaryTableBound, DType::kF32);
 }
 
+TEST_P(ConformanceElementwise, RotaryTableOfThreePositions) {
+  const std::vector<std::int64_t> time{0, 7, 7, 7, 900}, height{0, 7, 8, 9, 900};
+  const std::vector<std::int64_t> width{0, 9, 8, 7, 900};
+  for (const std::array<int, 3> sections :
+       {std::array{11, 11, 10}, std::array{32, 0, 0}, std::array{10, 2, 20}}) {
+    Operand cosine(DType::kF32, {5, 32}, Layout::kSliced);
+    Operand sine(DType::kF32, {5, 32}, Layout::kSliced);
+    run(rotary_table, reference::rotary_table, [&](Source s) {
+      return RotaryTableArgs{time.data(), 1e7,           64,           cosine(s),
+                             sine(s),     height.data(), width.data(), sections};
+    });
+    expect_conforms(cosine, everything(5), kRotaryTableBound, DType::kF32);
+    expect_conforms(sine, everything(5), kRotaryTableBound, DType::kF32);
+  }
+}
+
+TEST_P(ConformanceElementwise, GdnGatesOfChannels) {
+  Operand a(dtype(), {7, 5, 20}, Layout::kSliced, random.values(700, -8, 8));
+  Operand b(dtype(), {7, 5}, Layout::kSliced, random.values(35, -8, 8));
+  Operand a_log(dtype(), {5}, Layout::kDense, random.values(5, -4, 3));
+  Operand bias(dtype(), {5, 20}, Layout::kSliced, random.values(100, -4, 4));
+  Operand decay(DType::kF32, {7, 5, 20}, Layout::kSliced);
+  Operand beta(DType::kF32, {7, 5}, Layout::kSliced);
+  run(gdn_gates, reference::gdn_gates, [&](Source s) {
+    return GdnGatesArgs{a(s), b(s), a_log(s), bias(s), decay(s), beta(s), false};
+  });
+  expect_conforms(decay, everything(7), kGdnGatesBound, dtype());
+  expect_conforms(beta, everything(7), kGdnGatesBound, dtype());
+}
+
 TEST_P(ConformanceElementwise, GdnGates) {
   for (const bool negative : {false, true}) {
     Operand a(dtype(), {7, 5}, Layout::kSliced, random.values(35, -8, 8));

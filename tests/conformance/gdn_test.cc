@@ -12,7 +12,8 @@ INSTANTIATE_TEST_SUITE_P(Table, ConformanceGdn, ::testing::ValuesIn(all_setups()
 /// One problem with everything random and everything else poisoned.
 struct Problem {
   Problem(Random& random, DType dtype, DType state_dtype, Layout layout, const Rows& the_rows,
-          std::int64_t tokens, std::int64_t slots, std::int64_t k_dim, std::int64_t v_dim)
+          std::int64_t tokens, std::int64_t slots, std::int64_t k_dim, std::int64_t v_dim,
+          bool channel_decay = false)
       : rows(the_rows) {
     const std::int64_t hk = 2;
     const std::int64_t hv = 6;
@@ -20,7 +21,9 @@ struct Problem {
     k = Operand(dtype, {tokens, hk, k_dim}, layout, random.values(tokens * hk * k_dim, -1, 1));
     v = Operand(dtype, {tokens, hv, v_dim}, layout, random.values(tokens * hv * v_dim, -1, 1));
     const Layout gates = layout == Layout::kDense ? Layout::kDense : Layout::kSliced;
-    decay = Operand(DType::kF32, {tokens, hv}, gates, real_gates(random, tokens * hv));
+    const std::int64_t channels = channel_decay ? k_dim : 1;
+    const Shape decays = channel_decay ? Shape{tokens, hv, k_dim} : Shape{tokens, hv};
+    decay = Operand(DType::kF32, decays, gates, real_gates(random, tokens * hv * channels));
     beta = Operand(DType::kF32, {tokens, hv}, gates, random.values(tokens * hv, 0, 1));
     state = Operand(state_dtype, {slots, hv, v_dim, k_dim}, layout,
                     random.values(slots * hv * v_dim * k_dim, -0.5, 0.5));
@@ -120,6 +123,40 @@ TEST_P(ConformanceGdn, StateInBf16AtRest) {
   run(gdn_step, reference::gdn_recurrence, [&](Source s) { return step.args(s); });
   expect_conforms(step.out, steps.tokens(), kGdnStepBound, DType::kBF16);
   expect_conforms(step.state, steps.slots(), kGdnStepBound, DType::kBF16);
+}
+
+TEST_P(ConformanceGdn, EachChannelDecaysByItself) {
+  Rows rows;
+  rows.add(1, 70, 3, 9);
+  rows.add(71, 1, 0, 2);
+  rows.add(72, 5, kPadIndex, 0);
+  rows.add(80, 130, 5, 0);
+  rows.add(210, 64, 4, 64);
+  rows.add(274, 17, 2, 5);
+  for (const DType state : {DType::kF32, DType::kBF16}) {
+    for (const Layout layout : {Layout::kDense, Layout::kSliced, Layout::kTransposed}) {
+      Problem problem(random, dtype(), state, layout, rows, 300, 7, 32, 48, true);
+      problem.poison(300, 7);
+      Canary states(problem.state.kernel());
+      states.allow_each(rows.slots());
+      run(gdn_prefill, reference::gdn_recurrence, [&](Source s) { return problem.args(s); });
+      const DType least = state == DType::kBF16 ? state : dtype();
+      expect_conforms(problem.out, rows.tokens(), kGdnPrefillBound, least);
+      expect_conforms(problem.state, rows.slots(), kGdnPrefillBound, least);
+      EXPECT_TRUE(states.intact());
+      expect_zero_pads(problem);
+    }
+  }
+  Rows steps;
+  steps.add(2, 1, 3, 9);
+  steps.add(0, 1, 5, 0);
+  steps.add(5, 1, kPadIndex, 0);
+  Problem step(random, dtype(), DType::kF32, Layout::kSliced, steps, 6, 7, 48, 32, true);
+  step.poison(6, 7);
+  run(gdn_step, reference::gdn_recurrence, [&](Source s) { return step.args(s); });
+  expect_conforms(step.out, steps.tokens(), kGdnStepBound, dtype());
+  expect_conforms(step.state, steps.slots(), kGdnStepBound, dtype());
+  expect_zero_pads(step);
 }
 
 TEST_P(ConformanceGdn, WithoutNormalisation) {

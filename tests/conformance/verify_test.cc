@@ -88,20 +88,21 @@ TEST_P(ConformanceVerify, CausalConvVerify) {
 }
 
 TEST_P(ConformanceVerify, AttentionOverATree) {
-  for (const std::int32_t before : {0, 5, 61}) {
+  for (const auto& [before, window] : std::vector<std::pair<std::int32_t, std::int32_t>>{
+           {0, -1}, {5, -1}, {61, -1}, {0, 1}, {0, 2}, {5, 3}, {61, 2}, {130, 64}, {130, 70}}) {
     const std::int32_t keys = before + 6;
     Operand q = operand({kTokens, 4, 24}, -1, 1);
-    Operand k = operand({20, 4, 2, 24}, -1, 1), v = operand({20, 4, 2, 24}, -1, 1);
+    Operand k = operand({40, 4, 2, 24}, -1, 1), v = operand({40, 4, 2, 24}, -1, 1);
     Operand out(dtype(), {kTokens, 4, 24}, Layout::kSliced);
     Operand lse(DType::kF32, {kTokens, 4}, Layout::kDense);
     KvRows kv;
     std::vector<std::int32_t> pages;
-    for (std::int32_t p = 0; p * 4 < keys; ++p) pages.push_back(19 - p);
+    for (std::int32_t p = 0; p * 4 < keys; ++p) pages.push_back(39 - p);
     kv.add(6, 6, keys, pages);
     kv.add(1, 5, 5, {0, 1});
     run(attention, reference::attention, [&](Source s) {
       AttentionArgs args{kv.view(true), q(s), k(s),   v(s),
-                         out(s),        {},   lse(s), {0.2f, true, 0.0f, -1}};
+                         out(s),        {},   lse(s), {0.2f, true, 0.0f, window}};
       args.rows.parents = parents.data();
       return args;
     });
@@ -125,8 +126,8 @@ TEST_P(ConformanceVerify, ATreeDoesNotReadTheValuesBesideItsPath) {
   for (const std::int64_t token : {6, 10, 11}) {  // token 0, and 4 and 5, which follow the state
     for (const double value : out.gather({token})) ASSERT_FALSE(std::isnan(value)) << token;
   }
-  args.options.window = 3;
-  EXPECT_ERROR(attention(context(), args), kUnsupported, "tree", "window = 3");
+  args.options.causal = false;
+  EXPECT_ERROR(attention(context(), args), kUnsupported, "row 0 is a tree and causal is false");
 }
 
 TEST_P(ConformanceVerify, CopyKvMovesInOrder) {

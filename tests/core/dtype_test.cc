@@ -110,6 +110,57 @@ TEST(DType, RoundsTiesToEvenAndTheirNeighbours) {
   }
 }
 
+TEST(DType, EveryF8PatternRoundTrips) {
+  for (std::uint32_t bits = 0; bits < 256; ++bits) {
+    const F8E4M3 byte{static_cast<std::uint8_t>(bits)};
+    const float got = to_float(byte);
+    const std::uint32_t exponent = (bits >> 3) & 15, mantissa = bits & 7;
+    if (exponent == 15 && mantissa == 7) {
+      EXPECT_TRUE(std::isnan(got)) << bits;
+      EXPECT_TRUE(std::isnan(to_float(to_f8_e4m3(got)))) << bits;
+      continue;
+    }
+    const double magnitude = exponent == 0
+                                 ? std::ldexp(mantissa, -9)
+                                 : std::ldexp(8 + mantissa, static_cast<int>(exponent) - 10);
+    ASSERT_EQ(static_cast<double>(got), bits >= 128 ? -magnitude : magnitude) << bits;
+    ASSERT_EQ(std::signbit(got), bits >= 128) << bits;
+    ASSERT_EQ(to_f8_e4m3(got).bits, byte.bits) << bits;
+  }
+}
+
+TEST(DType, F8RoundsToTheNearestAndCutsAtItsLargest) {
+  const auto nearest = [](double x) {
+    double best = 0;
+    for (std::uint32_t bits = 0; bits < 256; ++bits) {
+      const double value = static_cast<double>(to_float(F8E4M3{static_cast<std::uint8_t>(bits)}));
+      // Of two as near, the even mantissa.
+      if (std::isnan(value)) continue;
+      const double distance = std::abs(value - x), least = std::abs(best - x);
+      if (distance < least || (distance == least && (bits & 1) == 0)) best = value;
+    }
+    return best;
+  };
+  Random random(11);
+  for (int i = 0; i < 20000; ++i) {
+    const auto x = static_cast<float>(std::exp2(random.uniform(-12, 10)) *
+                                      (random.uniform(0, 1) < 0.5 ? 1 : -1));
+    ASSERT_EQ(static_cast<double>(to_float(to_f8_e4m3(x))), nearest(static_cast<double>(x))) << x;
+  }
+  for (std::uint32_t bits = 0; bits < 0x7d; ++bits) {
+    const float low = to_float(F8E4M3{static_cast<std::uint8_t>(bits)});
+    const float high = to_float(F8E4M3{static_cast<std::uint8_t>(bits + 1)});
+    const float middle = (low + high) / 2;
+    for (const float x : {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e9f)}) {
+      ASSERT_EQ(static_cast<double>(to_float(to_f8_e4m3(x))), nearest(static_cast<double>(x))) << x;
+    }
+  }
+  for (const float x : {448.0f, 449.0f, 464.0f, 480.0f, 1e30f, INFINITY}) {
+    EXPECT_EQ(to_float(to_f8_e4m3(x)), 448.0f);
+    EXPECT_EQ(to_float(to_f8_e4m3(-x)), -448.0f);
+  }
+}
+
 TEST(DType, NanStaysNanWithoutLosingItsMantissa) {
   // A signalling NaN whose set bits all lie in the half that is cut off.
   const float hidden = std::bit_cast<float>(0x7f800001u);

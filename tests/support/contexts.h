@@ -39,12 +39,7 @@ inline std::string target_name(Isa isa) {
   return "no kernel for " + std::string(isa_name(isa));
 }
 
-inline std::unique_ptr<Context> make_context(Isa isa, int threads = 1,
-                                             Allocator* allocator = nullptr) {
-  ContextOptions options;
-  options.isa = isa;
-  options.threads = threads;
-  options.allocator = allocator;
+inline std::unique_ptr<Context> make_context(const ContextOptions& options) {
   auto context = Context::create(options);
   EXPECT_TRUE(context.ok()) << context.status().message();
   if (!context.ok()) return nullptr;
@@ -52,6 +47,17 @@ inline std::unique_ptr<Context> make_context(Isa isa, int threads = 1,
   EXPECT_TRUE((*context)->reserve_workspace(1 << 16, 1 << 18).ok());
   poison_workspace(**context);
   return std::move(context).value();
+}
+
+inline std::unique_ptr<Context> make_context(Isa isa, int threads = 1,
+                                             Allocator* allocator = nullptr,
+                                             Trace* trace = nullptr) {
+  ContextOptions options;
+  options.isa = isa;
+  options.threads = threads;
+  options.allocator = allocator;
+  options.trace = trace;
+  return make_context(options);
 }
 
 inline std::unique_ptr<Context> make_context() { return make_context(best_isa()); }

@@ -16,7 +16,14 @@ void append(std::vector<std::byte>& to, const std::vector<std::byte>& more) {
 }  // namespace
 
 HybridWorld::HybridWorld(const WorldOptions& o) : options(o) {
-  context = make_context(o.isa, o.threads, o.allocator);
+  ContextOptions made;
+  made.isa = o.isa;
+  made.threads = o.threads;
+  made.allocator = o.allocator;
+  made.executor = o.executor;
+  made.trace = o.trace;
+  made.chunk_invariant = o.chunk_invariant;
+  context = make_context(made);
   Random random(7);
   for (const std::int32_t id : {0, 1, 3}) make_gdn_layer(id, random);
   for (const std::int32_t id : {2, 4}) make_attention_layer(id, random);
@@ -39,9 +46,17 @@ HybridWorld::HybridWorld(const WorldOptions& o) : options(o) {
   }
   auto full = PagedAttnBackend::create(*context, kv);
   EXPECT_TRUE(full.ok()) << full.status().message();
-  (*full)->set_widest_layer(kHq, kHk, kDim, kVDim);
+  std::vector<RadixAttention> attention_layers;
+  for (AttentionLayer& l : attention_) {
+    if (o.sinks) l.layer.sinks = l.sinks.view();
+    attention_layers.push_back(l.layer);
+  }
+  EXPECT_OK((*full)->set_layers(attention_layers));
   auto gdn = GDNAttnBackend::create(*context, states, kept);
   EXPECT_TRUE(gdn.ok()) << gdn.status().message();
+  std::vector<RadixLinearAttention> gdn_layers;
+  for (const GdnLayer& l : gdn_) gdn_layers.push_back(l.layer);
+  EXPECT_OK((*gdn)->set_layers(gdn_layers));
   auto hybrid = HybridAttnBackend::create(std::move(*full), std::move(*gdn), {2, 4});
   EXPECT_TRUE(hybrid.ok()) << hybrid.status().message();
   backend = std::move(*hybrid);
@@ -55,20 +70,23 @@ void HybridWorld::make_gdn_layer(std::int32_t id, Random& random) {
   l.layer.num_v_heads = kGdnHv;
   l.layer.head_k_dim = kK;
   l.layer.head_v_dim = kV;
+  l.layer.allow_neg_eigval = options.allow_neg_eigval;
+  l.layer.channel_decay = options.channel_decay;
   l.weight = filled({kChannels, kWidth}, random, -1, 1);
   l.a_log = filled({kGdnHv}, random, -3, 1);
-  l.bias = filled({kGdnHv}, random, -2, 2);
+  const Shape decays = options.channel_decay ? Shape{kGdnHv, kK} : Shape{kGdnHv};
+  l.bias = filled(decays, random, -2, 2);
   l.norm = filled({kV}, random, 0.5, 1.5);
-  l.recurrent = Buffer(DType::kF32, {options.slots, kGdnHv, kV, kK});
+  l.recurrent = Buffer(options.state_dtype, {options.slots, kGdnHv, kV, kK});
   l.conv = Buffer(DType::kF32, {options.slots, kChannels, kWidth - 1});
-  l.kept_recurrent = Buffer(DType::kF32, {options.kept, kGdnHv, kV, kK});
+  l.kept_recurrent = Buffer(options.state_dtype, {options.kept, kGdnHv, kV, kK});
   l.kept_conv = Buffer(DType::kF32, {options.kept, kChannels, kWidth - 1});
   const std::int64_t t = options.max_tokens;
-  l.mixed = Buffer(DType::kF32, {t, kChannels});
-  l.a = Buffer(DType::kF32, {t, kGdnHv});
-  l.b = Buffer(DType::kF32, {t, kGdnHv});
-  l.z = Buffer(DType::kF32, {t, kGdnHv, kV});
-  l.out = Buffer(DType::kF32, {t, kGdnHv, kV});
+  l.mixed = Buffer(options.dtype, {t, kChannels});
+  l.a = Buffer(options.dtype, options.channel_decay ? Shape{t, kGdnHv, kK} : Shape{t, kGdnHv});
+  l.b = Buffer(options.dtype, {t, kGdnHv});
+  l.z = Buffer(options.dtype, {t, kGdnHv, kV});
+  l.out = Buffer(options.dtype, {t, kGdnHv, kV});
   gdn_.push_back(std::move(l));
 }
 
@@ -81,14 +99,21 @@ void HybridWorld::make_attention_layer(std::int32_t id, Random& random) {
   l.layer.head_dim = kDim;
   l.layer.v_head_dim = kVDim;
   l.layer.scaling = static_cast<float>(random.uniform(0.2, 0.3));
-  l.k_cache = Buffer(DType::kF32, {options.pages, options.page_size, kHk, kDim});
-  l.v_cache = Buffer(DType::kF32, {options.pages, options.page_size, kHk, kVDim});
+  l.layer.logit_cap = options.logit_cap;
+  l.layer.sliding_window = options.window;
+  l.layer.attn_type = options.attn_type;
+  l.layer.k_scale = options.k_scale;
+  l.layer.v_scale = options.v_scale;
+  l.sinks = filled({kHq}, random, -1, 2);
+  l.k_cache = Buffer(options.kv_dtype, {options.pages, options.page_size, kHk, kDim});
+  l.v_cache = Buffer(options.kv_dtype, {options.pages, options.page_size, kHk, kVDim});
   const std::int64_t t = options.max_tokens;
-  l.q = Buffer(DType::kF32, {t, kHq, kDim});
-  l.k = Buffer(DType::kF32, {t, kHk, kDim});
-  l.v = Buffer(DType::kF32, {t, kHk, kVDim});
-  l.gate = Buffer(DType::kF32, {t, kHq, kVDim});
-  l.out = Buffer(DType::kF32, {t, kHq, kVDim});
+  l.q = Buffer(options.dtype, {t, kHq, kDim});
+  l.k = Buffer(options.dtype, {t, kHk, kDim});
+  l.v = Buffer(options.dtype, {t, kHk, kVDim});
+  l.gate = Buffer(options.dtype, {t, kHq, kVDim});
+  l.out = Buffer(options.dtype, {t, kHq, kVDim});
+  l.lse = Buffer(DType::kF32, {t, kHq});
   attention_.push_back(std::move(l));
 }
 
@@ -96,7 +121,12 @@ void HybridWorld::feed_row(Buffer& buffer, std::int32_t token, double low, doubl
                            Random& random) {
   buffer.for_each({token}, [&](std::size_t offset) {
     const auto value = static_cast<float>(random.uniform(low, high));
-    std::memcpy(buffer.memory().data() + offset, &value, sizeof value);
+    std::byte* to = buffer.memory().data() + offset;
+    const BF16 bf16 = to_bf16(value);
+    const F16 f16 = to_f16(value);
+    if (buffer.dtype() == DType::kF32) std::memcpy(to, &value, sizeof value);
+    if (buffer.dtype() == DType::kBF16) std::memcpy(to, &bf16, sizeof bf16);
+    if (buffer.dtype() == DType::kF16) std::memcpy(to, &f16, sizeof f16);
   });
 }
 
@@ -122,7 +152,7 @@ void HybridWorld::poison_from(std::int32_t token) {
       for (Buffer* b : {&l.mixed, &l.a, &l.b, &l.z, &l.out}) b->poison({t});
     }
     for (AttentionLayer& l : attention_) {
-      for (Buffer* b : {&l.q, &l.k, &l.v, &l.gate, &l.out}) b->poison({t});
+      for (Buffer* b : {&l.q, &l.k, &l.v, &l.gate, &l.out, &l.lse}) b->poison({t});
     }
   }
 }
@@ -147,6 +177,7 @@ Status HybridWorld::run(const Plan& plan) {
     args.v = head(l.v, tokens);
     args.gate = head(l.gate, tokens);
     args.out = head(l.out, tokens);
+    args.lse = head(l.lse, tokens);
     return backend->run_attention(plan, l.layer, args);
   };
   Status status = run_gdn(gdn_[0]);
@@ -168,6 +199,15 @@ std::vector<double> HybridWorld::output(std::int32_t token) const {
   return all;
 }
 
+std::vector<double> HybridWorld::lse(std::int32_t token) const {
+  std::vector<double> all;
+  for (const AttentionLayer& l : attention_) {
+    const std::vector<double> values = l.lse.gather({token});
+    all.insert(all.end(), values.begin(), values.end());
+  }
+  return all;
+}
+
 std::vector<std::byte> HybridWorld::slot_bytes(std::int32_t slot) const {
   std::vector<std::byte> all;
   for (const GdnLayer& l : gdn_) {
@@ -186,10 +226,31 @@ std::vector<std::byte> HybridWorld::page_bytes(std::int32_t page) const {
   return all;
 }
 
+std::vector<HybridWorld::CacheBuffer> HybridWorld::cache_buffers() const {
+  std::vector<CacheBuffer> all;
+  for (const GdnLayer& l : gdn_) {
+    all.push_back({l.recurrent.memory(), options.slots, true});
+    all.push_back({l.conv.memory(), options.slots, true});
+  }
+  for (const AttentionLayer& l : attention_) {
+    all.push_back({l.k_cache.memory(), options.pages, false});
+    all.push_back({l.v_cache.memory(), options.pages, false});
+  }
+  return all;
+}
+
 void HybridWorld::poison_slot(std::int32_t slot) {
   for (GdnLayer& l : gdn_) {
     l.recurrent.poison({slot});
     l.conv.poison({slot});
+  }
+}
+
+void HybridWorld::copy_slot(std::int32_t from, std::int32_t to) {
+  for (GdnLayer& l : gdn_) {
+    for (Buffer* states : {&l.recurrent, &l.conv}) {
+      EXPECT_OK(copy_slots(*context, {states->view(), &from, &to, 1}));
+    }
   }
 }
 
@@ -207,6 +268,8 @@ WorldOptions world_of_one(const WorldOptions& like, std::int64_t max_tokens) {
   o.slots = 1;
   o.pages = static_cast<std::int32_t>((max_tokens + like.page_size - 1) / like.page_size);
   o.allocator = nullptr;
+  o.executor = nullptr;
+  o.trace = nullptr;
   return o;
 }
 

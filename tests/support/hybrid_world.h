@@ -22,6 +22,20 @@ struct WorldOptions {
   int threads = 1;
   Isa isa = best_isa();
   Allocator* allocator = nullptr;
+  Executor* executor = nullptr;
+  bool chunk_invariant = false;
+  DType dtype = DType::kF32;  ///< of all inputs and outputs but the gates' logits
+  DType kv_dtype = DType::kF32;
+  DType state_dtype = DType::kF32;
+  // Options of the layers.
+  float logit_cap = 0.0f;
+  std::int32_t window = -1;
+  bool sinks = false;
+  AttentionType attn_type = AttentionType::kDecoder;
+  float k_scale = 1.0f, v_scale = 1.0f;
+  bool allow_neg_eigval = false;
+  bool channel_decay = false;
+  Trace* trace = nullptr;
 };
 
 class HybridWorld {
@@ -40,10 +54,20 @@ class HybridWorld {
   Status run(const Plan& plan);
   /// All layers' outputs of one token, one after the other.
   std::vector<double> output(std::int32_t token) const;
+  /// The log-sum-exps of all attention layers.
+  std::vector<double> lse(std::int32_t token) const;
   /// Bytes of everything that belongs to a slot, and to a page.
   std::vector<std::byte> slot_bytes(std::int32_t slot) const;
   std::vector<std::byte> page_bytes(std::int32_t page) const;
+  /// The memory of one layer's states, or keys or values: `count` slots or pages of equal size.
+  struct CacheBuffer {
+    std::span<const std::byte> memory;
+    std::int32_t count;
+    bool of_slots;
+  };
+  std::vector<CacheBuffer> cache_buffers() const;
   void poison_slot(std::int32_t slot);
+  void copy_slot(std::int32_t from, std::int32_t to);
   void poison_page(std::int32_t page);
 
   WorldOptions options;
@@ -59,8 +83,8 @@ class HybridWorld {
   };
   struct AttentionLayer {
     RadixAttention layer;
-    Buffer k_cache, v_cache;
-    Buffer q, k, v, gate, out;
+    Buffer k_cache, v_cache, sinks;
+    Buffer q, k, v, gate, out, lse;
   };
   void make_gdn_layer(std::int32_t id, Random& random);
   void make_attention_layer(std::int32_t id, Random& random);

@@ -1,7 +1,9 @@
 #include "tests/support/tensor.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 namespace hybridattn::testing {
 namespace {
@@ -23,6 +25,27 @@ Shape strides_of(const Shape& shape, const std::vector<std::size_t>& order, std:
     next *= shape[order[i]] + (i > 0 ? gap : 0);
   }
   return strides;
+}
+
+struct Run {
+  std::size_t offset;
+  std::size_t bytes;
+};
+
+/// Everything under `prefix` as one stretch of memory, where it is one: whole parts are compared
+/// and poisoned far more often than elements of gapped layouts.
+std::optional<Run> dense_run(const Buffer& buffer, const Index& prefix) {
+  const ConstTensorView view = buffer.view();
+  std::int64_t elements = 1;
+  for (int d = view.rank - 1; d >= static_cast<int>(prefix.size()); --d) {
+    if (view.stride(d) != elements) return std::nullopt;
+    elements *= view.dim(d);
+  }
+  std::int64_t at = 0;
+  for (std::size_t d = 0; d < prefix.size(); ++d) at += prefix[d] * view.strides[d];
+  const auto base = static_cast<const std::byte*>(view.data) - buffer.memory().data();
+  return Run{static_cast<std::size_t>(base) + to_size(at) * buffer.element_size(),
+             to_size(elements) * buffer.element_size()};
 }
 
 }  // namespace
@@ -73,6 +96,7 @@ double Buffer::load(std::size_t offset) const {
     case DType::kF32: return static_cast<double>(read(0.0f));
     case DType::kBF16: return static_cast<double>(to_float(read(BF16{})));
     case DType::kF16: return static_cast<double>(to_float(read(F16{})));
+    case DType::kF8E4M3: return static_cast<double>(to_float(read(F8E4M3{})));
     case DType::kF64: return read(0.0);
     case DType::kI32: return static_cast<double>(read(std::int32_t{}));
     case DType::kI64: return static_cast<double>(read(std::int64_t{}));
@@ -89,6 +113,7 @@ void Buffer::store(std::size_t offset, double value) {
     case DType::kF32: return write(single);
     case DType::kBF16: return write(to_bf16(single));
     case DType::kF16: return write(to_f16(single));
+    case DType::kF8E4M3: return write(to_f8_e4m3(single));
     case DType::kF64: return write(value);
     case DType::kI32: return write(static_cast<std::int32_t>(value));
     case DType::kI64: return write(static_cast<std::int64_t>(value));
@@ -136,6 +161,10 @@ Buffer Buffer::to_f64() const {
 }
 
 void Buffer::poison(const Index& prefix) {
+  if (const auto run = dense_run(*this, prefix)) {
+    std::memset(memory_.data() + run->offset, 0xff, run->bytes);
+    return;
+  }
   for_each(prefix,
            [&](std::size_t offset) { std::memset(memory_.data() + offset, 0xff, element_size()); });
 }
@@ -143,12 +172,22 @@ void Buffer::poison(const Index& prefix) {
 std::vector<double> Buffer::gather(const std::vector<std::int64_t>& first) const {
   std::vector<double> out;
   for (const std::int64_t i : first) {
+    if (const auto run = dense_run(*this, {i})) {
+      for (std::size_t b = 0; b < run->bytes; b += element_size()) {
+        out.push_back(load(run->offset + b));
+      }
+      continue;
+    }
     for_each({i}, [&](std::size_t offset) { out.push_back(load(offset)); });
   }
   return out;
 }
 
 std::vector<std::byte> Buffer::bytes(std::int64_t first) const {
+  if (const auto run = dense_run(*this, {first})) {
+    const auto begin = memory_.begin() + static_cast<std::ptrdiff_t>(run->offset);
+    return {begin, begin + static_cast<std::ptrdiff_t>(run->bytes)};
+  }
   std::vector<std::byte> out;
   for_each({first}, [&](std::size_t offset) {
     for (std::size_t b = 0; b < element_size(); ++b) out.push_back(memory_[offset + b]);
@@ -219,6 +258,7 @@ double half_ulp(DType dtype) {
   switch (dtype) {
     case DType::kBF16: return 0x1p-8;
     case DType::kF16: return 0x1p-11;
+    case DType::kF8E4M3: return 0x1p-4;
     case DType::kF64: return 0x1p-53;
     default: return 0x1p-24;
   }

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "hybridattn/trace.h"
+
 namespace hybridattn::engine {
 namespace {
 
@@ -32,6 +34,7 @@ Status embed(Context& context, const ConstTensorView& table, std::span<const std
                    ", must be in [0, ", table.dim(0), ")");
     }
   }
+  const TraceSpan span(context, "embed");
   const std::int64_t width = table.dim(1);
   parallel_for(context.executor(), static_cast<std::int64_t>(ids.size()), [&](std::int64_t t, int) {
     to_floats(row_of(table, ids[static_cast<std::size_t>(t)]), table.dtype, width,
@@ -42,6 +45,7 @@ Status embed(Context& context, const ConstTensorView& table, std::span<const std
 
 Status gather_rows(Context& context, const ConstTensorView& x, std::span<const std::int32_t> rows,
                    const TensorView& out) {
+  const TraceSpan span(context, "gather_rows");
   const auto bytes = static_cast<std::size_t>(x.dim(1)) * dtype_size(x.dtype);
   parallel_for(
       context.executor(), static_cast<std::int64_t>(rows.size()), [&](std::int64_t i, int) {

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "hybridattn/trace.h"
+
 namespace hybridattn::engine {
 namespace {
 
@@ -69,6 +71,7 @@ void route(const ConstTensorView& logits, std::int32_t top_k, bool normalize, Ro
 
 void combine_experts(Context& context, const Routing& routing, const ConstTensorView& outputs,
                      const TensorView& hidden) {
+  const TraceSpan span(context, "combine_experts");
   const std::int64_t width = hidden.dim(1);
   parallel_for(context.executor(), hidden.dim(0), [&](std::int64_t t, int) {
     float* y = static_cast<float*>(hidden.data) + t * hidden.stride(0);
@@ -83,6 +86,7 @@ void combine_experts(Context& context, const Routing& routing, const ConstTensor
 
 void add_gated(Context& context, const ConstTensorView& gate, const ConstTensorView& x,
                const TensorView& hidden) {
+  const TraceSpan span(context, "add_gated");
   const std::int64_t width = hidden.dim(1);
   parallel_for(context.executor(), hidden.dim(0), [&](std::int64_t t, int) {
     const float weight = 1.0f / (1.0f + std::exp(-*float_row(gate, t)));

@@ -22,7 +22,7 @@ struct AttentionRows {
   const std::int32_t* pages = nullptr;
   std::int64_t num_pages_listed = 0;  ///< elements of `pages`
   /// Optional [T], as in VerifyRows: a token of a tree sees the keys before the row's new ones,
-  /// those of the tokens that it follows, and its own. Needs causal and no window.
+  /// those of the tokens that it follows, and its own. Needs causal.
   const std::int32_t* parents = nullptr;
 };
 
@@ -31,15 +31,18 @@ struct AttentionOptions {
   bool causal = true;      ///< aligned to the bottom right; false = every query sees every key
   float logit_cap = 0.0f;  ///< cap * tanh(s / cap); 0 = off
   /// Window in keys, the current one counted; -1 = off. Key j is seen by the query at position i
-  /// iff i - window < j <= i; needs causal.
+  /// iff i - window < j <= i; needs causal. A token of a tree stands behind those it follows.
   std::int32_t window = -1;
+  float k_scale = 1.0f;  ///< the cache holds k / k_scale, as store_kv wrote it
+  float v_scale = 1.0f;  ///< the cache holds v / v_scale
 };
 
 /// HQ query heads, a multiple of the HK key heads; query head h reads key head h / (HQ/HK).
 struct AttentionArgs {
   AttentionRows rows;
-  ConstTensorView q{};      ///< [T, HQ, D] f32, bf16 or f16
-  ConstTensorView k{};      ///< paged [pages, page_size, HK, D], or dense [tokens, HK, D]
+  ConstTensorView q{};  ///< [T, HQ, D] f32, bf16 or f16
+  /// Paged [pages, page_size, HK, D] or dense [tokens, HK, D]; f32, bf16, f16 or f8_e4m3
+  ConstTensorView k{};
   ConstTensorView v{};      ///< paged [pages, page_size, HK, DV], or dense [tokens, HK, DV]
   TensorView out{};         ///< [T, HQ, DV]; may not overlap an input
   ConstTensorView sinks{};  ///< optional [HQ] f32: one more logit in the denominator only

@@ -7,8 +7,8 @@
 namespace hybridattn {
 
 struct CopyKvArgs {
-  TensorView
-      k_cache{};  ///< [pages, page_size, HK, D] of any model dtype; any page, token, head stride
+  /// [pages, page_size, HK, D] f32, bf16, f16 or f8_e4m3; any page, token, head stride
+  TensorView k_cache{};
   TensorView v_cache{};                       ///< [pages, page_size, HK, DV]
   const std::int64_t* source = nullptr;       ///< [count] page * page_size + offset
   const std::int64_t* destination = nullptr;  ///< [count]; a pair with kPadIndex is skipped

@@ -13,8 +13,9 @@ struct GdnArgs {
   ConstTensorView q{};  ///< [T, HK, K] f32, bf16 or f16; any token and head stride
   ConstTensorView k{};  ///< [T, HK, K]
   ConstTensorView v{};  ///< [T, HV, V]
-  ConstTensorView
-      log_decay{};         ///< [T, HV] f32, in [-1e4, 0]; values outside are clamped, NaN is -1e4
+  /// [T, HV] f32, or [T, HV, K] where each key channel has a decay of its own (Kimi Delta
+  /// Attention); in [-1e4, 0]: values outside are clamped, NaN is -1e4
+  ConstTensorView log_decay{};
   ConstTensorView beta{};  ///< [T, HV] f32
   TensorView state{};      ///< [slots, HV, V, K] f32, or bf16 at rest; any slot, head, V stride
   TensorView out{};        ///< [T, HV, V]; may not overlap an input

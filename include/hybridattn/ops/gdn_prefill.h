@@ -15,7 +15,9 @@ inline constexpr int kGdnChunk = 64;
 ///   (I + strict_lower(diag(beta) K K^T * D)) U = diag(beta) (V - diag(exp G) K S^T)
 ///   O = scale (diag(exp G) Q S^T + lower(Q K^T * D) U)
 ///   S <- exp(G_last) S + sum_j exp(G_last - G_j) u_j k_j^T.
-/// The running sum is in double, the solve in float32. Source: the WY form of Gated DeltaNet.
+/// The running sum is in double, the solve in float32. Where each key channel decays by itself, D
+/// stands inside of the products: sum_c k_ic k_jc exp(G_ic - G_jc). Source: the WY form of Gated
+/// DeltaNet, and of Kimi Delta Attention.
 /// Errors: invalid_argument, out_of_range, unsupported; nothing is written on an error.
 HYBRIDATTN_API Status gdn_prefill(Context& context, const GdnArgs& args);
 

@@ -1,6 +1,9 @@
 // Rotary position embedding on the first dims of each head.
 #pragma once
 
+#include <array>
+#include <cstdint>
+
 #include "hybridattn/context.h"
 #include "hybridattn/tensor.h"
 
@@ -24,10 +27,18 @@ struct RotaryTableArgs {
   int rotary_dim = 0;                       ///< R
   TensorView cos{};                         ///< [T, R/2] f32
   TensorView sin{};                         ///< [T, R/2] f32
+  /// Interleaved M-RoPE: `positions` are those in time, and these two are given with `sections`.
+  const std::int64_t* height = nullptr;  ///< [T], each >= 0
+  const std::int64_t* width = nullptr;   ///< [T], each >= 0
+  /// Frequencies of time, height and width; R/2 together.
+  std::array<int, 3> sections{};
 };
 
 /// cos and sin of position * theta^(-2i/R). Frequencies and angles are in double whatever the
-/// model's dtype: rounding them to bf16 shifts tokens a few hundred positions on.
+/// model's dtype: rounding them to bf16 shifts tokens a few hundred positions on. With three
+/// positions a token, frequency i takes the height for i = 1, 4, 7, .. below 3 * sections[1], the
+/// width for i = 2, 5, 8, .. below 3 * sections[2], and the time elsewhere (Qwen3-VL's interleaved
+/// layout); mrope_positions.h makes them.
 /// Errors: invalid_argument, unsupported.
 HYBRIDATTN_API Status rotary_table(Context& context, const RotaryTableArgs& args);
 

@@ -12,12 +12,15 @@ struct StoreKvArgs {
   /// [T]: page * page_size + offset in the page, or kPadIndex: the token is skipped. No two tokens
   /// may name the same place.
   const std::int64_t* token_slots = nullptr;
-  TensorView
-      k_cache{};  ///< [pages, page_size, HK, D] f32, bf16 or f16; any page, token, head stride
+  /// [pages, page_size, HK, D] f32, bf16, f16 or f8_e4m3; any page, token, head stride
+  TensorView k_cache{};
   TensorView v_cache{};  ///< [pages, page_size, HK, DV]
+  float k_scale = 1.0f;  ///< stored is k / k_scale; attention takes the same scales
+  float v_scale = 1.0f;  ///< stored is v / v_scale
 };
 
-/// Rounds k and v to the cache's type and stores them.
+/// Divides k and v by their scales, rounds them to the cache's type (f8_e4m3: cut at 448) and
+/// stores them.
 /// Errors: invalid_argument, out_of_range (a slot outside the cache), unsupported. Nothing is
 /// written on an error.
 HYBRIDATTN_API Status store_kv(Context& context, const StoreKvArgs& args);

@@ -24,18 +24,43 @@ double logit(const AttentionArgs& args, std::int32_t row, std::int64_t token, st
   for (std::int64_t i = 0; i < args.q.dim(2); ++i) {
     s += load(args.q, token, head, i) * kv_element(args, args.k, row, j, kv_head, i);
   }
-  s *= static_cast<double>(args.options.scale);
+  s *= static_cast<double>(args.options.scale) * args.options.k_scale;
   const double cap = args.options.logit_cap;
   return cap > 0 ? cap * std::tanh(s / cap) : s;
+}
+
+/// How many tokens a token of a tree follows, itself counted.
+std::int64_t depth_of(const AttentionArgs& args, std::int32_t row, std::int64_t query) {
+  std::int64_t depth = 0;
+  for (std::int64_t i = query; i >= 0; i = args.rows.parents[args.rows.q_start[row] + i]) ++depth;
+  return depth;
+}
+
+bool is_tree(const AttentionArgs& args, std::int32_t row) {
+  return args.rows.parents != nullptr && args.rows.parents[args.rows.q_start[row]] != kChain;
+}
+
+/// The keys that a query sees, but for those of other branches of a tree.
+core::KeyRange range_of(const AttentionArgs& args, std::int32_t row, std::int64_t query) {
+  const core::KeyRange seen =
+      core::visible_keys(query, args.rows.q_length[row], args.rows.kv_length[row],
+                         args.options.causal, args.options.window);
+  if (!is_tree(args, row)) return seen;
+  const std::int64_t first_new = args.rows.kv_length[row] - args.rows.q_length[row];
+  const std::int64_t window = args.options.window;
+  const std::int64_t oldest = first_new + depth_of(args, row, query) - window;
+  return {window > 0 && oldest > 0 ? oldest : 0, seen.end};
 }
 
 /// Which of a row's new tokens a query may see: all, or those that it follows in a tree and itself.
 std::vector<bool> tree_path(const AttentionArgs& args, std::int32_t row, std::int64_t query) {
   const std::int32_t start = args.rows.q_start[row];
-  const bool tree = args.rows.parents != nullptr && args.rows.parents[start] != kChain;
+  const bool tree = is_tree(args, row);
+  const std::int64_t window = args.options.window;
   std::vector<bool> path(static_cast<std::size_t>(args.rows.q_length[row]), !tree);
+  std::int64_t distance = 0;
   for (std::int64_t i = query; tree && i >= 0; i = args.rows.parents[start + i]) {
-    path[static_cast<std::size_t>(i)] = true;
+    path[static_cast<std::size_t>(i)] = window < 0 || distance++ < window;
   }
   return path;
 }
@@ -44,9 +69,7 @@ void run_query(const AttentionArgs& args, std::int32_t row, std::int64_t query, 
   const std::int64_t kv_head =
       core::key_head(head, args.q.dim(1) / args.k.dim(args.k.rank == 3 ? 1 : 2));
   const std::int64_t token = args.rows.q_start[row] + query;
-  const core::KeyRange seen =
-      core::visible_keys(query, args.rows.q_length[row], args.rows.kv_length[row],
-                         args.options.causal, args.options.window);
+  const core::KeyRange seen = range_of(args, row, query);
   const std::vector<bool> on_path = tree_path(args, row, query);
   const std::int64_t first_new = args.rows.kv_length[row] - args.rows.q_length[row];
   std::vector<double> logits;
@@ -69,7 +92,7 @@ void run_query(const AttentionArgs& args, std::int32_t row, std::int64_t query, 
       if (std::isinf(logits[n])) continue;
       o += std::exp(logits[n] - top) / sum * kv_element(args, args.v, row, j, kv_head, i);
     }
-    store(args.out, o, token, head, i);
+    store(args.out, o * args.options.v_scale, token, head, i);
   }
   if (!args.lse.empty()) store(args.lse, sum > 0 ? top + std::log(sum) : -INFINITY, token, head);
 }

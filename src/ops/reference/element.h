@@ -20,6 +20,7 @@ inline double load(const ConstTensorView& view, std::int64_t i, std::int64_t j =
     case DType::kF32: return static_cast<const float*>(view.data)[at];
     case DType::kBF16: return to_float(static_cast<const BF16*>(view.data)[at]);
     case DType::kF16: return to_float(static_cast<const F16*>(view.data)[at]);
+    case DType::kF8E4M3: return to_float(static_cast<const F8E4M3*>(view.data)[at]);
     case DType::kF64: return static_cast<const double*>(view.data)[at];
     default: return 0;
   }
@@ -33,6 +34,7 @@ inline void store(const TensorView& view, double value, std::int64_t i, std::int
     case DType::kF32: static_cast<float*>(view.data)[at] = rounded; return;
     case DType::kBF16: static_cast<BF16*>(view.data)[at] = to_bf16(rounded); return;
     case DType::kF16: static_cast<F16*>(view.data)[at] = to_f16(rounded); return;
+    case DType::kF8E4M3: static_cast<F8E4M3*>(view.data)[at] = to_f8_e4m3(rounded); return;
     case DType::kF64: static_cast<double*>(view.data)[at] = value; return;
     default: return;
   }

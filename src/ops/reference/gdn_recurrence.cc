@@ -39,12 +39,15 @@ void run_head(const GdnArgs& args, std::int32_t row, std::int64_t h) {
     const std::int64_t t = args.rows.start[row] + i;
     const auto q = head_of(args.q, t, source, args.qk_l2norm, static_cast<double>(args.scale));
     const auto key = head_of(args.k, t, source, args.qk_l2norm, 1.0);
-    const double decay = std::exp(core::clamp_log_decay(load(args.log_decay, t, h)));
+    const auto decay = [&](std::int64_t channel) {
+      const std::int64_t c = args.log_decay.rank == 3 ? channel : 0;
+      return std::exp(core::clamp_log_decay(load(args.log_decay, t, h, c)));
+    };
     const double beta = load(args.beta, t, h);
     for (std::int64_t v = 0; v < v_dim; ++v) {
       double recalled = 0;
       for (std::int64_t k = 0; k < k_dim; ++k) {
-        cell(v, k) *= decay;
+        cell(v, k) *= decay(k);
         recalled += cell(v, k) * key[static_cast<std::size_t>(k)];
       }
       const double u = beta * (load(args.v, t, h, v) - recalled);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -26,12 +27,29 @@ void rotary(const RotaryArgs& args) {
   }
 }
 
+namespace {
+
+/// The position whose angle frequency i has: a list of who takes which, not the rule itself.
+std::int64_t position_of(const RotaryTableArgs& args, std::int64_t t, std::int64_t i) {
+  if (args.height == nullptr) return args.positions[t];
+  std::vector<const std::int64_t*> taken(static_cast<std::size_t>(args.cos.dim(1)), args.positions);
+  for (std::size_t n = 1; n < std::min<std::size_t>(taken.size(), 3 * args.sections[1]); n += 3) {
+    taken[n] = args.height;
+  }
+  for (std::size_t n = 2; n < std::min<std::size_t>(taken.size(), 3 * args.sections[2]); n += 3) {
+    taken[n] = args.width;
+  }
+  return taken[static_cast<std::size_t>(i)][t];
+}
+
+}  // namespace
+
 void rotary_table(const RotaryTableArgs& args) {
   for (std::int64_t t = 0; t < args.cos.dim(0); ++t) {
     for (std::int64_t i = 0; i < args.rotary_dim / 2; ++i) {
       const double frequency =
           1.0 / std::pow(args.theta, 2.0 * static_cast<double>(i) / args.rotary_dim);
-      const double angle = static_cast<double>(args.positions[t]) * frequency;
+      const double angle = static_cast<double>(position_of(args, t, i)) * frequency;
       store(args.cos, std::cos(angle), t, i);
       store(args.sin, std::sin(angle), t, i);
     }

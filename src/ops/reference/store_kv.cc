@@ -14,10 +14,12 @@ void store_kv(const StoreKvArgs& args) {
     if (slot == kPadIndex) continue;
     for (std::int64_t h = 0; h < args.k.dim(1); ++h) {
       for (std::int64_t i = 0; i < args.k.dim(2); ++i) {
-        store(args.k_cache, load(args.k, t, h, i), slot / page_size, slot % page_size, h, i);
+        store(args.k_cache, load(args.k, t, h, i) / args.k_scale, slot / page_size,
+              slot % page_size, h, i);
       }
       for (std::int64_t i = 0; i < args.v.dim(2); ++i) {
-        store(args.v_cache, load(args.v, t, h, i), slot / page_size, slot % page_size, h, i);
+        store(args.v_cache, load(args.v, t, h, i) / args.v_scale, slot / page_size,
+              slot % page_size, h, i);
       }
     }
   }

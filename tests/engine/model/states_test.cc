@@ -39,7 +39,7 @@ class OneRequest {
         count == 1 && table_->computed(row_) > 0 ? RowKind::kDecode : RowKind::kPrefill;
     const ForwardBatch batch =
         take(ForwardBatch::create({take(table_->batch_row(row_, kind, count))}));
-    check(model_->forward(batch, *backend_, ids));
+    check(model_->forward(batch, *backend_, ids).status());
     check(table_->advance(row_, count));
   }
 
@@ -116,10 +116,10 @@ TEST(HybridModelErrors, WrongCallsAreRefused) {
   EXPECT_GT(model.activation_bytes(200), model.activation_bytes(100));
   const Ids ids = {1, 2, 3};
   const ForwardBatch batch = request.batch(3);
-  expect_error(model.forward(batch, request.backend(), std::span(ids).first(2)),
+  expect_error(model.forward(batch, request.backend(), std::span(ids).first(2)).status(),
                StatusCode::kInvalidArgument, {"2 ids", "3"});
   const Ids bad = {1, 512, 3};
-  expect_error(model.forward(batch, request.backend(), bad), StatusCode::kOutOfRange,
+  expect_error(model.forward(batch, request.backend(), bad).status(), StatusCode::kOutOfRange,
                {"512", "position 1"});
   ASSERT_TRUE(model.forward(batch, request.backend(), ids).ok());
   std::vector<float> logits(static_cast<std::size_t>(model.logits_block()) * 512);

@@ -79,6 +79,10 @@ struct EngineSetup {
   std::int64_t tokens = 1200;
   std::int64_t memory = 0;
   Allocator* allocator = nullptr;
+  std::int32_t page_size = 16;
+  std::int32_t draft_tokens = 0;
+  bool graphs = true;
+  bool chunk_invariant = false;
 };
 
 inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
@@ -89,6 +93,10 @@ inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
   options.dtype = setup.dtype;
   options.chunk = setup.chunk;
   options.max_batch = setup.max_batch;
+  options.page_size = setup.page_size;
+  options.draft_tokens = setup.draft_tokens;
+  options.graphs = setup.graphs;
+  options.context.chunk_invariant = setup.chunk_invariant;
   Result<std::unique_ptr<Engine>> engine = Engine::load(checkpoint_path(setup.checkpoint), options);
   if (!engine.ok()) throw std::runtime_error(engine.status().message());
   const Status caches = (*engine)->allocate_caches({setup.tokens, setup.memory});
