@@ -120,8 +120,8 @@ class HYBRIDATTN_API AttentionBackend {
   Result<std::shared_ptr<Plan>> plan_graph(const GraphShape& shape);
   /// Rewrites every row of a plan of plan_graph in place, padding where the batch has none.
   /// Allocates nothing. Errors: as plan; out_of_range when the batch holds more than the plan's
-  /// shape; failed_precondition when verify rows that it was written for are not committed yet. On
-  /// an error the plan is as it was.
+  /// shape; failed_precondition when verify rows that were replayed are not committed yet. On an
+  /// error the plan is as it was.
   Status replan(Plan& plan, const ForwardBatch& batch);
 
   /// Ends the verify rows of a step that was run. `last_accepted` has one entry for each row of the

@@ -23,13 +23,21 @@ class HYBRIDATTN_API GraphInput : public std::enable_shared_from_this<GraphInput
   bool recordable() const noexcept { return recordable_; }
 
   /// Said by whoever rewrote it.
-  void set_written() noexcept { ++version_; }
+  void set_written() noexcept {
+    ++version_;
+    ran_ = false;
+  }
+  /// Whether a replay has read it since.
+  virtual bool ran() const noexcept { return ran_; }
+  /// Said by a replay.
+  void set_ran() const noexcept { ran_ = true; }
 
  protected:
   explicit GraphInput(bool recordable) : recordable_(recordable) {}
 
  private:
   std::uint64_t version_ = 0;
+  mutable bool ran_ = false;
   bool recordable_;
 };
 

@@ -109,10 +109,11 @@ Status AttentionBackend::rewrite(Plan& plan, std::span<const RowView> rows, std:
     return error(StatusCode::kFailedPrecondition, name(),
                  "::replan: the plan is that of a single step, must be one of plan_graph");
   }
-  if (!plan.verify_rows_.empty() && !plan.committed_) {
+  if (!plan.verify_rows_.empty() && !plan.committed_ && plan.ran()) {
     return error(StatusCode::kFailedPrecondition, name(), "::replan: ", plan.verify_rows_.size(),
                  " verify rows of batch ", plan.batch_id_,
-                 " are not committed; commit them first, with -1 where nothing is accepted");
+                 " were replayed and not committed; commit them first, with -1 where nothing is "
+                 "accepted");
   }
   HYBRIDATTN_TRY(check_rows(rows));
   write_rows(plan, rows);

@@ -10,6 +10,9 @@ struct HybridPlan final : Plan {
              std::shared_ptr<Plan> gdn_plan)
       : Plan(shape, recordable), full(std::move(full_plan)), gdn(std::move(gdn_plan)) {}
 
+  /// Graphs hold the two, not this.
+  bool ran() const noexcept override { return full->ran() || gdn->ran(); }
+
   std::shared_ptr<Plan> full;
   std::shared_ptr<Plan> gdn;
 };

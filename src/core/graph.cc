@@ -77,7 +77,10 @@ Status Graph::replay() {
                    *impl_->replays, "; call replan with this step's batch first");
     }
   }
-  for (core::Recorder::Input& input : recorder.inputs) input.replayed = input.data->version();
+  for (core::Recorder::Input& input : recorder.inputs) {
+    input.replayed = input.data->version();
+    input.data->set_ran();
+  }
   ++*impl_->replays;
   for (const core::Recorder::Call& call : recorder.calls) {
     core::Launch launch{impl_->context.executor(), recorder.workers, recorder.worker_bytes};

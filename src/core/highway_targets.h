@@ -4,11 +4,14 @@
 
 #include "hybridattn/context.h"
 
-// Four variants of each kernel; one more costs its share of the build and is seldom faster. Highway
-// itself would serve its AVX3_ZEN4 code on AMD alone; our table gives it to every processor that
-// has those instructions.
+// On x86-64 four variants of each kernel; one more costs its share of the build and is seldom
+// faster. Highway itself would serve its AVX3_ZEN4 code on AMD alone; our table gives it to every
+// processor that has those instructions. Elsewhere one: what the compiler's target guarantees, NEON
+// on 64-bit Arm.
 #if defined(__x86_64__)
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_AVX3_SPR | HWY_AVX10_2)
+#else
+#define HWY_COMPILE_ONLY_STATIC
 #endif
 
 #include "hwy/targets.h"

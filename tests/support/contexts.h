@@ -24,8 +24,7 @@ inline std::vector<Isa> supported_isas() {
   return out;
 }
 
-/// What kernels compiled for `isa` report; on processors other than x86-64 the baseline has another
-/// name, and then any will do.
+/// What kernels compiled for `isa` report.
 inline std::string target_name(Isa isa) {
 #if defined(__x86_64__)
   switch (isa) {
@@ -34,8 +33,10 @@ inline std::string target_name(Isa isa) {
     case Isa::kAvx512: return "AVX3";
     case Isa::kAvx512Bf16: return "AVX3_ZEN4";
   }
+#elif defined(__aarch64__)
+  if (isa == Isa::kBaseline) return "NEON_WITHOUT_AES";
 #endif
-  return std::string(isa_name(isa));
+  return "no kernel for " + std::string(isa_name(isa));
 }
 
 inline std::unique_ptr<Context> make_context(const ContextOptions& options) {
