@@ -12,6 +12,10 @@ struct Mode {
   const char* checkpoint;
   DType dtype;
 };
+void PrintTo(const Mode& mode, std::ostream* out) {
+  *out << mode.checkpoint << '_' << dtype_name(mode.dtype);
+}
+
 class Invariance : public testing::TestWithParam<Mode> {};
 INSTANTIATE_TEST_SUITE_P(Modes, Invariance,
                          testing::Values(Mode{"golden_a", DType::kF32},

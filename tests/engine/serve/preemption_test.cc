@@ -27,6 +27,11 @@ struct Case {
   std::int32_t draft_tokens;
 };
 
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.checkpoint << (c.chunk_invariant ? "_chunk_invariant" : "") << "_drafts_"
+       << c.draft_tokens;
+}
+
 class F14Preemption : public testing::TestWithParam<Case> {};
 
 INSTANTIATE_TEST_SUITE_P(Cases, F14Preemption,
