@@ -243,7 +243,8 @@ Status generate(const GenerateOptions& options) {
   o.max_batch =
       static_cast<std::int32_t>(std::min(static_cast<std::size_t>(o.max_batch), prompts.size()));
   HYBRIDATTN_ASSIGN(TraceFile trace, TraceFile::open(o.trace));
-  HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine, load_engine(o, trace.trace(), o.draft_tokens));
+  HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine,
+                    load_engine(o, trace.trace(), o.draft_tokens));
   HYBRIDATTN_ASSIGN(const std::optional<Tokenizer> tokenizer, load_tokenizer(o.model, text));
   HYBRIDATTN_ASSIGN(std::vector<Outcome> outcomes, encode_prompts(prompts, tokenizer));
   std::int64_t longest = 0;

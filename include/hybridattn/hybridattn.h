@@ -22,6 +22,6 @@
 #include "hybridattn/sharding.h"
 #include "hybridattn/status.h"
 #include "hybridattn/tensor.h"
-#include "hybridattn/transaction.h"
 #include "hybridattn/trace.h"
+#include "hybridattn/transaction.h"
 #include "hybridattn/version.h"
