@@ -1,7 +1,6 @@
 // Merging against the textbook form of BPE, and the checks of a vocabulary.
 #include "engine/text/bpe.h"
 
-#include <chrono>
 #include <random>
 #include <string>
 #include <thread>
@@ -138,11 +137,10 @@ TEST(Bpe, WholeTokensThatMergesDontReachAreTakenApart) {
   EXPECT_EQ(encode(make(spec), "abc"), (Ids{257}));
 }
 
-TEST(Bpe, LongPieceIsFast) {
+// Quadratic work would not end within the time that a test has at most.
+TEST(Bpe, ALongPieceIsNotQuadratic) {
   const Bpe bpe = make(spec_of({{"a", "a"}, {"aa", "aa"}, {"aaaa", "aaaa"}}));
-  const auto start = std::chrono::steady_clock::now();
   const Ids ids = encode(bpe, std::string(1'000'003, 'a'));
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
   EXPECT_EQ(ids.size(), 125002u);
   EXPECT_EQ((Ids(ids.end() - 3, ids.end())), (Ids{258, 256, 'a'}));
 }
