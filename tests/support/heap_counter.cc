@@ -13,10 +13,16 @@ std::int64_t heap_allocations() noexcept { return allocations; }
 
 }  // namespace hybridattn::testing
 
-void* operator new(std::size_t bytes) {
+// Every form that shares operator delete: AddressSanitizer tells memory of its own operators from
+// memory of malloc.
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
   ++allocations;
-  if (void* memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
+  return std::malloc(bytes == 0 ? 1 : bytes);
+}
+void* operator new(std::size_t bytes) {
+  if (void* memory = operator new(bytes, std::nothrow)) return memory;
   throw std::bad_alloc();
 }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
