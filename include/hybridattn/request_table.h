@@ -17,7 +17,7 @@ namespace hybridattn {
 class HYBRIDATTN_API RequestTable {
  public:
   /// The allocators are borrowed and must outlive the table; `slots` is nullptr for models without
-  /// GDN layers.
+  /// GDN layers. A table with a page size or a number of rows below 1 opens no row.
   RequestTable(HandleAllocator& pages, HandleAllocator* slots, std::int32_t page_size,
                std::int32_t max_rows, std::int32_t max_pages_per_row);
 

@@ -11,7 +11,7 @@ namespace hybridattn {
 RequestTable::RequestTable(HandleAllocator& pages, HandleAllocator* slots, std::int32_t page_size,
                            std::int32_t max_rows, std::int32_t max_pages_per_row)
     : ids_("request row", max_rows), pages_(pages), slots_(slots), page_size_(page_size),
-      max_pages_(max_pages_per_row), rows_(static_cast<std::size_t>(max_rows)) {}
+      max_pages_(max_pages_per_row), rows_(static_cast<std::size_t>(ids_.capacity())) {}
 
 bool RequestTable::is_open(const Handle& row) const { return ids_.live(row); }
 
@@ -31,6 +31,10 @@ Status RequestTable::check_open(const char* verb, const Handle& row) const {
 
 Result<std::int32_t> RequestTable::pages_lacking(const char* verb, std::int64_t tokens,
                                                  std::size_t held) const {
+  if (page_size_ < 1) {
+    return invalid_argument("RequestTable::", verb, ": the table's page_size is ", page_size_,
+                            ", must be at least 1");
+  }
   if (tokens < 0) {
     return invalid_argument("RequestTable::", verb, ": tokens is ", tokens, ", must be at least 0");
   }

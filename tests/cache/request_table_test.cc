@@ -19,6 +19,18 @@ struct Fixture {
   RequestTable table{pages, &slots, 4, 6, 8};
 };
 
+TEST(RequestTable, OfImpossibleSizesOpensNoRow) {
+  HandleAllocator pages("page", 4);
+  for (const std::int32_t size : {0, -3}) {
+    RequestTable table(pages, nullptr, size, 2, 2);
+    EXPECT_ERROR(table.open().status(), kInvalidArgument, "page_size is ");
+    RequestTable no_rows(pages, nullptr, 4, size, 2);
+    EXPECT_ERROR(no_rows.open().status(), kResourceExhausted, "all 0 rows");
+    EXPECT_OK(no_rows.check());
+  }
+  EXPECT_EQ(pages.num_free(), 4);
+}
+
 TEST(RequestTable, ALifeOfOneRow) {
   Fixture f;
   const auto row = f.table.open();
