@@ -63,6 +63,7 @@ void Engine::accept(Running& running, std::int32_t token, std::vector<TokenEvent
 /// sampler takes what was drafted.
 void Engine::sample_one(const Step& step, StepRow& row, std::span<float> logits,
                         std::vector<TokenEvent>& events) {
+  const TraceSpan span(*context_, "sample");
   Running& running = running_[row.member];
   const std::int32_t token =
       running.sampler.next(logits, running.history, running.request.vocab_limit);
