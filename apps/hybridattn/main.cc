@@ -94,7 +94,7 @@ void add_common(CLI::App& app, CommonOptions& o) {
       ->check(whole(std::int64_t{0}))
       ->capture_default_str();
   app.add_flag("--batch-invariant", o.batch_invariant,
-               "The same bits alone and beside any other requests");
+               "The same bits alone and beside any other requests, for one --chunk");
   app.add_flag("--chunk-invariant", o.chunk_invariant,
                "The same bits for chunks of every multiple of 64 too; --chunk is cut to one");
   app.add_flag("!--no-graphs", o.graphs, "Run every step afresh, none recorded and replayed");
@@ -139,8 +139,10 @@ void add_generate(CLI::App& app, GenerateOptions& o) {
       ->check(whole(std::uint64_t{0}))
       ->capture_default_str();
   app.add_flag("--ignore-eos", o.ignore_eos, "Go on past end-of-text tokens");
-  app.add_option("--draft-tokens", o.draft_tokens,
-                 "Tokens to draft each step from what was said before; the output is the same")
+  app.add_option(
+         "--draft-tokens", o.draft_tokens,
+         "Tokens to draft each step from what was said before; to the bit the same output with "
+         "--batch-invariant or --chunk-invariant")
       ->check(whole(0, kMaxTreeTokens))
       ->capture_default_str();
 }

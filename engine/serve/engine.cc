@@ -2,6 +2,7 @@
 #include "engine/serve/engine.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "hybridattn/status_macros.h"
 
@@ -16,6 +17,10 @@ Status check_options(const EngineOptions& o) {
     return invalid_argument("page_size is ", o.page_size, ", must be at least 1");
   if (o.draft_tokens < 0 || o.draft_tokens > kMaxTreeTokens) {
     return invalid_argument("draft-tokens is ", o.draft_tokens, ", must be 0 to ", kMaxTreeTokens);
+  }
+  if (std::int64_t{o.max_batch} * (o.draft_tokens + 2) > std::numeric_limits<std::int32_t>::max()) {
+    return invalid_argument("max-batch is ", o.max_batch, " with draft-tokens ", o.draft_tokens,
+                            ", must be under 2^31 state slots together");
   }
   if (o.context.chunk_invariant && o.chunk < kGdnChunk) {
     return invalid_argument("chunk is ", o.chunk, ", must be at least ", kGdnChunk,

@@ -20,14 +20,15 @@ struct EngineOptions {
   std::optional<DType> kv_dtype;  ///< f32, bf16, f16 or f8_e4m3; unset = dtype
   DType state_dtype = DType::kF32;  ///< f32 or bf16 at rest
   /// Prompt tokens of one step, at most. With chunk_invariant in `context` it is cut to a multiple
-  /// of kGdnChunk, which it must reach.
+  /// of kGdnChunk, which it must reach. With batch_invariant a prompt takes whole chunks or waits.
   std::int32_t chunk = 512;
   std::int32_t max_batch = 8;   ///< requests that run at once
   std::int32_t page_size = 16;  ///< tokens of a page
   /// Tokens drafted for each request and step, at most, from what was said before; those that the
-  /// sampler would have taken are kept. 0 = off. The output is the same.
+  /// sampler would have taken are kept. 0 = off. Prompts may be cut at other places then: with
+  /// batch_invariant or chunk_invariant the output is the same to the bit, else within the bounds.
   std::int32_t draft_tokens = 0;
-  /// Record decode steps once and replay them. The output is the same.
+  /// Record decode steps once and replay them. The output is the same to the bit.
   bool graphs = true;
 };
 

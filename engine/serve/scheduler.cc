@@ -84,10 +84,10 @@ void Engine::wait_again(std::size_t index) {
   crowded_ = true;
   ++stats_.preemptions;
   // Decoded tokens are computed again as prompt, all but the last, whose logits are wanted; where
-  // results must not depend on that, as they were.
+  // results must not depend on traffic, as they were.
   const auto prompt = static_cast<std::int64_t>(again.request.prompt.size());
   const auto known = static_cast<std::int64_t>(again.history.size());
-  again.prefill_end = options_.context.chunk_invariant ? prompt : std::max(prompt, known - 1);
+  again.prefill_end = context_->batch_invariant() ? prompt : std::max(prompt, known - 1);
   const auto younger = [&](const Running& r) { return r.id > again.id; };
   waiting_.insert(std::find_if(waiting_.begin(), waiting_.end(), younger), std::move(again));
 }
@@ -115,8 +115,13 @@ std::optional<Engine::StepRow> Engine::choose(std::size_t index, std::int64_t& b
   if (computed < r.prefill_end) {
     row.kind = RowKind::kPrefill;
     tokens = std::min(budget, r.prefill_end - computed);
-    if (options_.context.chunk_invariant && computed + tokens < r.prefill_end) {
-      tokens -= tokens % kGdnChunk;
+    if (computed + tokens < r.prefill_end) {
+      // Where results must not depend on traffic, what is left of a chunk does not cut a prompt.
+      if (options_.context.chunk_invariant) {
+        tokens -= tokens % kGdnChunk;
+      } else if (context_->batch_invariant() && tokens < options_.chunk) {
+        tokens = 0;
+      }
     }
     if (tokens == 0) return std::nullopt;
   }

@@ -45,10 +45,12 @@ Result<ScoreResult> Engine::score(std::span<const std::int32_t> ids, std::int32_
                                   const LoadProgress& progress) {
   HYBRIDATTN_TRY(check_prompt("score", ids, static_cast<std::int64_t>(ids.size())));
   if (chunk < 1) return invalid_argument("score: chunk is ", chunk, ", must be at least 1");
-  if (options_.context.chunk_invariant && chunk % kGdnChunk != 0 &&
-      chunk < static_cast<std::int64_t>(ids.size())) {
-    return invalid_argument("score: chunk is ", chunk, ", must be a multiple of ", kGdnChunk,
-                            " for chunk-invariant");
+  if (options_.context.chunk_invariant) {
+    if (chunk < kGdnChunk) {
+      return invalid_argument("score: chunk is ", chunk, ", must be at least ", kGdnChunk,
+                              " for chunk-invariant");
+    }
+    chunk -= chunk % kGdnChunk;
   }
   if (!idle()) {
     return error(StatusCode::kFailedPrecondition, "score: requests are running, must be idle");

@@ -77,13 +77,18 @@ class HYBRIDATTN_API Plan : public GraphInput {
   /// Length of the flat stream that the run verbs take.
   std::int32_t num_tokens() const noexcept { return shape_.tokens; }
   ForwardMode mode() const noexcept { return mode_; }
+  /// AttentionBackend::id of the one that made it.
+  std::uint64_t backend_id() const noexcept { return backend_id_; }
 
  protected:
-  Plan(const GraphShape& shape, bool recordable) : GraphInput(recordable), shape_(shape) {}
+  Plan(std::uint64_t backend_id, const GraphShape& shape, bool recordable)
+      : GraphInput(recordable), backend_id_(backend_id), shape_(shape) {}
 
  private:
   friend class AttentionBackend;
   void reserve_drafts();
+  bool awaits_commit() const noexcept { return !verify_rows_.empty() && !committed_; }
+  std::uint64_t backend_id_;
   GraphShape shape_;
   std::uint64_t batch_id_ = 0;
   ForwardMode mode_ = ForwardMode::kIdle;
@@ -91,6 +96,8 @@ class HYBRIDATTN_API Plan : public GraphInput {
     std::int32_t row;  // of the batch
     std::int32_t tokens;
     std::int32_t first_token;
+    std::int32_t slot;
+    std::int64_t computed;
     std::size_t parents;  // its first in draft_parents_
   };
   std::vector<VerifyRow> verify_rows_;       // in their order
@@ -105,23 +112,30 @@ class HYBRIDATTN_API Plan : public GraphInput {
 /// nor do they synchronise. A backend serves one thread at a time, that of its context.
 class HYBRIDATTN_API AttentionBackend {
  public:
+  AttentionBackend();
   virtual ~AttentionBackend() = default;
+  AttentionBackend(const AttentionBackend&) = delete;
+  AttentionBackend& operator=(const AttentionBackend&) = delete;
 
+  /// Different for each backend made in this process: a plan remembers whose it is.
+  std::uint64_t id() const noexcept { return id_; }
   virtual std::string_view name() const noexcept = 0;
   /// Makes the context's workspace large enough for batches of up to `max_tokens` tokens, so that
   /// no plan of such a batch allocates any. Errors: invalid_argument, resource_exhausted.
   virtual Status reserve(std::int32_t max_tokens) = 0;
 
-  /// A plan for one step. Errors: invalid_argument, out_of_range, unsupported, naming the row;
-  /// resource_exhausted.
+  /// A plan for one step. Only one plan with verify rows is at work at a time, since the states of
+  /// their drafts are kept in one pool: after a run it must be committed before another is made,
+  /// and one that has not run is superseded by it and refuses to run. Errors: invalid_argument,
+  /// out_of_range, unsupported, naming the row; failed_precondition; resource_exhausted.
   Result<std::shared_ptr<Plan>> plan(const ForwardBatch& batch);
   /// A plan that a graph can hold: its arrays have room for `shape` and never move. Every row of it
   /// is padding until it is rewritten. Errors: invalid_argument, resource_exhausted.
   Result<std::shared_ptr<Plan>> plan_graph(const GraphShape& shape);
   /// Rewrites every row of a plan of plan_graph in place, padding where the batch has none.
   /// Allocates nothing. Errors: as plan; out_of_range when the batch holds more than the plan's
-  /// shape; failed_precondition when verify rows that were replayed are not committed yet. On an
-  /// error the plan is as it was.
+  /// shape; failed_precondition when verify rows that have run, of this plan or another, are not
+  /// committed yet. On an error the plan is as it was.
   Status replan(Plan& plan, const ForwardBatch& batch);
 
   /// Ends the verify rows of a step that was run. `last_accepted` has one entry for each row of the
@@ -130,11 +144,14 @@ class HYBRIDATTN_API AttentionBackend {
   /// windows and states of all layers are those of having decoded the accepted path, and the row's
   /// count grows by its length (the caller's to keep: RequestTable::advance, or the form below).
   /// Allocates nothing. Errors: invalid_argument, out_of_range; failed_precondition for another
-  /// backend's plan, or one that was committed already.
+  /// backend's plan, one that was committed already or superseded, and for accepted tokens of one
+  /// that has not run (of a graph: whose last replay did not come to its end).
   Status commit(Plan& plan, std::span<const std::int32_t> last_accepted);
   /// The same for rows of a table, which is told how far each of them is now. `rows` has the handle
   /// of each row of the batch; those that are not verify rows are not looked at. A request that has
-  /// ended meanwhile is dropped: whoever has its slot and pages now keeps them as they are.
+  /// ended meanwhile is dropped: whoever has its slot and pages now keeps them as they are. Errors:
+  /// also invalid_argument for a handle whose slot or count are not those that the row was planned
+  /// with; nothing is moved or counted then.
   Status commit(Plan& plan, RequestTable& table, std::span<const Handle> rows,
                 std::span<const std::int32_t> last_accepted);
 
@@ -169,8 +186,9 @@ class HYBRIDATTN_API AttentionBackend {
   // The graph verbs under the upstream names: decode steps of one token a row. A request is named
   // by its row in the table given to set_request_table, which knows its slot, pages and count.
 
-  /// `table` is borrowed and must outlive the backend.
-  void set_request_table(const RequestTable* table) noexcept { table_ = table; }
+  /// `table` is borrowed and must outlive the backend. What was captured for another table is
+  /// forgotten.
+  void set_request_table(const RequestTable* table) noexcept;
   /// A row whose length is this is padding: 0.
   static constexpr std::int32_t get_cuda_graph_seq_len_fill_value() noexcept { return 0; }
   /// Once, before the first capture. Errors: invalid_argument; failed_precondition without a table;
@@ -205,21 +223,33 @@ class HYBRIDATTN_API AttentionBackend {
   /// nothing. A backend without verify rows has nothing to move.
   virtual Status move_accepted(Plan& plan, std::span<const AcceptedRow> accepted);
 
+ protected:
+  /// Whether the plan is one of this backend and may run. Errors: failed_precondition.
+  Status check_plan(const Plan& plan) const;
+
  private:
   Status check_current(const char* verb, const ForwardBatch& batch) const;
   Status check_fits(const Plan& plan, const GraphShape& has) const;
-  Status rewrite(Plan& plan, std::span<const RowView> rows, std::int32_t num_rows,
-                 std::uint64_t batch_id, ForwardMode mode);
+  Result<std::shared_ptr<Plan>> new_plan(const GraphShape& shape, bool recordable);
+  Status rewrite(Plan& plan, const GraphShape& shape, std::span<const RowView> rows,
+                 std::int32_t num_rows, std::uint64_t batch_id, ForwardMode mode);
   static void remember(Plan& plan, std::span<const RowView> rows, std::int32_t num_rows,
                        std::uint64_t batch_id, ForwardMode mode);
+  Status check_drafts(const Plan* plan, const GraphShape& shape) const;
+  void claim_drafts(Plan& plan);
   Status check_commit(const Plan& plan, std::span<const std::int32_t> last_accepted) const;
-  static void find_paths(Plan& plan, std::span<const std::int32_t> last_accepted);
+  Status check_commit_rows(const Plan& plan, const RequestTable& table,
+                           std::span<const Handle> rows,
+                           std::span<const std::int32_t> last_accepted) const;
+  static void find_paths(Plan& plan, std::span<const std::int32_t> last_accepted,
+                         const RequestTable* table, std::span<const Handle> rows);
   Status table_rows(std::span<const std::int32_t> req_pool_indices,
                     std::span<const std::int32_t> seq_lens);
 
+  std::uint64_t id_;
   std::shared_ptr<Plan> current_;
-  std::vector<RowView> rows_;       // of the plan being written
-  std::vector<std::int32_t> last_;  // accepted, of rows of a table
+  std::weak_ptr<Plan> drafting_;  // the last plan that was written with verify rows
+  std::vector<RowView> rows_;     // of the plan being written
   const RequestTable* table_ = nullptr;
   std::int32_t max_graph_rows_ = 0;
   std::map<std::int32_t, std::shared_ptr<Plan>> graph_plans_;  // by rows

@@ -26,11 +26,15 @@ class HYBRIDATTN_API GraphInput : public std::enable_shared_from_this<GraphInput
   void set_written() noexcept {
     ++version_;
     ran_ = false;
+    superseded_ = false;
   }
-  /// Whether a replay has read it since.
+  /// Whether calls have read it since, in a replay that came to its end or eagerly.
   virtual bool ran() const noexcept { return ran_; }
-  /// Said by a replay.
+  /// Said by those calls.
   void set_ran() const noexcept { ran_ = true; }
+  /// Whether it must not be read any more until it is rewritten: what it names is another's now.
+  bool superseded() const noexcept { return superseded_; }
+  virtual void supersede() noexcept { superseded_ = true; }
 
  protected:
   explicit GraphInput(bool recordable) : recordable_(recordable) {}
@@ -38,6 +42,7 @@ class HYBRIDATTN_API GraphInput : public std::enable_shared_from_this<GraphInput
  private:
   std::uint64_t version_ = 0;
   mutable bool ran_ = false;
+  bool superseded_ = false;
   bool recordable_;
 };
 

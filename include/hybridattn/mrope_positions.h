@@ -26,7 +26,8 @@ struct MropePositions {
 
 /// Text advances all three positions by one a token. A picture's tokens share one time and have
 /// their row and column in the grid on top of it; what follows starts max(height, width) further
-/// on. Source: Qwen3-VL. Errors: invalid_argument for a span that is both or neither kind.
+/// on. Source: Qwen3-VL. Errors: invalid_argument for a span that is both or
+/// neither kind, and for 2^31 tokens or more.
 HYBRIDATTN_API Result<MropePositions> mrope_positions(std::span<const MropeSpan> spans);
 
 }  // namespace hybridattn

@@ -47,6 +47,10 @@ class HYBRIDATTN_API RequestTable {
   std::int64_t computed(const Handle& row) const { return at(row).computed; }
   /// State slot of an open row; kPadIndex in a table without slots.
   std::int32_t slot_id(const Handle& row) const { return slots_ ? at(row).slot.index : kPadIndex; }
+  /// Tokens that the pages of an open row hold.
+  std::int64_t room(const Handle& row) const {
+    return static_cast<std::int64_t>(at(row).pages.size()) * page_size_;
+  }
   /// Page ids of an open row, valid until the row is reserved for or closed.
   std::span<const std::int32_t> pages_of(const Handle& row) const { return at(row).page_ids; }
   /// Page ids of the row, then pad up to the row's limit.

@@ -2,6 +2,8 @@
 #include "hybridattn/attention_backend.h"
 
 #include <algorithm>
+#include <atomic>
+#include <exception>
 
 #include "hybridattn/status_macros.h"
 #include "src/attention/step_shape.h"
@@ -21,6 +23,42 @@ void view_rows(const ForwardBatch& batch, std::vector<RowView>& rows) {
 
 }  // namespace
 
+AttentionBackend::AttentionBackend() {
+  static std::atomic<std::uint64_t> next_id{1};
+  id_ = next_id.fetch_add(1);
+}
+
+Status AttentionBackend::check_plan(const Plan& plan) const {
+  if (plan.backend_id() != id_) {
+    return error(StatusCode::kFailedPrecondition, name(), " ", id_,
+                 ": the plan is another backend's, ", "that of ", plan.backend_id());
+  }
+  if (plan.superseded()) {
+    return error(StatusCode::kFailedPrecondition, name(),
+                 ": the plan was superseded by another with verify rows");
+  }
+  return {};
+}
+
+/// Whether a plan with these rows may be written: drafts that have run wait for their commit.
+/// `plan` is the one that would be rewritten, nullptr for a new one.
+Status AttentionBackend::check_drafts(const Plan* plan, const GraphShape& shape) const {
+  const std::shared_ptr<Plan> other = drafting_.lock();
+  if (other == nullptr || !other->awaits_commit() || !other->ran()) return {};
+  if (shape.verify_rows == 0 && other.get() != plan) return {};
+  return error(StatusCode::kFailedPrecondition, name(), ": ", other->verify_rows_.size(),
+               " verify rows of batch ", other->batch_id_,
+               " have run and are not committed; commit them first, with -1 where nothing is "
+               "accepted");
+}
+
+void AttentionBackend::claim_drafts(Plan& plan) {
+  if (plan.verify_rows_.empty()) return;
+  const std::shared_ptr<Plan> other = drafting_.lock();
+  if (other != nullptr && other.get() != &plan && other->awaits_commit()) other->supersede();
+  drafting_ = std::static_pointer_cast<Plan>(plan.shared_from_this());
+}
+
 Status AttentionBackend::run_attention(const Plan&, const RadixAttention& layer,
                                        const AttentionRunArgs&) {
   return error(StatusCode::kUnsupported, name(), ": layer ", layer.layer_id,
@@ -34,13 +72,14 @@ Status AttentionBackend::run_gdn(const Plan&, const RadixLinearAttention& layer,
 }
 
 Result<std::shared_ptr<Plan>> AttentionBackend::plan(const ForwardBatch& batch) {
+  HYBRIDATTN_TRY(check_drafts(nullptr, batch.shape()));
   view_rows(batch, rows_);
   HYBRIDATTN_TRY(check_rows(rows_));
   HYBRIDATTN_TRY(reserve(batch.num_tokens()));
-  HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, make_plan(batch.shape(), /*recordable=*/false));
+  HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, new_plan(batch.shape(), /*recordable=*/false));
   write_rows(*made, rows_);
-  made->reserve_drafts();
   remember(*made, rows_, batch.num_rows(), batch.id(), batch.mode());
+  claim_drafts(*made);
   return made;
 }
 
@@ -65,12 +104,25 @@ void AttentionBackend::remember(Plan& plan, std::span<const RowView> rows, std::
   plan.draft_parents_.clear();
   for (const RowView& row : rows) {
     if (row.kind != RowKind::kVerify) continue;
-    plan.verify_rows_.push_back(
-        {row.index, row.new_tokens, row.first_token, plan.draft_parents_.size()});
+    plan.verify_rows_.push_back({row.index, row.new_tokens, row.first_token, row.slot, row.computed,
+                                 plan.draft_parents_.size()});
     for (std::int32_t i = 0; i < row.new_tokens; ++i) {
       plan.draft_parents_.push_back(row.parents.empty() ? i - 1
                                                         : row.parents[static_cast<std::size_t>(i)]);
     }
+  }
+}
+
+/// A plan with room for all that it can remember. No shape is too large to be refused.
+Result<std::shared_ptr<Plan>> AttentionBackend::new_plan(const GraphShape& shape, bool recordable) {
+  try {
+    HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, make_plan(shape, recordable));
+    made->reserve_drafts();
+    return made;
+  } catch (const std::exception&) {  // bad_alloc, length_error
+    return error(StatusCode::kResourceExhausted, name(), ": there is no memory for a plan of ",
+                 backend::total_rows(shape), " rows, ", shape.tokens, " tokens and ", shape.pages,
+                 " pages");
   }
 }
 
@@ -89,9 +141,8 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan_graph(const GraphShape& sha
   }
   HYBRIDATTN_TRY(reserve(shape.tokens));
   HYBRIDATTN_TRY(check_rows({}));  // makes what the check keeps: replan allocates nothing
+  HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, new_plan(shape, /*recordable=*/true));
   rows_.reserve(static_cast<std::size_t>(backend::total_rows(shape)));
-  HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, make_plan(shape, /*recordable=*/true));
-  made->reserve_drafts();
   write_rows(*made, {});
   return made;
 }
@@ -103,21 +154,19 @@ Status AttentionBackend::check_fits(const Plan& plan, const GraphShape& has) con
                excess->what, ", the plan was made for at most ", excess->room);
 }
 
-Status AttentionBackend::rewrite(Plan& plan, std::span<const RowView> rows, std::int32_t num_rows,
-                                 std::uint64_t batch_id, ForwardMode mode) {
+Status AttentionBackend::rewrite(Plan& plan, const GraphShape& shape, std::span<const RowView> rows,
+                                 std::int32_t num_rows, std::uint64_t batch_id, ForwardMode mode) {
   if (!plan.recordable()) {
     return error(StatusCode::kFailedPrecondition, name(),
                  "::replan: the plan is that of a single step, must be one of plan_graph");
   }
-  if (!plan.verify_rows_.empty() && !plan.committed_ && plan.ran()) {
-    return error(StatusCode::kFailedPrecondition, name(), "::replan: ", plan.verify_rows_.size(),
-                 " verify rows of batch ", plan.batch_id_,
-                 " were replayed and not committed; commit them first, with -1 where nothing is "
-                 "accepted");
-  }
+  if (plan.backend_id() != id_) return check_plan(plan);
+  HYBRIDATTN_TRY(check_fits(plan, shape));
+  HYBRIDATTN_TRY(check_drafts(&plan, shape));
   HYBRIDATTN_TRY(check_rows(rows));
   write_rows(plan, rows);
   remember(plan, rows, num_rows, batch_id, mode);
+  claim_drafts(plan);
   return {};
 }
 
@@ -125,6 +174,7 @@ Status AttentionBackend::move_accepted(Plan&, std::span<const AcceptedRow>) { re
 
 Status AttentionBackend::check_commit(const Plan& plan,
                                       std::span<const std::int32_t> last_accepted) const {
+  HYBRIDATTN_TRY(check_plan(plan));
   if (plan.committed_) {
     return error(StatusCode::kFailedPrecondition, name(), "::commit: batch ", plan.batch_id_,
                  " was committed already");
@@ -140,19 +190,54 @@ Status AttentionBackend::check_commit(const Plan& plan,
                    ": last_accepted is ", last, ", must be -1 (none) or one of its ", verify.tokens,
                    " tokens");
     }
+    if (last >= 0 && !plan.ran()) {
+      return error(StatusCode::kFailedPrecondition, name(), "::commit: row ", verify.row,
+                   ": last_accepted is ", last, " and the plan has not run, must be -1 (none)");
+    }
   }
   return {};
 }
 
-/// The accepted path of each verify row, from its first token on.
-void AttentionBackend::find_paths(Plan& plan, std::span<const std::int32_t> last_accepted) {
+/// Rows of a table are those that the plan was made for, unless they have ended.
+Status AttentionBackend::check_commit_rows(const Plan& plan, const RequestTable& table,
+                                           std::span<const Handle> rows,
+                                           std::span<const std::int32_t> last_accepted) const {
+  if (rows.size() != last_accepted.size()) {
+    return invalid_argument(name(), "::commit: rows has ", rows.size(),
+                            " entries, must have one for each of ", last_accepted.size(),
+                            " rows of the batch");
+  }
+  for (const Plan::VerifyRow& verify : plan.verify_rows_) {
+    const Handle& row = rows[static_cast<std::size_t>(verify.row)];
+    if (!table.is_open(row)) continue;
+    const bool same_slot = table.slot_id(row) == kPadIndex || table.slot_id(row) == verify.slot;
+    if (!same_slot || table.computed(row) != verify.computed) {
+      return invalid_argument(name(), "::commit: row ", verify.row, " is given table row ",
+                              row.index, " with slot ", table.slot_id(row), " and ",
+                              table.computed(row), " tokens, was planned with slot ", verify.slot,
+                              " and ", verify.computed);
+    }
+    if (table.room(row) < verify.computed + verify.tokens) {
+      return invalid_argument(name(), "::commit: row ", verify.row, " has room for ",
+                              table.room(row), " tokens in the table, was planned with ",
+                              verify.computed + verify.tokens);
+    }
+  }
+  return {};
+}
+
+/// The accepted path of each verify row, from its first token on; none where the row of the table
+/// has ended.
+void AttentionBackend::find_paths(Plan& plan, std::span<const std::int32_t> last_accepted,
+                                  const RequestTable* table, std::span<const Handle> rows) {
   std::vector<std::int32_t>& paths = plan.accepted_paths_;
   plan.accepted_.clear();
   paths.clear();
   for (const Plan::VerifyRow& verify : plan.verify_rows_) {
     const std::size_t begin = paths.size();
-    const std::int32_t last = last_accepted[static_cast<std::size_t>(verify.row)];
-    for (std::int32_t t = last; t >= 0;
+    const auto row = static_cast<std::size_t>(verify.row);
+    const bool ended = table != nullptr && !table->is_open(rows[row]);
+    for (std::int32_t t = ended ? -1 : last_accepted[row]; t >= 0;
          t = plan.draft_parents_[verify.parents + static_cast<std::size_t>(t)]) {
       paths.push_back(t);
     }
@@ -163,7 +248,7 @@ void AttentionBackend::find_paths(Plan& plan, std::span<const std::int32_t> last
 
 Status AttentionBackend::commit(Plan& plan, std::span<const std::int32_t> last_accepted) {
   HYBRIDATTN_TRY(check_commit(plan, last_accepted));
-  find_paths(plan, last_accepted);
+  find_paths(plan, last_accepted, nullptr, {});
   HYBRIDATTN_TRY(move_accepted(plan, plan.accepted_));
   plan.committed_ = true;
   return {};
@@ -172,16 +257,10 @@ Status AttentionBackend::commit(Plan& plan, std::span<const std::int32_t> last_a
 Status AttentionBackend::commit(Plan& plan, RequestTable& table, std::span<const Handle> rows,
                                 std::span<const std::int32_t> last_accepted) {
   HYBRIDATTN_TRY(check_commit(plan, last_accepted));
-  if (rows.size() != last_accepted.size()) {
-    return invalid_argument(name(), "::commit: rows has ", rows.size(),
-                            " entries, must have one for each of ", last_accepted.size(),
-                            " rows of the batch");
-  }
-  last_.assign(last_accepted.begin(), last_accepted.end());
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    if (!table.is_open(rows[i])) last_[i] = -1;
-  }
-  HYBRIDATTN_TRY(commit(plan, last_));
+  HYBRIDATTN_TRY(check_commit_rows(plan, table, rows, last_accepted));
+  find_paths(plan, last_accepted, &table, rows);
+  HYBRIDATTN_TRY(move_accepted(plan, plan.accepted_));
+  plan.committed_ = true;
   for (std::size_t i = 0; i < plan.accepted_.size(); ++i) {
     const auto tokens = static_cast<std::int32_t>(plan.accepted_[i].path.size());
     const Handle& row = rows[static_cast<std::size_t>(plan.verify_rows_[i].row)];
@@ -191,9 +270,9 @@ Status AttentionBackend::commit(Plan& plan, RequestTable& table, std::span<const
 }
 
 Status AttentionBackend::replan(Plan& plan, const ForwardBatch& batch) {
-  HYBRIDATTN_TRY(check_fits(plan, batch.shape()));
+  if (plan.recordable()) HYBRIDATTN_TRY(check_fits(plan, batch.shape()));
   view_rows(batch, rows_);
-  return rewrite(plan, rows_, batch.num_rows(), batch.id(), batch.mode());
+  return rewrite(plan, batch.shape(), rows_, batch.num_rows(), batch.id(), batch.mode());
 }
 
 Status AttentionBackend::init_forward_metadata(const ForwardBatch& batch) {

@@ -17,7 +17,8 @@ namespace hybridattn {
 namespace {
 
 struct GdnPlan final : Plan {
-  GdnPlan(const GraphShape& shape, bool recordable) : Plan(shape, recordable) {
+  GdnPlan(std::uint64_t backend, const GraphShape& shape, bool recordable)
+      : Plan(backend, shape, recordable) {
     num_steps = static_cast<std::size_t>(shape.decode_rows);
     // Behind the prefill rows one more, for tokens that no row names.
     first_verify = num_steps + static_cast<std::size_t>(shape.prefill_rows) + 1;
@@ -294,7 +295,7 @@ Status GDNAttnBackend::set_layers(std::span<const RadixLinearAttention> layers) 
 }
 
 Result<std::shared_ptr<Plan>> GDNAttnBackend::make_plan(const GraphShape& shape, bool recordable) {
-  return std::shared_ptr<Plan>(std::make_shared<GdnPlan>(shape, recordable));
+  return std::shared_ptr<Plan>(std::make_shared<GdnPlan>(id(), shape, recordable));
 }
 
 Status GDNAttnBackend::check_rows(std::span<const RowView> rows) {
@@ -325,10 +326,8 @@ Status GDNAttnBackend::check_rows(std::span<const RowView> rows) {
 }
 
 Status GDNAttnBackend::move_accepted(Plan& base, std::span<const AcceptedRow> accepted) {
-  auto* plan = dynamic_cast<GdnPlan*>(&base);
-  if (plan == nullptr) {
-    return error(StatusCode::kFailedPrecondition, name(), ": the plan is another backend's");
-  }
+  HYBRIDATTN_TRY(check_plan(base));
+  auto* plan = static_cast<GdnPlan*>(&base);
   const RaggedRows rows = plan->verifies();
   const auto count = static_cast<std::int32_t>(accepted.size());
   for (std::size_t r = 0; r < accepted.size(); ++r) {
@@ -391,10 +390,8 @@ Status GDNAttnBackend::reserve(std::int32_t max_tokens) {
 
 Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& layer,
                                const GdnRunArgs& args) {
-  const auto* plan = dynamic_cast<const GdnPlan*>(&base);
-  if (plan == nullptr) {
-    return error(StatusCode::kFailedPrecondition, name(), ": the plan is another backend's");
-  }
+  HYBRIDATTN_TRY(check_plan(base));
+  const auto* plan = static_cast<const GdnPlan*>(&base);
   HYBRIDATTN_TRY(check_layer(layer));
   if (plan->num_tokens() == 0) return {};
   HYBRIDATTN_TRY(check_args(*plan, layer, args));
@@ -414,9 +411,12 @@ Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& lay
   HYBRIDATTN_TRY(run_delta_rule(context_, *plan, layer, w, states_.recurrent[index],
                                 keeps ? kept_.recurrent[index] : TensorView(),
                                 normed ? w.core_out : args.out));
-  if (!normed) return {};
-  return gated_rms_norm(context_, {w.core_out, args.z, args.norm_weight, args.out,
-                                   args.norm_epsilon, args.gate, plan->pad.data()});
+  if (normed) {
+    HYBRIDATTN_TRY(gated_rms_norm(context_, {w.core_out, args.z, args.norm_weight, args.out,
+                                             args.norm_epsilon, args.gate, plan->pad.data()}));
+  }
+  if (!core::recording(context_)) plan->set_ran();
+  return {};
 }
 
 }  // namespace hybridattn

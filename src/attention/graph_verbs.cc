@@ -1,5 +1,7 @@
 // The graph verbs under the upstream names: decode steps whose rows are looked up in a
 // RequestTable.
+#include <exception>
+
 #include "hybridattn/attention_backend.h"
 #include "hybridattn/status_macros.h"
 #include "src/attention/step_shape.h"
@@ -20,7 +22,23 @@ Status check_length(std::string_view name, const char* verb, const char* argumen
                           " elements, must have bs = ", bs);
 }
 
+/// What rows of one token hold.
+GraphShape shape_of(std::span<const RowView> rows) {
+  GraphShape shape;
+  shape.decode_rows = shape.tokens = static_cast<std::int32_t>(rows.size());
+  for (const RowView& row : rows) shape.pages += static_cast<std::int32_t>(row.pages.size());
+  return shape;
+}
+
 }  // namespace
+
+void AttentionBackend::set_request_table(const RequestTable* table) noexcept {
+  if (table != table_) {
+    graph_plans_.clear();
+    max_graph_rows_ = 0;
+  }
+  table_ = table;
+}
 
 Status AttentionBackend::init_cuda_graph_state(std::int32_t max_bs, std::int32_t max_num_tokens) {
   if (max_bs < 1 || max_num_tokens < max_bs) {
@@ -33,7 +51,12 @@ Status AttentionBackend::init_cuda_graph_state(std::int32_t max_bs, std::int32_t
                  "::init_cuda_graph_state: there is no table; call set_request_table first");
   }
   HYBRIDATTN_TRY(reserve(max_num_tokens));
-  rows_.reserve(static_cast<std::size_t>(max_bs));
+  try {
+    rows_.reserve(static_cast<std::size_t>(max_bs));
+  } catch (const std::exception&) {
+    return error(StatusCode::kResourceExhausted, name(), "::init_cuda_graph_state: max_bs is ",
+                 max_bs, ", for which there is no memory");
+  }
   max_graph_rows_ = max_bs;
   return {};
 }
@@ -87,7 +110,7 @@ Status AttentionBackend::init_forward_metadata_capture_cuda_graph(
                       plan_graph(backend::decode_shape(bs, table_->max_pages_per_row())));
     found = graph_plans_.emplace(bs, std::move(made)).first;
   }
-  HYBRIDATTN_TRY(rewrite(*found->second, rows_, bs, 0, forward_mode));
+  HYBRIDATTN_TRY(rewrite(*found->second, shape_of(rows_), rows_, bs, 0, forward_mode));
   current_ = found->second;
   return {};
 }
@@ -118,7 +141,7 @@ Status AttentionBackend::init_forward_metadata_replay_cuda_graph(
                             sum, ", the sum of seq_lens");
   }
   HYBRIDATTN_TRY(table_rows(req_pool_indices, seq_lens));
-  HYBRIDATTN_TRY(rewrite(*found->second, rows_, bs, 0, forward_mode));
+  HYBRIDATTN_TRY(rewrite(*found->second, shape_of(rows_), rows_, bs, 0, forward_mode));
   current_ = found->second;
   return {};
 }

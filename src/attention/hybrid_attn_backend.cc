@@ -6,22 +6,21 @@ namespace hybridattn {
 namespace {
 
 struct HybridPlan final : Plan {
-  HybridPlan(const GraphShape& shape, bool recordable, std::shared_ptr<Plan> full_plan,
-             std::shared_ptr<Plan> gdn_plan)
-      : Plan(shape, recordable), full(std::move(full_plan)), gdn(std::move(gdn_plan)) {}
+  HybridPlan(std::uint64_t backend, const GraphShape& shape, bool recordable,
+             std::shared_ptr<Plan> full_plan, std::shared_ptr<Plan> gdn_plan)
+      : Plan(backend, shape, recordable), full(std::move(full_plan)), gdn(std::move(gdn_plan)) {}
 
   /// Graphs hold the two, not this.
   bool ran() const noexcept override { return full->ran() || gdn->ran(); }
+  void supersede() noexcept override {
+    GraphInput::supersede();
+    full->supersede();
+    gdn->supersede();
+  }
 
   std::shared_ptr<Plan> full;
   std::shared_ptr<Plan> gdn;
 };
-
-Result<const HybridPlan*> own_plan(const Plan& plan) {
-  const auto* own = dynamic_cast<const HybridPlan*>(&plan);
-  if (own != nullptr) return own;
-  return error(StatusCode::kFailedPrecondition, "HybridAttnBackend: the plan is another backend's");
-}
 
 }  // namespace
 
@@ -50,7 +49,7 @@ Result<std::shared_ptr<Plan>> HybridAttnBackend::make_plan(const GraphShape& sha
   HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> full, full_->make_plan(shape, recordable));
   HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> gdn, gdn_->make_plan(shape, recordable));
   return std::shared_ptr<Plan>(
-      std::make_shared<HybridPlan>(shape, recordable, std::move(full), std::move(gdn)));
+      std::make_shared<HybridPlan>(id(), shape, recordable, std::move(full), std::move(gdn)));
 }
 
 Status HybridAttnBackend::check_rows(std::span<const RowView> rows) {
@@ -66,7 +65,8 @@ void HybridAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
 }
 
 Status HybridAttnBackend::move_accepted(Plan& base, std::span<const AcceptedRow> accepted) {
-  HYBRIDATTN_ASSIGN(const HybridPlan* plan, own_plan(base));
+  HYBRIDATTN_TRY(check_plan(base));
+  const auto* plan = static_cast<const HybridPlan*>(&base);
   HYBRIDATTN_TRY(full_->move_accepted(*plan->full, accepted));
   return gdn_->move_accepted(*plan->gdn, accepted);
 }
@@ -78,7 +78,8 @@ Status HybridAttnBackend::reserve(std::int32_t max_tokens) {
 
 Status HybridAttnBackend::run_attention(const Plan& base, const RadixAttention& layer,
                                         const AttentionRunArgs& args) {
-  HYBRIDATTN_ASSIGN(const HybridPlan* plan, own_plan(base));
+  HYBRIDATTN_TRY(check_plan(base));
+  const auto* plan = static_cast<const HybridPlan*>(&base);
   if (full_ids_.count(layer.layer_id) == 0) {
     return invalid_argument("HybridAttnBackend: full attention was called for layer ",
                             layer.layer_id, ", which is not in full_attn_layer_ids");
@@ -88,7 +89,8 @@ Status HybridAttnBackend::run_attention(const Plan& base, const RadixAttention& 
 
 Status HybridAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& layer,
                                   const GdnRunArgs& args) {
-  HYBRIDATTN_ASSIGN(const HybridPlan* plan, own_plan(base));
+  HYBRIDATTN_TRY(check_plan(base));
+  const auto* plan = static_cast<const HybridPlan*>(&base);
   if (full_ids_.count(layer.layer_id) != 0) {
     return invalid_argument("HybridAttnBackend: forward_gdn was called for layer ", layer.layer_id,
                             ", which is in full_attn_layer_ids");

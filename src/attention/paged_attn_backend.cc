@@ -14,10 +14,10 @@ namespace hybridattn {
 namespace {
 
 struct PagedPlan final : Plan {
-  PagedPlan(const GraphShape& shape, bool recordable) : Plan(shape, recordable) {
+  PagedPlan(std::uint64_t backend, const GraphShape& shape, bool recordable)
+      : Plan(backend, shape, recordable) {
     // Behind the rows one more, for tokens that no row names.
-    const auto rows =
-        static_cast<std::size_t>(shape.prefill_rows + shape.decode_rows + shape.verify_rows + 1);
+    const auto rows = static_cast<std::size_t>(backend::total_rows(shape)) + 1;
     for (auto* array : {&q_start, &q_length, &kv_length}) array->resize(rows);
     kv_start.resize(rows);
     // Never empty: a null pointer would mean dense keys.
@@ -129,7 +129,7 @@ void write_row(const RowView& row, std::size_t at, const CacheShape& cache, std:
 }
 
 AttentionOptions options_of(const RadixAttention& layer) {
-  const bool causal = layer.attn_type == AttentionType::kDecoder;
+  const bool causal = layer.attn_type != AttentionType::kDecoderBidirectional;
   return {layer.scaling,        causal,        layer.logit_cap,
           layer.sliding_window, layer.k_scale, layer.v_scale};
 }
@@ -235,6 +235,16 @@ Status PagedAttnBackend::check_layer(const RadixAttention& layer) const {
   const auto wrong = [&](StatusCode code, const auto&... parts) {
     return error(code, name(), ": layer ", layer.layer_id, " ", parts...);
   };
+  if (layer.attn_type > AttentionType::kEncoderOnly) {
+    return wrong(StatusCode::kInvalidArgument, "has attn_type ", static_cast<int>(layer.attn_type),
+                 ", must be an AttentionType");
+  }
+  if (!layer.sinks.empty() && (layer.sinks.rank != 1 || layer.sinks.dim(0) != layer.num_heads ||
+                               layer.sinks.dtype != DType::kF32)) {
+    return wrong(StatusCode::kInvalidArgument, "has sinks of rank ", layer.sinks.rank, ", ",
+                 layer.sinks.dim(0), " elements and dtype ", dtype_name(layer.sinks.dtype),
+                 ", must be [", layer.num_heads, "] f32");
+  }
   if (layer.attn_type == AttentionType::kEncoderOnly || layer.is_cross_attention) {
     return wrong(StatusCode::kUnsupported, "is ",
                  layer.is_cross_attention ? "cross" : attention_type_name(layer.attn_type),
@@ -283,7 +293,7 @@ Status PagedAttnBackend::set_layers(std::span<const RadixAttention> layers) {
 
 Result<std::shared_ptr<Plan>> PagedAttnBackend::make_plan(const GraphShape& shape,
                                                           bool recordable) {
-  return std::shared_ptr<Plan>(std::make_shared<PagedPlan>(shape, recordable));
+  return std::shared_ptr<Plan>(std::make_shared<PagedPlan>(id(), shape, recordable));
 }
 
 Status PagedAttnBackend::check_rows(std::span<const RowView> rows) {
@@ -321,10 +331,8 @@ void PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
 /// The accepted path of a tree moves to the front of the row's new places, where that of a chain is
 /// already.
 Status PagedAttnBackend::move_accepted(Plan& base, std::span<const AcceptedRow> accepted) {
-  auto* plan = dynamic_cast<PagedPlan*>(&base);
-  if (plan == nullptr) {
-    return error(StatusCode::kFailedPrecondition, name(), ": the plan is another backend's");
-  }
+  HYBRIDATTN_TRY(check_plan(base));
+  auto* plan = static_cast<PagedPlan*>(&base);
   std::int64_t moved = 0;
   for (const AcceptedRow& row : accepted) {
     const std::int64_t* slots = plan->token_slots.data() + row.first_token;
@@ -349,10 +357,8 @@ Status PagedAttnBackend::reserve(std::int32_t max_tokens) {
 
 Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& layer,
                                        const AttentionRunArgs& args) {
-  const auto* plan = dynamic_cast<const PagedPlan*>(&base);
-  if (plan == nullptr) {
-    return error(StatusCode::kFailedPrecondition, name(), ": the plan is another backend's");
-  }
+  HYBRIDATTN_TRY(check_plan(base));
+  const auto* plan = static_cast<const PagedPlan*>(&base);
   HYBRIDATTN_TRY(check_layer(layer));
   if (plan->shape().verify_rows > 0 && layer.attn_type == AttentionType::kDecoderBidirectional) {
     return verify_of_bidirectional(layer.layer_id);
@@ -370,8 +376,11 @@ Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& l
   HYBRIDATTN_TRY(
       hybridattn::attention(context_, {plan->rows(), prepared.q, cache_.k[index], cache_.v[index],
                                        args.out, layer.sinks, args.lse, options_of(layer)}));
-  if (args.gate.empty()) return {};
-  return sigmoid_gate(context_, {args.out, args.gate, args.out, plan->pad.data()});
+  if (!args.gate.empty()) {
+    HYBRIDATTN_TRY(sigmoid_gate(context_, {args.out, args.gate, args.out, plan->pad.data()}));
+  }
+  if (!core::recording(context_)) plan->set_ran();
+  return {};
 }
 
 }  // namespace hybridattn

@@ -1,6 +1,7 @@
 // How rows fill a GraphShape, once for the batch that counts them and the plans that place them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 
@@ -23,7 +24,9 @@ constexpr GraphShape decode_shape(std::int32_t rows, std::int32_t pages_per_row)
   GraphShape shape;
   shape.decode_rows = rows;
   shape.tokens = rows;
-  shape.pages = rows * pages_per_row;
+  // More pages than an int32 counts are more than any cache has.
+  shape.pages = static_cast<std::int32_t>(
+      std::min<std::int64_t>(std::int64_t{rows} * pages_per_row, INT32_MAX));
   return shape;
 }
 

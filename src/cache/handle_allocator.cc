@@ -52,7 +52,7 @@ Status HandleAllocator::State::check_release(std::span<const Handle> handles) {
 
 Result<std::vector<Handle>> HandleAllocator::State::allocate(std::int32_t count) {
   if (count < 0) return invalid_argument("allocate: count is ", count, ", must be at least 0");
-  if (fail_in > 0 && --fail_in == 0) {
+  if (count > 0 && fail_in > 0 && --fail_in == 0) {
     return error(StatusCode::kResourceExhausted, "allocate: ", count, " ", noun,
                  "s are wanted and fail_allocation asked for a failure");
   }

@@ -11,7 +11,8 @@ namespace hybridattn {
 RequestTable::RequestTable(HandleAllocator& pages, HandleAllocator* slots, std::int32_t page_size,
                            std::int32_t max_rows, std::int32_t max_pages_per_row)
     : ids_("request row", max_rows), pages_(pages), slots_(slots), page_size_(page_size),
-      max_pages_(max_pages_per_row), rows_(static_cast<std::size_t>(ids_.capacity())) {}
+      max_pages_(max_pages_per_row > 0 ? max_pages_per_row : 0),
+      rows_(static_cast<std::size_t>(ids_.capacity())) {}
 
 bool RequestTable::is_open(const Handle& row) const { return ids_.live(row); }
 

@@ -63,8 +63,8 @@ void Transaction::rollback() noexcept {
     // Handles of this transaction alone: they are live unless the caller gave them away himself,
     // and then they are no longer ours to give back.
     const std::lock_guard lock(part.allocator->state_->mutex);
-    if (part.allocator->state_->check_release(part.allocated).ok()) {
-      part.allocator->state_->release(part.allocated);
+    for (const Handle& handle : part.allocated) {
+      if (part.allocator->state_->live(handle)) part.allocator->state_->release({&handle, 1});
     }
   }
   parts_.clear();

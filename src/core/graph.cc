@@ -56,6 +56,7 @@ Result<std::unique_ptr<Graph>> Graph::record(Context& context, const std::functi
     return error(StatusCode::kFailedPrecondition,
                  "Graph::record: the context is recording already");
   }
+  if (!fn) return invalid_argument("Graph::record: fn is empty");
   auto impl = std::make_unique<Impl>(context);
   {
     const Recording recording(context, impl->recorder);
@@ -71,6 +72,11 @@ Status Graph::replay() {
     return error(StatusCode::kFailedPrecondition, "Graph::replay: the context is recording");
   }
   for (const core::Recorder::Input& input : recorder.inputs) {
+    if (input.data->superseded()) {
+      return error(StatusCode::kFailedPrecondition,
+                   "Graph::replay: a plan of the graph was superseded by another with verify rows; "
+                   "call replan with this step's batch first");
+    }
     if (input.data->version() == input.replayed) {
       return error(StatusCode::kFailedPrecondition,
                    "Graph::replay: a plan of the graph was not rewritten since replay ",
@@ -79,7 +85,6 @@ Status Graph::replay() {
   }
   for (core::Recorder::Input& input : recorder.inputs) {
     input.replayed = input.data->version();
-    input.data->set_ran();
   }
   ++*impl_->replays;
   for (const core::Recorder::Call& call : recorder.calls) {
@@ -88,6 +93,7 @@ Status Graph::replay() {
     HYBRIDATTN_TRY(call.body(launch));
     core::end_launch(impl_->context, launch);
   }
+  for (const core::Recorder::Input& input : recorder.inputs) input.data->set_ran();
   return {};
 }
 
@@ -97,6 +103,7 @@ std::uint64_t Graph::num_replays() const noexcept { return *impl_->replays; }
 std::size_t Graph::workspace_bytes() const noexcept { return impl_->recorder.total_bytes; }
 
 Status run_or_record(Context& context, std::string name, std::function<Status()> fn) {
+  if (!fn) return invalid_argument("run_or_record: fn of ", name, " is empty");
   core::Recorder* recorder = core::recorder_of(context);
   if (recorder == nullptr) {
     const TraceSpan span(context, name);

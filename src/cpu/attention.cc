@@ -216,7 +216,8 @@ void store_results(const ops::AttentionParams& p, const Task& task, Tile& t) {
     float top = t.top[m];
     float sum = t.sum[m];
     float* out = t.out + m * t.dv;
-    if (!p.sinks.empty()) {
+    const bool blind = sum == 0;  // it sees no key: the result is nothing, whatever the sink
+    if (!p.sinks.empty() && !blind) {
       const float sink = reinterpret_cast<const float*>(p.sinks.data)[head];
       const float new_top = sink > top ? sink : top;
       const float shrink = sum > 0 ? std::exp(top - new_top) : 0.0f;
@@ -230,7 +231,7 @@ void store_results(const ops::AttentionParams& p, const Task& task, Tile& t) {
     store_row(out, t.v_dim, row3(p.out, token, head), p.out.dtype);
     if (p.lse.empty()) continue;
     auto* lse = reinterpret_cast<float*>(row2(p.lse, token));
-    lse[head] = sum == 0 ? -kInfinity : top + std::log(sum);
+    lse[head] = blind ? -kInfinity : top + std::log(sum);
   }
 }
 

@@ -1,11 +1,14 @@
 #include "hybridattn/sharding.h"
 
 #include <cstring>
+#include <limits>
 
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn {
 namespace {
+
+constexpr std::int64_t kMostHeads = std::numeric_limits<std::int32_t>::max();
 
 std::int64_t whole_size(std::span<const ShardPart> parts) {
   std::int64_t size = 0;
@@ -88,6 +91,10 @@ Result<std::vector<ShardRange>> shard_ranges(std::span<const ShardPart> parts, s
   std::int64_t whole = 0;
   std::int64_t shard = 0;
   for (const ShardPart& part : parts) {
+    if (part.heads > kMostHeads || part.head_size > kMostHeads) {
+      return invalid_argument("shard_ranges: part ", part.name, " has ", part.heads, " heads of ",
+                              part.head_size, " elements, must be under 2^31 each");
+    }
     const bool shared = part.replicate && part.heads > 0 && part.heads < world_size;
     if (part.heads < 0 || part.head_size < 0 ||
         (shared ? world_size % part.heads : part.heads % world_size) != 0) {

@@ -52,7 +52,7 @@ TEST(RandomSchedules, InTwoContextsAtOnce) {
   WorldOptions options;
   options.threads = 2;
   RandomSchedule one(3, options), other(4, options);
-  const std::int64_t steps = steps_wanted() / 10;
+  const std::int64_t steps = steps_wanted() / 2;
   std::thread beside([&] { other.run(steps); });
   one.run(steps);
   beside.join();

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -94,7 +95,9 @@ void run_query(const AttentionArgs& args, std::int32_t row, std::int64_t query, 
     }
     store(args.out, o * args.options.v_scale, token, head, i);
   }
-  if (!args.lse.empty()) store(args.lse, sum > 0 ? top + std::log(sum) : -INFINITY, token, head);
+  const bool blind =
+      std::all_of(logits.begin(), logits.end(), [](double value) { return std::isinf(value); });
+  if (!args.lse.empty()) store(args.lse, blind ? -INFINITY : top + std::log(sum), token, head);
 }
 
 }  // namespace
