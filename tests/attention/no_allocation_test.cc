@@ -72,6 +72,31 @@ TEST_P(NoAllocation, InAReplayFromItsFirstOn) {
   }
 }
 
+TEST(NoAllocationOfCommits, ByATableTakeNothingEither) {
+  HybridWorld world(options(false));
+  HandleAllocator pages("page", world.options.pages), slots("state slot", world.options.slots);
+  RequestTable table(pages, &slots, world.options.page_size, 4, 8);
+  const Handle row = *table.open(12);
+  ASSERT_OK(table.advance(row, 4));
+  const auto batch = *ForwardBatch::create({*table.batch_row(row, RowKind::kVerify, 5)});
+  for (std::int32_t t = 0; t < 5; ++t) world.feed(1, t, t);
+  const auto plan = *world.backend->plan(batch);
+  const std::vector<Handle> rows{row};
+  const std::vector<std::int32_t> last{3};
+  std::int64_t count = 0;
+  Status ran, committed;
+  {
+    const AllocationWatch watch;
+    ran = world.run(*plan);
+    committed = world.backend->commit(*plan, table, rows, last);
+    count = watch.count();
+  }
+  EXPECT_EQ(count, 0);
+  EXPECT_OK(ran);
+  EXPECT_OK(committed);
+  EXPECT_EQ(table.computed(row), 8);
+}
+
 TEST(NoAllocationOfVerbs, TheUpstreamReplayTakesNothingEither) {
   HybridWorld world;
   HandleAllocator pages("page", world.options.pages), slots("state slot", world.options.slots);

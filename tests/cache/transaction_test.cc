@@ -70,6 +70,16 @@ TEST(Transaction, ACallThatFailsTakesNothing) {
   EXPECT_TRUE(ledger_balances(a.slots, slot));
 }
 
+TEST(Transaction, RollsBackWhatTheCallerDidNotGiveAway) {
+  Allocators a;
+  {
+    Transaction t;
+    const auto pages = *t.allocate(a.pages, 3);
+    ASSERT_OK(a.pages.release(pages[1]));
+  }
+  EXPECT_TRUE(ledger_balances(a.pages, {}));
+}
+
 TEST(Transaction, AHandleThatSomebodyElseReleasedUndoesAll) {
   Allocators a;
   const auto pages = *a.pages.allocate(3);

@@ -114,5 +114,28 @@ TEST_F(F01UpstreamVerbs, WhatIsWrongIsNamed) {
   EXPECT_ERROR(b.init_cuda_graph_state(0, 4), kInvalidArgument, "max_bs is 0");
 }
 
+TEST(F01CapturedForAnotherTable, IsForgotten) {
+  HybridWorld world;
+  HandleAllocator pages("page", world.options.pages), slots("state slot", world.options.slots);
+  RequestTable narrow(pages, &slots, world.options.page_size, 2, 1);
+  RequestTable wide(pages, &slots, world.options.page_size, 2, 8);
+  const Handle row = *narrow.open(4), long_row = *wide.open(20);
+  ASSERT_OK(wide.advance(long_row, 10));
+  world.backend->set_request_table(&narrow);
+  ASSERT_OK(world.backend->init_cuda_graph_state(1, 1));
+  const std::vector<std::int32_t> index{row.index}, one{1}, eleven{11};
+  ASSERT_OK(world.backend->init_forward_metadata_capture_cuda_graph(1, 1, index, one,
+                                                                    ForwardMode::kDecode));
+  // Rows of the other table have more pages than the captured plan has room for.
+  for (const RequestTable* other :
+       {static_cast<const RequestTable*>(&wide), static_cast<const RequestTable*>(nullptr)}) {
+    world.backend->set_request_table(other);
+    EXPECT_ERROR(
+        world.backend->init_forward_metadata_replay_cuda_graph(
+            1, std::vector<std::int32_t>{long_row.index}, eleven, 11, ForwardMode::kDecode),
+        kFailedPrecondition, "bs is 1, which was not captured");
+  }
+}
+
 }  // namespace
 }  // namespace hybridattn::testing

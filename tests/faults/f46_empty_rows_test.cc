@@ -81,6 +81,20 @@ TEST(F46EmptyRows, MergingPrefixAndSuffixIsTheWhole) {
   }
 }
 
+TEST(F46EmptyRows, SeeNothingBesideASinkEither) {
+  const auto context = make_context();
+  Attention none(2, 2);
+  KvRows rows;
+  rows.add(0, 2, 0, {});
+  AttentionArgs args = none.args(Source::kKernel, rows);
+  Buffer sinks(DType::kF32, {2});
+  sinks.fill({0.7, -0.2});
+  args.sinks = sinks.view();
+  ASSERT_OK(attention(*context, args));
+  for (const double lse : none.lse.kernel().values()) EXPECT_EQ(lse, -INFINITY);
+  for (const double value : none.out.kernel().values()) EXPECT_EQ(value, 0.0);
+}
+
 TEST(F46EmptyRows, ASideThatIsEmptyDropsOutInBits) {
   const auto context = make_context();
   Attention some(2, 2);

@@ -239,6 +239,12 @@ TEST(F48RefusedOption, EncoderAndCrossAttentionWhenTheLayerIsDeclared) {
   EXPECT_ERROR(declared([](auto& l) { l.logit_cap = -1; }), kInvalidArgument, "logit_cap is -1");
   EXPECT_ERROR(declared([](auto& l) { l.sliding_window = 0; }), kInvalidArgument, "window is 0");
   EXPECT_ERROR(declared([](auto& l) { l.scaling = 0; }), kInvalidArgument, "scale is 0");
+  Buffer few(DType::kF32, {3}), half(DType::kBF16, {4});
+  EXPECT_ERROR(declared([&](auto& l) { l.sinks = few.view(); }), kInvalidArgument, "3 elements",
+               "[4] f32");
+  EXPECT_ERROR(declared([&](auto& l) { l.sinks = half.view(); }), kInvalidArgument, "bf16");
+  EXPECT_ERROR(declared([](auto& l) { l.attn_type = static_cast<AttentionType>(77); }),
+               kInvalidArgument, "attn_type 77");
   EXPECT_ERROR(declared([](auto& l) { l.k_scale = 0; }), kInvalidArgument, "k_scale is 0");
   EXPECT_ERROR(declared([](auto& l) { l.v_scale = -2; }), kInvalidArgument, "v_scale is -2");
 }

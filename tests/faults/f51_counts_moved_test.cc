@@ -89,6 +89,79 @@ TEST_F(F51CountsMoved, TheNextStepWaitsForTheCountsOfTheLast) {
   EXPECT_OK(world.backend->replan(*plan, next));
 }
 
+/// The kept states of all drafts are one pool: a second step of drafts must not write over the
+/// first one's before they are committed.
+TEST_F(F51CountsMoved, DraftsOfASecondStepWaitForTheFirstOnesCommit) {
+  const Handle a = *table.open(), b = *table.open();
+  prefill({{a, 1}, {b, 2}}, 5);
+  const auto of_a = *ForwardBatch::create({*table.batch_row(a, kVerify, 3)});
+  const auto of_b = *ForwardBatch::create({*table.batch_row(b, kVerify, 3)});
+  for (std::int32_t i = 0; i < 3; ++i) world.feed(1, 5 + i, i);
+  // Two plans of which neither has run: the later one is the one that counts.
+  const auto lost = *world.backend->plan(of_b);
+  const auto first = *world.backend->plan(of_a);
+  EXPECT_ERROR(world.run(*lost), kFailedPrecondition, "superseded");
+  EXPECT_ERROR(world.backend->commit(*lost, std::vector<std::int32_t>{0}), kFailedPrecondition,
+               "superseded");
+  EXPECT_ERROR(world.backend->commit(*first, std::vector<std::int32_t>{0}), kFailedPrecondition,
+               "has not run");
+  ASSERT_OK(world.run(*first));
+  EXPECT_ERROR(world.backend->plan(of_b).status(), kFailedPrecondition, "not committed");
+  const auto graph_plan = *world.backend->plan_graph({0, 1, 1, 4, 16});
+  EXPECT_ERROR(world.backend->replan(*graph_plan, of_b), kFailedPrecondition, "not committed");
+  EXPECT_TRUE(world.backend->plan(*ForwardBatch::create({*table.batch_row(b, kPrefill, 1)})).ok())
+      << "steps without drafts are free";
+  ASSERT_OK(world.backend->commit(*first, table, std::vector{a}, std::vector<std::int32_t>{2}));
+  AloneRequest alone(1, world.options, 64);
+  alone.advance(kPrefill, 5);
+  for (int i = 0; i < 3; ++i) alone.advance(RowKind::kDecode, 1);
+  EXPECT_EQ(world.slot_bytes(table.slot_id(a)), alone.state());
+  EXPECT_TRUE(world.backend->plan(of_b).ok());
+}
+
+TEST_F(F51CountsMoved, AReplayOfASupersededPlanIsRefused) {
+  const Handle a = *table.open(), b = *table.open();
+  prefill({{a, 1}, {b, 2}}, 5);
+  const auto of_a = *ForwardBatch::create({*table.batch_row(a, kVerify, 3)});
+  const auto of_b = *ForwardBatch::create({*table.batch_row(b, kVerify, 3)});
+  const auto plan = *world.backend->plan_graph({0, 0, 1, 3, 16});
+  const auto graph = *Graph::record(*world.context, [&] { return world.run(*plan); });
+  ASSERT_OK(world.backend->replan(*plan, of_a));
+  const auto other = *world.backend->plan(of_b);
+  EXPECT_ERROR(graph->replay(), kFailedPrecondition, "superseded");
+  EXPECT_ERROR(world.backend->commit(*plan, std::vector<std::int32_t>{1}), kFailedPrecondition);
+}
+
+TEST_F(F51CountsMoved, AHandleOfAnotherRowOrAtAnotherCountIsRefused) {
+  const Handle a = *table.open(), b = *table.open();
+  prefill({{a, 1}, {b, 2}}, 5);
+  const auto plan = *world.backend->plan(*ForwardBatch::create({*table.batch_row(a, kVerify, 3)}));
+  for (std::int32_t i = 0; i < 3; ++i) world.feed(1, 5 + i, i);
+  ASSERT_OK(world.run(*plan));
+  const auto before = world.slot_bytes(table.slot_id(a));
+  const std::vector<std::int32_t> two{2};
+  EXPECT_ERROR(world.backend->commit(*plan, table, std::vector{b}, two), kInvalidArgument, "row 0",
+               "slot 1", "slot 0");
+  ASSERT_OK(table.advance(a, 1));
+  EXPECT_ERROR(world.backend->commit(*plan, table, std::vector{a}, two), kInvalidArgument,
+               "6 tokens", "5");
+  EXPECT_EQ(table.computed(b), 5);
+  EXPECT_EQ(world.slot_bytes(table.slot_id(a)), before);
+}
+
+TEST_F(F51CountsMoved, AnotherBackendsPlanIsRefused) {
+  HybridWorld other{options()};
+  const Handle a = *table.open();
+  prefill({{a, 1}}, 5);
+  const auto plan = *world.backend->plan(*ForwardBatch::create({*table.batch_row(a, kVerify, 2)}));
+  EXPECT_ERROR(other.run(*plan), kFailedPrecondition, "another backend's");
+  EXPECT_ERROR(other.backend->commit(*plan, std::vector<std::int32_t>{0}), kFailedPrecondition,
+               "another backend's");
+  const auto graph_plan = *world.backend->plan_graph({0, 1, 0, 1, 4});
+  EXPECT_ERROR(other.backend->replan(*graph_plan, *ForwardBatch::create({})), kFailedPrecondition,
+               "another backend's");
+}
+
 TEST_F(F51CountsMoved, CountsThatCannotBeLeaveAllAsItWas) {
   const Handle a = *table.open();
   prefill({{a, 1}}, 5);

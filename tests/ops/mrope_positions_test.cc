@@ -39,6 +39,12 @@ TEST(MropePositions, ASpanIsOneOrTheOther) {
   }
 }
 
+TEST(MropePositions, MoreThanAStepCanHoldIsRefused) {
+  for (const MropeSpan& huge : {MropeSpan{INT64_MAX, 0, 0}, MropeSpan{0, 1 << 16, 1 << 16}}) {
+    EXPECT_ERROR(mrope_positions({&huge, 1}).status(), kInvalidArgument, "under 2^31");
+  }
+}
+
 TEST(MropePositions, TheTableKeepsTheDeltaOfARequest) {
   HandleAllocator pages("page", 4);
   RequestTable table(pages, nullptr, 4, 2, 2);

@@ -51,8 +51,9 @@ struct AttentionArgs {
 };
 
 /// softmax(mask(cap(scale q k^T))) v in float32. A query that sees nothing gets output 0 and
-/// lse = -inf. A result does not depend on the other rows or on how a row's queries are cut.
-/// Errors: invalid_argument, out_of_range (a page outside the cache, too few pages), unsupported.
+/// lse = -inf, with sinks too. A result does not depend on the other rows or on how a row's queries
+/// are cut. Errors: invalid_argument, out_of_range (a page outside the cache, too few pages),
+/// unsupported.
 HYBRIDATTN_API Status attention(Context& context, const AttentionArgs& args);
 
 struct MergeStatesArgs {

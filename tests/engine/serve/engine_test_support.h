@@ -83,6 +83,7 @@ struct EngineSetup {
   std::int32_t draft_tokens = 0;
   bool graphs = true;
   bool chunk_invariant = false;
+  bool batch_invariant = false;
 };
 
 inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
@@ -97,11 +98,22 @@ inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
   options.draft_tokens = setup.draft_tokens;
   options.graphs = setup.graphs;
   options.context.chunk_invariant = setup.chunk_invariant;
+  options.context.batch_invariant = setup.batch_invariant;
   Result<std::unique_ptr<Engine>> engine = Engine::load(checkpoint_path(setup.checkpoint), options);
   if (!engine.ok()) throw std::runtime_error(engine.status().message());
   const Status caches = (*engine)->allocate_caches({setup.tokens, setup.memory});
   if (!caches.ok()) throw std::runtime_error(caches.message());
   return *std::move(engine);
+}
+
+/// Caches of `pages` pages beside all state slots.
+inline std::int64_t memory_of(const EngineSetup& setup, std::int32_t pages) {
+  EngineSetup probe = setup;
+  probe.memory = 0;
+  probe.tokens = setup.page_size;
+  const auto engine = make_engine(probe);
+  const MemoryReport report = engine->memory();
+  return report.states + report.kv / setup.max_batch * pages;
 }
 
 inline Ids random_ids(std::size_t count, std::int32_t vocab, unsigned seed) {

@@ -91,6 +91,34 @@ TEST_P(Invariance, AloneAmongEightInAnyOrderInAnyChunksEagerAndReplayed) {
   }
 }
 
+/// Prompts that share chunks with others, drafts, and too little memory: with batch_invariant none
+/// of it shows.
+TEST_P(Invariance, BatchInvariantTokensDoNotDependOnTraffic) {
+  EngineSetup setup = setup_of(GetParam());
+  setup.chunk_invariant = false;
+  setup.batch_invariant = true;
+  setup.chunk = 50;
+  setup.max_batch = 1;
+  std::vector<Output> wanted;
+  const auto alone = make_engine(setup);
+  for (std::size_t i = 0; i < 8; ++i) wanted.push_back(run_alone(*alone, sampled(i)));
+  setup.max_batch = 4;
+  setup.page_size = 4;
+  for (const bool tight : {false, true}) {
+    setup.draft_tokens = tight ? 2 : 0;
+    setup.memory = tight ? memory_of(setup, 150) : 0;
+    const auto engine = make_engine(setup);
+    std::vector<std::uint64_t> ids;
+    for (std::size_t i = 8; i-- > 0;) ids.push_back(submit_ok(*engine, sampled(i)));
+    Outputs outputs;
+    run_until_idle(*engine, outputs);
+    EXPECT_EQ(engine->stats().preemptions > 0, tight);
+    for (std::size_t i = 0; i < 8; ++i) {
+      EXPECT_EQ(outputs.at(ids[i]), wanted[7 - i]) << "request " << 7 - i << ", tight " << tight;
+    }
+  }
+}
+
 TEST(GraphsOfTheEngine, AreRecordedAgainWhenTheBuffersMove) {
   EngineSetup setup;
   setup.chunk = 16;
