@@ -42,6 +42,7 @@ INSTANTIATE_TEST_SUITE_P(Decays, NoAllocation, ::testing::Bool());
 
 TEST_P(NoAllocation, BetweenAnEagerPlanAndTheEndOfItsStep) {
   HybridWorld world(options(GetParam()));
+  wait_for_workers(world.context->executor());
   const ForwardBatch batch = step_of_all_kinds();
   for (std::int32_t t = 0; t < batch.num_tokens(); ++t) world.feed(1, t, t);
   const auto plan = world.backend->plan(batch);
@@ -56,6 +57,7 @@ TEST_P(NoAllocation, BetweenAnEagerPlanAndTheEndOfItsStep) {
 
 TEST_P(NoAllocation, InAReplayFromItsFirstOn) {
   HybridWorld world(options(GetParam()));
+  wait_for_workers(world.context->executor());
   const auto plan = *world.backend->plan_graph({2, 3, 2, 40, 40});
   const auto graph = *Graph::record(*world.context, [&] { return world.run(*plan); });
   const ForwardBatch batch = step_of_all_kinds();
@@ -74,6 +76,7 @@ TEST_P(NoAllocation, InAReplayFromItsFirstOn) {
 
 TEST(NoAllocationOfCommits, ByATableTakeNothingEither) {
   HybridWorld world(options(false));
+  wait_for_workers(world.context->executor());
   HandleAllocator pages("page", world.options.pages), slots("state slot", world.options.slots);
   RequestTable table(pages, &slots, world.options.page_size, 4, 8);
   const Handle row = *table.open(12);

@@ -126,6 +126,7 @@ TEST(TraceTest, RecordingTakesNothingFromTheHeap) {
   const auto trace = make_trace(16);  // it overflows within a step
   for (Trace* given : {static_cast<Trace*>(nullptr), trace.get()}) {
     HybridWorld world(traced(given, 2));
+    wait_for_workers(world.context->executor());
     const auto plan = *world.backend->plan(mixed_batch());
     const auto graph_plan = *world.backend->plan_graph({1, 2, 0, 8, 8});
     const auto graph =

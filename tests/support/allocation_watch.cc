@@ -1,9 +1,12 @@
 #include "tests/support/allocation_watch.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdlib>
+#include <thread>
+#include <vector>
 
 namespace {
 
@@ -64,6 +67,17 @@ int posix_memalign(void** pointer, std::size_t alignment, std::size_t bytes) {
 #endif
 
 namespace hybridattn::testing {
+
+void wait_for_workers(Executor& executor) {
+  std::vector<std::atomic<bool>> seen(static_cast<std::size_t>(executor.concurrency()));
+  for (int loop = 0; loop < 2000; ++loop) {
+    parallel_for(executor, 64, [&](std::int64_t, int worker) {
+      seen[static_cast<std::size_t>(worker)] = true;
+      std::this_thread::yield();
+    });
+    if (std::all_of(seen.begin(), seen.end(), [](const auto& one) { return one.load(); })) return;
+  }
+}
 
 AllocationWatch::AllocationWatch() {
   counted = 0;

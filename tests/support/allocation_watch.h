@@ -3,7 +3,13 @@
 
 #include <cstdint>
 
+#include "hybridattn/context.h"
+
 namespace hybridattn::testing {
+
+/// Threads take from the heap when they start. Returns when all workers of the executor have, or
+/// after a while where other programs keep one of them from a core.
+void wait_for_workers(Executor& executor);
 
 /// One at a time.
 class AllocationWatch {
