@@ -6,6 +6,16 @@
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn::engine {
+namespace {
+
+/// Before the first younger one: ids grow as requests come.
+template <class Requests, class Request>
+void insert_by_id(Requests& requests, Request&& request) {
+  const auto younger = [&](const auto& r) { return r.id > request.id; };
+  requests.insert(std::find_if(requests.begin(), requests.end(), younger), std::move(request));
+}
+
+}  // namespace
 
 Result<std::uint64_t> Engine::submit(Request request) {
   HYBRIDATTN_TRY(request.sampling.validate());
@@ -69,8 +79,7 @@ void Engine::admit() {
     const Result<Handle> row = table_->open(std::min(known + 1, next.limit));
     if (!row.ok()) return;
     next.row = *row;
-    const auto younger = [&](const Running& r) { return r.id > next.id; };
-    running_.insert(std::find_if(running_.begin(), running_.end(), younger), std::move(next));
+    insert_by_id(running_, std::move(next));
     waiting_.pop_front();
   }
 }
@@ -88,8 +97,7 @@ void Engine::wait_again(std::size_t index) {
   const auto prompt = static_cast<std::int64_t>(again.request.prompt.size());
   const auto known = static_cast<std::int64_t>(again.history.size());
   again.prefill_end = context_->batch_invariant() ? prompt : std::max(prompt, known - 1);
-  const auto younger = [&](const Running& r) { return r.id > again.id; };
-  waiting_.insert(std::find_if(waiting_.begin(), waiting_.end(), younger), std::move(again));
+  insert_by_id(waiting_, std::move(again));
 }
 
 /// Pages for `tokens` of a running request, from the youngest ones if there is no other way. False
@@ -117,7 +125,7 @@ std::optional<Engine::StepRow> Engine::choose(std::size_t index, std::int64_t& b
     tokens = std::min(budget, r.prefill_end - computed);
     if (computed + tokens < r.prefill_end) {
       // Where results must not depend on traffic, what is left of a chunk does not cut a prompt.
-      if (options_.context.chunk_invariant) {
+      if (context_->chunk_invariant()) {
         tokens -= tokens % kGdnChunk;
       } else if (context_->batch_invariant() && tokens < options_.chunk) {
         tokens = 0;

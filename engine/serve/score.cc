@@ -45,7 +45,7 @@ Result<ScoreResult> Engine::score(std::span<const std::int32_t> ids, std::int32_
                                   const LoadProgress& progress) {
   HYBRIDATTN_TRY(check_prompt("score", ids, static_cast<std::int64_t>(ids.size())));
   if (chunk < 1) return invalid_argument("score: chunk is ", chunk, ", must be at least 1");
-  if (options_.context.chunk_invariant) {
+  if (context_->chunk_invariant()) {
     if (chunk < kGdnChunk) {
       return invalid_argument("score: chunk is ", chunk, ", must be at least ", kGdnChunk,
                               " for chunk-invariant");

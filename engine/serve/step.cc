@@ -35,8 +35,7 @@ Result<Plan*> Engine::forward(const Step& step) {
     HYBRIDATTN_TRY(record_graphs());
     if (graphs_ != nullptr && graphs_->can_run(step.batch)) {
       HYBRIDATTN_TRY(model_->set_inputs(step.batch, step.ids));
-      HYBRIDATTN_ASSIGN(const Graph* graph, graphs_->run(step.batch));
-      static_cast<void>(graph);
+      HYBRIDATTN_TRY(graphs_->run(step.batch).status());
       model_->set_tokens(graphs_->last_plan()->num_tokens());
       ++stats_.replayed_steps;
       return graphs_->last_plan();

@@ -31,7 +31,7 @@ AttentionBackend::AttentionBackend() {
 Status AttentionBackend::check_plan(const Plan& plan) const {
   if (plan.backend_id() != id_) {
     return error(StatusCode::kFailedPrecondition, name(), " ", id_,
-                 ": the plan is another backend's, ", "that of ", plan.backend_id());
+                 ": the plan is another backend's, that of ", plan.backend_id());
   }
   if (plan.superseded()) {
     return error(StatusCode::kFailedPrecondition, name(),
@@ -270,6 +270,7 @@ Status AttentionBackend::commit(Plan& plan, RequestTable& table, std::span<const
 }
 
 Status AttentionBackend::replan(Plan& plan, const ForwardBatch& batch) {
+  // Before the rows are viewed: there is room for no more than the plan holds.
   if (plan.recordable()) HYBRIDATTN_TRY(check_fits(plan, batch.shape()));
   view_rows(batch, rows_);
   return rewrite(plan, batch.shape(), rows_, batch.num_rows(), batch.id(), batch.mode());

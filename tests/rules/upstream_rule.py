@@ -63,7 +63,6 @@ ITEMS = {
 }
 DEFECTS = [f"D{i}" for i in range(1, 8)]
 SUITE = re.compile(r"^\s*(?:TEST(?:_F|_P)?\(|INSTANTIATE_TEST_SUITE_P\(\s*\w+,\s*)(\w+)", re.M)
-ALIAS = re.compile(r"^(?:using|class) (\w+)", re.M)
 
 
 def sources(root: pathlib.Path, *folders: str) -> str:

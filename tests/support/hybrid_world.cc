@@ -119,15 +119,8 @@ void HybridWorld::make_attention_layer(std::int32_t id, Random& random) {
 
 void HybridWorld::feed_row(Buffer& buffer, std::int32_t token, double low, double high,
                            Random& random) {
-  buffer.for_each({token}, [&](std::size_t offset) {
-    const auto value = static_cast<float>(random.uniform(low, high));
-    std::byte* to = buffer.memory().data() + offset;
-    const BF16 bf16 = to_bf16(value);
-    const F16 f16 = to_f16(value);
-    if (buffer.dtype() == DType::kF32) std::memcpy(to, &value, sizeof value);
-    if (buffer.dtype() == DType::kBF16) std::memcpy(to, &bf16, sizeof bf16);
-    if (buffer.dtype() == DType::kF16) std::memcpy(to, &f16, sizeof f16);
-  });
+  buffer.for_each({token},
+                  [&](std::size_t offset) { buffer.store(offset, random.uniform(low, high)); });
 }
 
 void HybridWorld::feed(std::uint64_t request, std::int64_t position, std::int32_t token) {

@@ -62,6 +62,8 @@ class Buffer {
   void fill(const std::vector<double>& values);
   /// A dense copy in double.
   Buffer to_f64() const;
+  /// Rounds a value to the element at a byte offset, as for_each gives them.
+  void store(std::size_t offset, double value);
   /// All bytes of everything under `prefix` become 0xff.
   void poison(const Index& prefix);
   /// Row-major values of the parts with the given first indices, one after the other.
@@ -81,7 +83,6 @@ class Buffer {
 
  private:
   double load(std::size_t offset) const;
-  void store(std::size_t offset, double value);
 
   DType dtype_ = DType::kF32;
   Shape shape_;

@@ -17,27 +17,29 @@ class Service {
     options.threads = 2;
     options.allocator = &poison_;
     options.batch_invariant = true;
-    context_ = take(Context::create(options));
-    ModelConfig config = take(ModelConfig::load(checkpoint_path(checkpoint)));
-    auto weights = take(ModelWeights::load(checkpoint_path(checkpoint), config));
+    context_ = or_throw(Context::create(options));
+    ModelConfig config = or_throw(ModelConfig::load(checkpoint_path(checkpoint)));
+    auto weights = or_throw(ModelWeights::load(checkpoint_path(checkpoint), config));
     model_ = std::make_unique<HybridModel>(*context_, std::move(config), std::move(weights), dtype);
-    kv_ = take(PagedKvPool::create(*context_, model_->kv_shape(16, dtype), 64));
-    states_ = take(GdnStatePool::create(*context_, model_->state_shape(DType::kF32), kRequests));
-    backend_ = take(HybridAttnBackend::create(
-        take(PagedAttnBackend::create(*context_, kv_->view())),
-        take(GDNAttnBackend::create(*context_, states_->view())), model_->full_attention_layers()));
+    kv_ = or_throw(PagedKvPool::create(*context_, model_->kv_shape(16, dtype), 64));
+    states_ =
+        or_throw(GdnStatePool::create(*context_, model_->state_shape(DType::kF32), kRequests));
+    backend_ = or_throw(
+        HybridAttnBackend::create(or_throw(PagedAttnBackend::create(*context_, kv_->view())),
+                                  or_throw(GDNAttnBackend::create(*context_, states_->view())),
+                                  model_->full_attention_layers()));
     table_ = std::make_unique<RequestTable>(kv_->pages(), &states_->slots(), 16, kRequests, 8);
-    check(model_->reserve(512));
+    or_throw(model_->reserve(512));
   }
 
   /// Runs the prompts of these requests, then one token of each; gives the logits behind that one.
   std::map<std::size_t, std::vector<float>> run(std::vector<std::size_t> which, bool replay) {
     std::map<std::size_t, Handle> rows;
-    for (const std::size_t r : which) rows[r] = take(table_->open(100));
+    for (const std::size_t r : which) rows[r] = or_throw(table_->open(100));
     step(which, rows, true, false);
     std::reverse(which.begin(), which.end());
     auto logits = step(which, rows, false, replay);
-    for (const auto& [r, row] : rows) check(table_->close(row));
+    for (const auto& [r, row] : rows) or_throw(table_->close(row));
     return logits;
   }
 
@@ -53,38 +55,30 @@ class Service {
       ids.insert(ids.end(), more.begin(), more.end());
       last.push_back(static_cast<std::int32_t>(ids.size()) - 1);
       batch_rows.push_back(
-          take(table_->batch_row(rows.at(r), prompts ? RowKind::kPrefill : RowKind::kDecode,
-                                 static_cast<std::int32_t>(more.size()))));
-      check(table_->advance(rows.at(r), static_cast<std::int32_t>(more.size())));
+          or_throw(table_->batch_row(rows.at(r), prompts ? RowKind::kPrefill : RowKind::kDecode,
+                                     static_cast<std::int32_t>(more.size()))));
+      or_throw(table_->advance(rows.at(r), static_cast<std::int32_t>(more.size())));
     }
-    const ForwardBatch batch = take(ForwardBatch::create(batch_rows));
+    const ForwardBatch batch = or_throw(ForwardBatch::create(batch_rows));
     if (replay) {
-      check(model_->set_inputs(batch, ids));
+      or_throw(model_->set_inputs(batch, ids));
       // A size that none of the batches fills.
-      auto runner = take(
+      auto runner = or_throw(
           GraphRunner::create(*context_, *backend_, {decode_buckets(kRequests + 3, 8).back()},
                               [this](const Plan& plan) { return model_->run(plan, *backend_); }));
-      check(runner->run(batch).status());
+      or_throw(runner->run(batch).status());
     } else {
-      check(model_->forward(batch, *backend_, ids).status());
+      or_throw(model_->forward(batch, *backend_, ids).status());
     }
     const auto vocab = static_cast<std::size_t>(model_->config().vocab_size);
     std::vector<float> all(vocab * which.size());
-    check(model_->logits(last, all.data()));
+    or_throw(model_->logits(last, all.data()));
     std::map<std::size_t, std::vector<float>> logits;
     for (std::size_t i = 0; i < which.size(); ++i) {
       const auto first = all.begin() + static_cast<std::ptrdiff_t>(i * vocab);
       logits[which[i]] = {first, first + static_cast<std::ptrdiff_t>(vocab)};
     }
     return logits;
-  }
-  template <class T>
-  static T take(Result<T> result) {
-    if (!result.ok()) throw std::runtime_error(result.status().message());
-    return std::move(result).value();
-  }
-  static void check(const Status& status) {
-    if (!status.ok()) throw std::runtime_error(status.message());
   }
 
   PoisonAllocator poison_;

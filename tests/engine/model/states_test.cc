@@ -18,19 +18,20 @@ class OneRequest {
     ContextOptions options;
     options.threads = 1;
     options.allocator = &poison_;
-    context_ = take(Context::create(options));
-    ModelConfig config = take(ModelConfig::load(checkpoint_path(checkpoint)));
-    auto weights = take(ModelWeights::load(checkpoint_path(checkpoint), config));
+    context_ = or_throw(Context::create(options));
+    ModelConfig config = or_throw(ModelConfig::load(checkpoint_path(checkpoint)));
+    auto weights = or_throw(ModelWeights::load(checkpoint_path(checkpoint), config));
     model_ = std::make_unique<HybridModel>(*context_, std::move(config), std::move(weights),
                                            DType::kF32);
-    kv_ = take(PagedKvPool::create(*context_, model_->kv_shape(16, DType::kF32), 64));
-    states_ = take(GdnStatePool::create(*context_, model_->state_shape(DType::kF32), 2));
-    backend_ = take(HybridAttnBackend::create(
-        take(PagedAttnBackend::create(*context_, kv_->view())),
-        take(GDNAttnBackend::create(*context_, states_->view())), model_->full_attention_layers()));
+    kv_ = or_throw(PagedKvPool::create(*context_, model_->kv_shape(16, DType::kF32), 64));
+    states_ = or_throw(GdnStatePool::create(*context_, model_->state_shape(DType::kF32), 2));
+    backend_ = or_throw(
+        HybridAttnBackend::create(or_throw(PagedAttnBackend::create(*context_, kv_->view())),
+                                  or_throw(GDNAttnBackend::create(*context_, states_->view())),
+                                  model_->full_attention_layers()));
     table_ = std::make_unique<RequestTable>(kv_->pages(), &states_->slots(), 16, 2, 64);
-    row_ = take(table_->open());
-    check(table_->reserve(row_, 1024));
+    row_ = or_throw(table_->open());
+    or_throw(table_->reserve(row_, 1024));
   }
 
   void prefill(std::span<const std::int32_t> ids) {
@@ -38,15 +39,16 @@ class OneRequest {
     const auto kind =
         count == 1 && table_->computed(row_) > 0 ? RowKind::kDecode : RowKind::kPrefill;
     const ForwardBatch batch =
-        take(ForwardBatch::create({take(table_->batch_row(row_, kind, count))}));
-    check(model_->forward(batch, *backend_, ids).status());
-    check(table_->advance(row_, count));
+        or_throw(ForwardBatch::create({or_throw(table_->batch_row(row_, kind, count))}));
+    or_throw(model_->forward(batch, *backend_, ids).status());
+    or_throw(table_->advance(row_, count));
   }
 
   HybridModel& model() { return *model_; }
   AttentionBackend& backend() { return *backend_; }
   ForwardBatch batch(std::int32_t count) const {
-    return take(ForwardBatch::create({take(table_->batch_row(row_, RowKind::kPrefill, count))}));
+    return or_throw(
+        ForwardBatch::create({or_throw(table_->batch_row(row_, RowKind::kPrefill, count))}));
   }
 
   /// Both states of one GDN layer.
@@ -59,14 +61,6 @@ class OneRequest {
   std::size_t num_layers() const { return states_->view().recurrent.size(); }
 
  private:
-  template <class T>
-  static T take(Result<T> result) {
-    if (!result.ok()) throw std::runtime_error(result.status().message());
-    return std::move(result).value();
-  }
-  static void check(const Status& status) {
-    if (!status.ok()) throw std::runtime_error(status.message());
-  }
   /// The request's slot is the first: ids are handed out from the lowest.
   static std::vector<float> slot(const TensorView& view) {
     const auto* first = static_cast<const float*>(view.data);

@@ -99,11 +99,9 @@ inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
   options.graphs = setup.graphs;
   options.context.chunk_invariant = setup.chunk_invariant;
   options.context.batch_invariant = setup.batch_invariant;
-  Result<std::unique_ptr<Engine>> engine = Engine::load(checkpoint_path(setup.checkpoint), options);
-  if (!engine.ok()) throw std::runtime_error(engine.status().message());
-  const Status caches = (*engine)->allocate_caches({setup.tokens, setup.memory});
-  if (!caches.ok()) throw std::runtime_error(caches.message());
-  return *std::move(engine);
+  auto engine = or_throw(Engine::load(checkpoint_path(setup.checkpoint), options));
+  or_throw(engine->allocate_caches({setup.tokens, setup.memory}));
+  return engine;
 }
 
 /// Caches of `pages` pages beside all state slots.
@@ -144,9 +142,7 @@ inline Request make_request(Ids prompt, std::int32_t max_new_tokens) {
 }
 
 inline std::uint64_t submit_ok(Engine& engine, Request request) {
-  const Result<std::uint64_t> id = engine.submit(std::move(request));
-  if (!id.ok()) throw std::runtime_error(id.status().message());
-  return *id;
+  return or_throw(engine.submit(std::move(request)));
 }
 
 using Outputs = std::map<std::uint64_t, Output>;
