@@ -15,14 +15,23 @@ target_compile_definitions(hybridattn_objects PRIVATE HYBRIDATTN_BUILDING)
 target_link_libraries(hybridattn_objects PUBLIC hybridattn_headers Threads::Threads
                                          PRIVATE hybridattn_options highway)
 
+if(HYBRIDATTN_CUDA)
+  include(cuda)
+  set(cuda_objects $<TARGET_OBJECTS:hybridattn_cuda_objects>)
+endif()
+
 # add_library_form(FORM TYPE): hybridattn_FORM, whose installed name is hybridattn::FORM.
 function(add_library_form form type)
-  add_library(hybridattn_${form} ${type} $<TARGET_OBJECTS:hybridattn_objects> ${highway_objects})
+  add_library(hybridattn_${form} ${type} $<TARGET_OBJECTS:hybridattn_objects> ${cuda_objects}
+                                   ${highway_objects})
   set_target_properties(hybridattn_${form} PROPERTIES OUTPUT_NAME hybridattn EXPORT_NAME ${form}
                                                       LINKER_LANGUAGE CXX)
   target_include_directories(hybridattn_${form} PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include>)
   target_compile_features(hybridattn_${form} PUBLIC cxx_std_20)
   target_link_libraries(hybridattn_${form} PUBLIC Threads::Threads)
+  if(HYBRIDATTN_CUDA)
+    target_link_libraries(hybridattn_${form} PRIVATE CUDA::cudart_static)
+  endif()
   if(hwy_FOUND)
     target_link_libraries(hybridattn_${form} PRIVATE hwy::hwy)
   endif()

@@ -4,6 +4,10 @@
 
 #include "src/core/context_impl.h"
 #include "src/cpu/kernels.h"
+#ifdef HYBRIDATTN_CUDA
+#include "src/cuda/device.h"
+#include "src/cuda/kernels.h"
+#endif
 
 namespace hybridattn::core {
 namespace {
@@ -32,11 +36,34 @@ void register_cpu() {
   kernel_entry<ZeroSlotsParams>.cpu = cpu::zero_slots_variants();
 }
 
+#ifdef HYBRIDATTN_CUDA
+void register_cuda() {
+  using namespace hybridattn::ops;
+  open_cuda = cuda::open_device;
+  kernel_entry<CausalConvParams>.cuda = cuda::causal_conv_kernels();
+  kernel_entry<CausalConvVerifyParams>.cuda = cuda::causal_conv_verify_kernels();
+  kernel_entry<CopySlotsParams>.cuda = cuda::copy_slots_kernels();
+  kernel_entry<GatedRmsNormParams>.cuda = cuda::gated_rms_norm_kernels();
+  kernel_entry<GdnDecodeParams>.cuda = cuda::gdn_decode_kernels();
+  kernel_entry<GdnGatesParams>.cuda = cuda::gdn_gates_kernels();
+  kernel_entry<GdnPrefillParams>.cuda = cuda::gdn_prefill_kernels();
+  kernel_entry<GdnStepParams>.cuda = cuda::gdn_step_kernels();
+  kernel_entry<GdnVerifyParams>.cuda = cuda::gdn_verify_kernels();
+  kernel_entry<L2NormParams>.cuda = cuda::l2norm_kernels();
+  kernel_entry<ZeroSlotsParams>.cuda = cuda::zero_slots_kernels();
+}
+#else
+void register_cuda() {}
+#endif
+
 }  // namespace
 
 void register_kernels() {
   static std::once_flag once;
-  std::call_once(once, register_cpu);
+  std::call_once(once, [] {
+    register_cpu();
+    register_cuda();
+  });
 }
 
 }  // namespace hybridattn::core

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "hybridattn/export.h"
@@ -70,13 +71,24 @@ class HYBRIDATTN_API Allocator {
 
 struct ContextOptions {
   DeviceType device = DeviceType::kCpu;
+  /// Which CUDA device.
   int device_index = 0;
+  /// CUDA: the stream that everything is ordered on (a cudaStream_t), borrowed; it must outlive the
+  /// context. nullptr = a stream of the context's own.
+  void* stream = nullptr;
+  /// CUDA: wait for each op, so that it reports its own faults. For finding one; slow.
+  bool synchronous = false;
+  /// CUDA: take only this family where an op has several: "sm90", "sm80" or "smxx"; an op that it
+  /// cannot serve is refused. Unset = HYBRIDATTN_CUDA_FAMILY from the environment, else the fastest
+  /// that serves each call.
+  std::optional<std::string> kernel_family{};
   /// Threads of the context's own pool; 0 = one for each core of the affinity mask. Ignored when
   /// `executor` is given.
   int threads = 0;
   /// Borrowed; must outlive the context. nullptr = own pool.
   Executor* executor = nullptr;
-  /// Borrowed; must outlive the context. nullptr = aligned operator new.
+  /// Memory of the context's device. Borrowed; must outlive the context. nullptr = aligned operator
+  /// new, or cudaMalloc.
   Allocator* allocator = nullptr;
   /// Force an instruction set. Unset = HYBRIDATTN_ISA from the environment, else the best.
   std::optional<Isa> isa{};
@@ -112,13 +124,16 @@ class HYBRIDATTN_API Context {
   bool chunk_invariant() const noexcept;
 
   /// The instruction set that the last op's kernel was compiled for, as the kernel itself reported
-  /// it ("AVX2", "AVX3_ZEN4", ...); empty before the first op.
+  /// it ("AVX2", "AVX3_ZEN4", ...), or its family on CUDA ("sm90", ...); empty before the first op.
   std::string_view last_kernel_target() const noexcept;
 
   /// Makes the workspace at least this large now, so that no later call allocates: `shared` bytes
   /// in one block and `per_worker` bytes for each worker. Plans call it with what their runs need.
   /// Errors: resource_exhausted when the allocator gives nothing; the old workspace stays.
   Status reserve_workspace(std::size_t shared, std::size_t per_worker);
+  /// Waits until the device has done all that was ordered on the context's stream. Errors:
+  /// device_error, with the last op named. On the CPU nothing is ever pending.
+  Status synchronize();
   /// Bytes of workspace held now.
   std::size_t workspace_bytes() const noexcept;
 

@@ -8,6 +8,7 @@
 #include "hybridattn/ops/copy_slots.h"
 #include "hybridattn/ops/gated_rms_norm.h"
 #include "hybridattn/ops/gdn_args.h"
+#include "hybridattn/ops/gdn_decode.h"
 #include "hybridattn/ops/gdn_gates.h"
 #include "hybridattn/ops/gdn_prefill.h"
 #include "hybridattn/ops/gdn_step.h"

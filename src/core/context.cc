@@ -72,15 +72,58 @@ Status regrow(Allocator& allocator, std::byte*& block, std::size_t& held, std::s
   return {};
 }
 
+/// The family that options or environment force; empty where neither does.
+Result<std::string> choose_family(const ContextOptions& options) {
+  std::optional<std::string> family = options.kernel_family;
+  if (!family.has_value()) family = core::read_env(core::kEnvCudaFamily);
+  if (!family.has_value()) return std::string();
+  for (const char* known : {"sm90", "sm80", "smxx"}) {
+    if (*family == known) return *family;
+  }
+  return invalid_argument("Context::create: kernel_family is \"", *family,
+                          "\", must be sm90, sm80 or smxx");
+}
+
+/// Opens the accelerator that the options ask for.
+Status open_accelerator(const ContextOptions& options, Context::Impl& impl) {
+  if (core::open_cuda == nullptr) {
+    return error(StatusCode::kUnsupported,
+                 "Context::create: device cuda was asked for; this build has cpu only");
+  }
+  impl.device = DeviceType::kCuda;
+  HYBRIDATTN_ASSIGN(impl.kernel_family, choose_family(options));
+  HYBRIDATTN_ASSIGN(impl.accelerator, core::open_cuda(options.device_index, options.stream));
+  impl.uploads = std::make_unique<core::UploadRing>(*impl.accelerator);
+  impl.synchronous = options.synchronous;
+  return {};
+}
+
+Status choose_allocator(const ContextOptions& options, Context::Impl& impl) {
+  impl.allocator = options.allocator;
+  if (impl.allocator != nullptr) return {};
+  if (impl.accelerator != nullptr) {
+    impl.allocator = &impl.accelerator->memory();
+    return {};
+  }
+  impl.own_allocator = std::make_unique<HeapAllocator>();
+  impl.allocator = impl.own_allocator.get();
+  return {};
+}
+
 }  // namespace
 
 Context::Impl::~Impl() {
+  // Kernels may still use what is freed here; an error of theirs has nobody left to hear it.
+  if (accelerator != nullptr) (void)accelerator->synchronize("~Context");
+  if (counters != nullptr) allocator->deallocate(counters, num_counters * sizeof(*counters));
   if (shared != nullptr) allocator->deallocate(shared, shared_bytes);
   const auto pieces = static_cast<std::size_t>(executor != nullptr ? executor->concurrency() : 0);
   if (workers != nullptr) allocator->deallocate(workers, worker_bytes * pieces);
 }
 
 Status Context::Impl::reserve(std::size_t shared_wanted, std::size_t per_worker) {
+  const bool grows = shared_wanted > shared_bytes || per_worker > worker_bytes;
+  if (grows && accelerator != nullptr) HYBRIDATTN_TRY(accelerator->synchronize("workspace"));
   if (shared_wanted > shared_bytes) {
     HYBRIDATTN_TRY(
         regrow(*allocator, shared, shared_bytes, core::round_to_alignment(shared_wanted), 1));
@@ -97,21 +140,15 @@ Context::Context(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Context::~Context() = default;
 
 Result<std::unique_ptr<Context>> Context::create(const ContextOptions& options) {
-  if (options.device != DeviceType::kCpu) {
-    return error(StatusCode::kUnsupported,
-                 "Context::create: device cuda was asked for; this build has cpu only");
-  }
   core::register_kernels();
   auto impl = std::make_unique<Impl>();
   HYBRIDATTN_ASSIGN(impl->isa, choose_isa(options));
-  impl->allocator = options.allocator;
-  if (impl->allocator == nullptr) {
-    impl->own_allocator = std::make_unique<HeapAllocator>();
-    impl->allocator = impl->own_allocator.get();
-  }
+  const bool on_cpu = options.device == DeviceType::kCpu;
+  if (!on_cpu) HYBRIDATTN_TRY(open_accelerator(options, *impl));
+  HYBRIDATTN_TRY(choose_allocator(options, *impl));
   impl->executor = options.executor;
   if (impl->executor == nullptr) {
-    HYBRIDATTN_ASSIGN(const int threads, choose_threads(options.threads));
+    HYBRIDATTN_ASSIGN(const int threads, on_cpu ? choose_threads(options.threads) : Result<int>(1));
     impl->own_executor = std::make_unique<core::ThreadPool>(threads);
     impl->executor = impl->own_executor.get();
   } else if (impl->executor->concurrency() < 1) {
@@ -140,8 +177,14 @@ Status Context::reserve_workspace(std::size_t shared, std::size_t per_worker) {
   return impl_->reserve(shared, per_worker);
 }
 
+Status Context::synchronize() {
+  if (impl_->accelerator == nullptr) return {};
+  return impl_->accelerator->synchronize(
+      concat("Context::synchronize, after ", impl_->last_op == nullptr ? "nothing" : impl_->last_op));
+}
+
 std::size_t Context::workspace_bytes() const noexcept {
-  return impl_->shared_bytes +
+  return impl_->shared_bytes + impl_->num_counters * sizeof(std::uint32_t) +
          impl_->worker_bytes * static_cast<std::size_t>(impl_->executor->concurrency());
 }
 

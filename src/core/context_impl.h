@@ -5,7 +5,9 @@
 #include <string>
 
 #include "hybridattn/context.h"
+#include "src/core/device.h"
 #include "src/core/tracer.h"
+#include "src/core/upload_ring.h"
 
 namespace hybridattn {
 
@@ -18,24 +20,32 @@ class __attribute__((visibility("hidden"))) Context::Impl {
   ~Impl();
 
   Status reserve(std::size_t shared, std::size_t per_worker);
+  Status reserve_counters(std::size_t count);
 
   DeviceType device = DeviceType::kCpu;
+  std::unique_ptr<core::Device> accelerator;  // nullptr on the CPU
   Isa isa = Isa::kBaseline;
   std::unique_ptr<Executor> own_executor;
   std::unique_ptr<Allocator> own_allocator;
   std::unique_ptr<core::Tracer> tracer;  // nullptr: no trace
   Executor* executor = nullptr;          // the tracer's where there is one
   Allocator* allocator = nullptr;
+  std::unique_ptr<core::UploadRing> uploads;  // nullptr on the CPU
+  std::string kernel_family;                  // forced; empty = the first that serves a call
+  bool synchronous = false;
   bool batch_invariant = false;
   bool chunk_invariant = false;
   std::function<void(std::string_view)> log;
   std::string last_target;
+  const char* last_op = nullptr;  // of the accelerator
   core::Recorder* recorder = nullptr;  // borrowed, while a graph is recorded
 
   std::byte* shared = nullptr;
   std::size_t shared_bytes = 0;
   std::byte* workers = nullptr;
   std::size_t worker_bytes = 0;
+  std::uint32_t* counters = nullptr;  // zeros between the kernels of the accelerator
+  std::size_t num_counters = 0;
 };
 
 namespace core {

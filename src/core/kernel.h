@@ -6,8 +6,9 @@
 #include <functional>
 #include <type_traits>
 
-#include "hybridattn/context.h"
+#include "hybridattn/status_macros.h"
 #include "hybridattn/trace.h"
+#include "src/core/device.h"
 
 namespace hybridattn::core {
 
@@ -36,10 +37,40 @@ using CpuKernel = void (*)(const Params&, Launch&);
 template <class Params>
 using CpuVariants = std::array<CpuKernel<Params>, kIsaCount>;
 
+/// What a CUDA kernel gets besides its parameters.
+struct DeviceLaunch {
+  void* stream;  // cudaStream_t
+  const DeviceInfo* info;
+  std::byte* scratch;       // as many bytes as it asked for, aligned to 64, whatever they hold
+  std::uint32_t* counters;  // as many as it asked for, zeros, which it leaves as zeros
+};
+
+/// What a CUDA kernel asks for.
+struct DeviceNeeds {
+  std::size_t scratch_bytes = 0;
+  std::size_t counters = 0;
+};
+
+/// One implementation of an op on CUDA.
+template <class Params>
+struct DeviceKernel {
+  /// "sm90", "sm80" (and newer), or "smxx": plain CUDA C++ for all.
+  const char* family = nullptr;
+  /// Why it cannot serve a call, nullptr when it can. No function: it serves every call.
+  const char* (*refusal)(const Params&, const DeviceInfo&) = nullptr;
+  DeviceNeeds (*needs)(const Params&, const DeviceInfo&) = nullptr;
+  /// Orders the kernel on the stream and returns. Allocates nothing.
+  Status (*run)(const Params&, const DeviceLaunch&) = nullptr;
+};
+/// The first that serves a call is taken.
+template <class Params>
+using DeviceKernels = std::array<DeviceKernel<Params>, 3>;
+
 /// The table entry of one op. Filled once by register.cc, read ever after.
 template <class Params>
 struct KernelEntry {
   CpuVariants<Params> cpu{};
+  DeviceKernels<Params> cuda{};
 };
 template <class Params>
 inline KernelEntry<Params> kernel_entry;
@@ -59,9 +90,51 @@ void record_launch(Context& context, const char* op, std::function<void(Launch&)
 Result<Launch> begin_launch(Context& context, std::size_t worker_bytes);
 void end_launch(Context& context, const Launch& launch) noexcept;
 
+/// The untyped half of a launch on the accelerator.
+Result<DeviceLaunch> begin_device_launch(Context& context, const DeviceNeeds& needs);
+/// Notes the kernel that ran; waits for it where the context is synchronous.
+Status end_device_launch(Context& context, const char* op, const char* family);
+/// The family that the context's options force, or nullptr.
+const char* forced_family(Context& context) noexcept;
+const DeviceInfo& device_info(Context& context) noexcept;
+/// `family`: the one that was asked for, or nullptr.
+Status no_device_kernel(const char* op, const char* family, const char* refusal);
+
+/// The implementation that serves a call. Errors: unsupported, with the reason of the last one that
+/// was asked.
+template <class Params>
+Result<const DeviceKernel<Params>*> choose_device_kernel(Context& context, const char* op,
+                                                         const Params& params) {
+  const DeviceKernels<Params>& kernels = kernel_entry<Params>.cuda;
+  const bool several = kernels[0].run != nullptr && kernels[1].run != nullptr;
+  const char* family = several ? forced_family(context) : nullptr;
+  const char* refusal = "this build has no kernel for it on cuda";
+  for (const DeviceKernel<Params>& kernel : kernels) {
+    if (kernel.run == nullptr) break;
+    if (family != nullptr && std::string_view(family) != kernel.family) continue;
+    const char* why =
+        kernel.refusal == nullptr ? nullptr : kernel.refusal(params, device_info(context));
+    if (why == nullptr) return &kernel;
+    refusal = why;
+  }
+  return no_device_kernel(op, family, refusal);
+}
+
+template <class Params>
+Status launch_on_device(Context& context, const char* op, const Params& params) {
+  HYBRIDATTN_ASSIGN(const DeviceKernel<Params>* kernel, choose_device_kernel(context, op, params));
+  const DeviceNeeds needs = kernel->needs == nullptr
+                                ? DeviceNeeds{}
+                                : kernel->needs(params, device_info(context));
+  HYBRIDATTN_ASSIGN(const DeviceLaunch launch, begin_device_launch(context, needs));
+  HYBRIDATTN_TRY(kernel->run(params, launch));
+  return end_device_launch(context, op, kernel->family);
+}
+
 template <class Params>
 Status launch(Context& context, const char* op, const Params& params, std::size_t worker_bytes) {
   static_assert(std::is_trivially_copyable_v<Params>, "a kernel's parameters are one plain struct");
+  if (context.device() == DeviceType::kCuda) return launch_on_device(context, op, params);
   const CpuKernel<Params> kernel =
       kernel_entry<Params>.cpu[static_cast<std::size_t>(context.isa())];
   if (kernel == nullptr) {

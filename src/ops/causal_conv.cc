@@ -3,12 +3,15 @@
 #include "hybridattn/status_macros.h"
 #include "src/core/kernel.h"
 #include "src/ops/causal_conv_check.h"
+#include "src/ops/place_rows.h"
 
 namespace hybridattn {
 
 Status causal_conv(Context& context, const CausalConvArgs& args) {
   ops::CausalConvParams params{};
   HYBRIDATTN_TRY(ops::check_causal_conv("causal_conv", args, params));
+  DeviceRowTables tables;
+  HYBRIDATTN_TRY(ops::place_rows(context, params.rows, tables));
   return core::launch(context, "causal_conv", params);
 }
 

@@ -4,12 +4,15 @@
 #include "src/core/kernel.h"
 #include "src/ops/gdn_check.h"
 #include "src/ops/gdn_step_params.h"
+#include "src/ops/place_rows.h"
 
 namespace hybridattn {
 
 Status gdn_step(Context& context, const GdnArgs& args) {
   ops::GdnStepParams params{};
   HYBRIDATTN_TRY(ops::check_gdn("gdn_step", args, 1, params));
+  DeviceRowTables tables;
+  HYBRIDATTN_TRY(ops::place_rows(context, params.rows, tables));
   const std::int64_t floats = ops::gdn_step_scratch(params);
   return core::launch(context, "gdn_step", params,
                       static_cast<std::size_t>(floats) * sizeof(float));

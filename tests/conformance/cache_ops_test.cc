@@ -8,6 +8,7 @@ namespace {
 class ConformanceCacheOps : public Conformance {};
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceCacheOps, ::testing::ValuesIn(all_setups()), setup_name);
+INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceCacheOps, ::testing::ValuesIn(cuda_setups()), setup_name);
 
 TEST_P(ConformanceCacheOps, StoreKvOfEveryCacheType) {
   const std::int64_t page_size = 3;

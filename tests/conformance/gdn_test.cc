@@ -8,6 +8,7 @@ namespace {
 class ConformanceGdn : public Conformance {};
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceGdn, ::testing::ValuesIn(all_setups()), setup_name);
+INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceGdn, ::testing::ValuesIn(cuda_setups()), setup_name);
 
 /// One problem with everything random and everything else poisoned.
 struct Problem {

@@ -7,6 +7,7 @@ namespace {
 class ConformanceNorms : public Conformance {};
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceNorms, ::testing::ValuesIn(all_setups()), setup_name);
+INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceNorms, ::testing::ValuesIn(cuda_setups()), setup_name);
 
 constexpr std::int64_t kTokens = 4;
 constexpr std::int64_t kHeads = 3;

@@ -43,6 +43,7 @@ class ConformanceVerify : public Conformance {
 };
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceVerify, ::testing::ValuesIn(all_setups()), setup_name);
+INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceVerify, ::testing::ValuesIn(cuda_setups()), setup_name);
 
 TEST_P(ConformanceVerify, GdnVerify) {
   Operand q = operand({kTokens, 2, 16}, -1, 1), k = operand({kTokens, 2, 16}, -1, 1);

@@ -43,7 +43,7 @@ std::vector<std::byte> states_with_padding(Context& context, std::int32_t left,
     EXPECT_EQ(out.is_poison({t}), outside_row) << t;
     EXPECT_EQ(c.out.kernel().is_poison({t}), outside_row) << t;
   }
-  std::vector<std::byte> bytes = c.state.kernel().memory();
+  Bytes bytes = c.state.kernel().memory();
   bytes.insert(bytes.end(), window.memory().begin(), window.memory().end());
   return bytes;
 }

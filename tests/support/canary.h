@@ -38,7 +38,7 @@ class Canary {
 
  private:
   const Buffer& buffer_;
-  std::vector<std::byte> before_;
+  Bytes before_;
   std::vector<bool> may_change_;
 };
 

@@ -13,6 +13,7 @@
 #include "hybridattn/context.h"
 #include "hybridattn/dtype.h"
 #include "tests/support/poison.h"
+#include "tests/support/shared_memory.h"
 
 namespace hybridattn::testing {
 
@@ -70,14 +71,28 @@ inline std::vector<std::unique_ptr<Context>> all_contexts() {
   return out;
 }
 
+/// A context on the GPU whose memory the host reads too, and whose ops have run when they return.
+inline std::unique_ptr<Context> make_cuda_context(const std::string& family = "") {
+  ContextOptions options;
+  options.device = DeviceType::kCuda;
+  options.allocator = &shared_memory();
+  options.synchronous = true;
+  if (!family.empty()) options.kernel_family = family;
+  return make_context(options);
+}
+
 /// A case of the conformance table.
 struct Setup {
   Isa isa;
   int threads;
   DType dtype;
+  std::string cuda_family = "";  // empty: on the CPU
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Setup& setup) {
+  if (!setup.cuda_family.empty()) {
+    return out << "cuda_" << setup.cuda_family << "_" << dtype_name(setup.dtype);
+  }
   return out << isa_name(setup.isa) << "_" << dtype_name(setup.dtype) << "_threads"
              << setup.threads;
 }
@@ -87,6 +102,18 @@ inline std::vector<Setup> all_setups() {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     for (const Isa isa : supported_isas()) out.push_back({isa, 1, dtype});
     out.push_back({best_isa(), 2, dtype});
+  }
+  return out;
+}
+
+/// The same on the GPU, family by family; nothing where the build has no CUDA.
+inline std::vector<Setup> cuda_setups() {
+  std::vector<Setup> out;
+  if (!built_with_cuda()) return out;
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const char* family : {"smxx", "sm80", "sm90"}) {
+      out.push_back({Isa::kBaseline, 1, dtype, family});
+    }
   }
   return out;
 }

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "hybridattn/tensor.h"
+#include "tests/support/shared_memory.h"
 
 namespace hybridattn::testing {
 
@@ -77,8 +78,8 @@ class Buffer {
   /// Calls fn(byte offset) for each element under `prefix`, in row-major order.
   void for_each(const Index& prefix, const std::function<void(std::size_t)>& fn) const;
 
-  const std::vector<std::byte>& memory() const { return memory_; }
-  std::vector<std::byte>& memory() { return memory_; }
+  const Bytes& memory() const { return memory_; }
+  Bytes& memory() { return memory_; }
   std::size_t element_size() const { return dtype_size(dtype_); }
 
  private:
@@ -88,7 +89,7 @@ class Buffer {
   Shape shape_;
   Shape strides_;
   std::int64_t base_ = 0;
-  std::vector<std::byte> memory_;
+  Bytes memory_;
 };
 
 /// Largest errors that a result may have, both relative: of the whole in the 2-norm, and of the

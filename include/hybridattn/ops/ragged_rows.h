@@ -5,6 +5,19 @@
 
 namespace hybridattn {
 
+/// Rows in the memory of a CUDA device, as DeviceRows and the ops make them.
+struct DeviceRowTables {
+  const std::int32_t* start = nullptr;     ///< [count], as in RaggedRows
+  const std::int32_t* length = nullptr;    ///< [count]
+  const std::int32_t* slot = nullptr;      ///< [count]
+  const std::int32_t* computed = nullptr;  ///< [count]
+  /// The rows cut into chunks of kGdnChunk tokens, row after row.
+  const std::int32_t* first_chunk = nullptr;  ///< [count] index of the row's first chunk
+  const std::int32_t* chunk_row = nullptr;    ///< [chunks] the chunk's row, -1 behind the last chunk
+  std::int32_t count = 0;                     ///< rows
+  std::int32_t chunks = 0;                    ///< chunks, or the most there can be
+};
+
 /// Rows of a batch over a flat stream of tokens. All arrays are the caller's, int32, of `count`
 /// elements, and live until the op returns. Tokens that no row names are neither read nor written.
 /// No two rows may name one slot or one token: an op does not check that, ForwardBatch and the
@@ -19,6 +32,9 @@ struct RaggedRows {
   const std::int32_t* slot = nullptr;
   /// Tokens already in the state. 0 = the state is zero by definition, whatever the slot holds.
   const std::int32_t* computed = nullptr;
+  /// CUDA: the same rows on the device, borrowed until the op returns. nullptr = each op uploads
+  /// them for itself; DeviceRows does it once for all ops of a step.
+  const DeviceRowTables* device = nullptr;
 };
 
 }  // namespace hybridattn

@@ -19,6 +19,9 @@ struct VerifyRows {
   /// the row's first, always an earlier one; -1 = it follows the row's state. A row whose first
   /// entry is kChain is a chain, as all are without the array.
   const std::int32_t* parents = nullptr;
+  /// CUDA: the same arrays on the device. nullptr = each op uploads them for itself.
+  const std::int32_t* device_kept = nullptr;
+  const std::int32_t* device_parents = nullptr;
 };
 
 /// The parent of token i of a row that begins at token `first` of the stream.

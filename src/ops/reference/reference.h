@@ -19,6 +19,7 @@ void causal_conv(const CausalConvArgs& args);
 /// The recurrence, token by token, for rows of any length: the reference of gdn_step and
 /// gdn_prefill.
 void gdn_recurrence(const GdnArgs& args);
+void gdn_decode(const GdnDecodeArgs& args);
 void gdn_verify(const GdnVerifyArgs& args);
 void causal_conv_verify(const CausalConvVerifyArgs& args);
 void store_kv(const StoreKvArgs& args);

@@ -1,0 +1,13 @@
+// The GPU benchmarks. Each checks its answers, then prints a table.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "hybridattn/context.h"
+
+namespace hybridattn::bench {
+
+/// `copy_rate`: bytes a second of a large copy on the same card.
+void run_gdn_decode(Context& context, cudaStream_t stream, double copy_rate);
+
+}  // namespace hybridattn::bench

@@ -1,0 +1,54 @@
+// A context's accelerator, as the layers above its kernels see it: the device table's one entry for
+// each context. register.cc says how one is opened.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "hybridattn/context.h"
+
+namespace hybridattn::core {
+
+struct DeviceInfo {
+  int index = 0;
+  int compute_major = 0;  ///< compute capability, e.g. 9.0
+  int compute_minor = 0;
+  int num_sms = 0;                     ///< multiprocessors
+  std::size_t max_shared_bytes = 0;    ///< shared memory that one block may ask for
+};
+
+/// All calls but synchronize and wait are ordered by the device's stream and return at once.
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual const DeviceInfo& info() const noexcept = 0;
+  /// The stream that everything runs on, a cudaStream_t.
+  virtual void* stream() const noexcept = 0;
+  /// Memory of the device.
+  virtual Allocator& memory() noexcept = 0;
+  /// Memory of the host that copies may read while the host goes on.
+  virtual Allocator& pinned() noexcept = 0;
+
+  /// Copies between any two of: device memory, pinned and other host memory.
+  virtual Status copy(void* to, const void* from, std::size_t bytes) = 0;
+  virtual Status zero(void* data, std::size_t bytes) = 0;
+  /// Waits for all that was ordered before. Errors: device_error, naming `after`, the last op.
+  virtual Status synchronize(std::string_view after) = 0;
+  /// Marks this point of the stream as event `index`, of kEvents; `wait` returns once the stream
+  /// has passed the mark, at once where there is none.
+  virtual Status mark(int index) = 0;
+  virtual Status wait(int index) = 0;
+
+  static constexpr int kEvents = 4;
+};
+
+/// Opens a device. `stream` is the caller's, or nullptr for one of the context's own. Errors:
+/// unsupported when there is no such device or driver; device_error.
+using OpenDevice = Result<std::unique_ptr<Device>> (*)(int index, void* stream);
+/// nullptr in a build without CUDA.
+extern OpenDevice open_cuda;
+
+}  // namespace hybridattn::core

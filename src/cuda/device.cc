@@ -1,0 +1,163 @@
+// The CUDA runtime behind core::Device.
+#include "src/cuda/device.h"
+
+#include <array>
+
+#include <cuda_runtime_api.h>
+
+#include "hybridattn/status_macros.h"
+#include "src/cuda/check.h"
+
+namespace hybridattn::cuda {
+namespace {
+
+/// Makes a device current for a scope: a host thread may serve contexts of several devices.
+class Current {
+ public:
+  explicit Current(int index) {
+    cudaGetDevice(&before_);
+    if (before_ != index) cudaSetDevice(index);
+    changed_ = before_ != index;
+  }
+  ~Current() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  Current(const Current&) = delete;
+  Current& operator=(const Current&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+class DeviceMemory final : public Allocator {
+ public:
+  explicit DeviceMemory(int index) : index_(index) {}
+  void* allocate(std::size_t bytes) noexcept override {
+    const Current current(index_);
+    void* data = nullptr;
+    if (cudaMalloc(&data, bytes) == cudaSuccess) return data;
+    cudaGetLastError();  // said by the result; not to be taken for a later call's
+    return nullptr;
+  }
+  void deallocate(void* pointer, std::size_t) noexcept override {
+    const Current current(index_);
+    cudaFree(pointer);
+  }
+
+ private:
+  int index_;
+};
+
+class PinnedMemory final : public Allocator {
+ public:
+  void* allocate(std::size_t bytes) noexcept override {
+    void* data = nullptr;
+    if (cudaMallocHost(&data, bytes) == cudaSuccess) return data;
+    cudaGetLastError();
+    return nullptr;
+  }
+  void deallocate(void* pointer, std::size_t) noexcept override { cudaFreeHost(pointer); }
+};
+
+class CudaDevice final : public core::Device {
+ public:
+  explicit CudaDevice(const core::DeviceInfo& info) : info_(info), memory_(info.index) {}
+  ~CudaDevice() override {
+    const Current current(info_.index);
+    if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+    for (const cudaEvent_t event : events_) {
+      if (event != nullptr) cudaEventDestroy(event);
+    }
+    if (own_stream_) cudaStreamDestroy(stream_);
+  }
+
+  Status open(void* stream) {
+    const Current current(info_.index);
+    stream_ = static_cast<cudaStream_t>(stream);
+    if (stream == nullptr) {
+      HYBRIDATTN_TRY(check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+                           "Context::create: a stream"));
+      own_stream_ = true;
+    }
+    for (cudaEvent_t& event : events_) {
+      HYBRIDATTN_TRY(check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming),
+                           "Context::create: an event"));
+    }
+    return {};
+  }
+
+  const core::DeviceInfo& info() const noexcept override { return info_; }
+  void* stream() const noexcept override { return stream_; }
+  Allocator& memory() noexcept override { return memory_; }
+  Allocator& pinned() noexcept override { return pinned_; }
+
+  Status copy(void* to, const void* from, std::size_t bytes) override {
+    const Current current(info_.index);
+    return check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "copy");
+  }
+  Status zero(void* data, std::size_t bytes) override {
+    const Current current(info_.index);
+    return check(cudaMemsetAsync(data, 0, bytes, stream_), "zero");
+  }
+  Status synchronize(std::string_view after) override {
+    const Current current(info_.index);
+    return check(cudaStreamSynchronize(stream_), after);
+  }
+  Status mark(int index) override {
+    const Current current(info_.index);
+    return check(cudaEventRecord(events_[static_cast<std::size_t>(index)], stream_), "event");
+  }
+  Status wait(int index) override {
+    return check(cudaEventSynchronize(events_[static_cast<std::size_t>(index)]), "event");
+  }
+
+ private:
+  core::DeviceInfo info_;
+  DeviceMemory memory_;
+  PinnedMemory pinned_;
+  cudaStream_t stream_ = nullptr;
+  bool own_stream_ = false;
+  std::array<cudaEvent_t, kEvents> events_{};
+};
+
+Result<core::DeviceInfo> read_info(int index) {
+  int count = 0;
+  if (const cudaError_t status = cudaGetDeviceCount(&count); status != cudaSuccess) {
+    cudaGetLastError();
+    return error(StatusCode::kUnsupported, "Context::create: device cuda was asked for; ",
+                 cudaGetErrorString(status));
+  }
+  if (index < 0 || index >= count) {
+    return error(StatusCode::kUnsupported, "Context::create: device_index is ", index,
+                 ", must be in [0, ", count, "), the CUDA devices at hand");
+  }
+  core::DeviceInfo info;
+  info.index = index;
+  int shared = 0;
+  const auto read = [&](int& value, cudaDeviceAttr attribute) {
+    return check(cudaDeviceGetAttribute(&value, attribute, index), "Context::create");
+  };
+  HYBRIDATTN_TRY(read(info.compute_major, cudaDevAttrComputeCapabilityMajor));
+  HYBRIDATTN_TRY(read(info.compute_minor, cudaDevAttrComputeCapabilityMinor));
+  HYBRIDATTN_TRY(read(info.num_sms, cudaDevAttrMultiProcessorCount));
+  HYBRIDATTN_TRY(read(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  info.max_shared_bytes = static_cast<std::size_t>(shared);
+  return info;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<core::Device>> open_device(int index, void* stream) {
+  HYBRIDATTN_ASSIGN(const core::DeviceInfo info, read_info(index));
+  if (info.compute_major < 8) {
+    return error(StatusCode::kUnsupported, "Context::create: CUDA device ", index,
+                 " has compute capability ", info.compute_major, ".", info.compute_minor,
+                 ", must be 8.0 or newer");
+  }
+  auto device = std::make_unique<CudaDevice>(info);
+  HYBRIDATTN_TRY(device->open(stream));
+  return std::unique_ptr<core::Device>(std::move(device));
+}
+
+}  // namespace hybridattn::cuda

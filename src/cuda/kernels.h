@@ -1,0 +1,29 @@
+// All CUDA kernels, as register.cc takes them. A new kernel adds a line here and one there.
+#pragma once
+
+#include "src/core/kernel.h"
+#include "src/ops/causal_conv_verify_params.h"
+#include "src/ops/copy_slots_params.h"
+#include "src/ops/gated_rms_norm_params.h"
+#include "src/ops/gdn_decode_params.h"
+#include "src/ops/gdn_gates_params.h"
+#include "src/ops/gdn_prefill_params.h"
+#include "src/ops/gdn_step_params.h"
+#include "src/ops/gdn_verify_params.h"
+#include "src/ops/l2norm_params.h"
+
+namespace hybridattn::cuda {
+
+core::DeviceKernels<ops::CausalConvParams> causal_conv_kernels();
+core::DeviceKernels<ops::CausalConvVerifyParams> causal_conv_verify_kernels();
+core::DeviceKernels<ops::CopySlotsParams> copy_slots_kernels();
+core::DeviceKernels<ops::GatedRmsNormParams> gated_rms_norm_kernels();
+core::DeviceKernels<ops::GdnDecodeParams> gdn_decode_kernels();
+core::DeviceKernels<ops::GdnGatesParams> gdn_gates_kernels();
+core::DeviceKernels<ops::GdnPrefillParams> gdn_prefill_kernels();
+core::DeviceKernels<ops::GdnStepParams> gdn_step_kernels();
+core::DeviceKernels<ops::GdnVerifyParams> gdn_verify_kernels();
+core::DeviceKernels<ops::L2NormParams> l2norm_kernels();
+core::DeviceKernels<ops::ZeroSlotsParams> zero_slots_kernels();
+
+}  // namespace hybridattn::cuda

@@ -1,0 +1,246 @@
+// The kernel behind gdn_decode.cuh. Included by the files that instantiate it.
+#pragma once
+
+#include "hybridattn/ops/l2norm.h"
+#include "src/cuda/check.h"
+#include "src/cuda/cluster.cuh"
+#include "src/cuda/formulas.cuh"
+#include "src/cuda/smxx/gdn_decode.cuh"
+#include "src/cuda/smxx/warp_state.cuh"
+
+namespace hybridattn::cuda {
+
+inline constexpr int kMaxConvWidth = 4;
+
+/// One channel's convolution with SiLU, and its window afterwards.
+struct ConvChannel {
+  float out;
+  float next[kMaxConvWidth - 1];
+};
+
+template <class X>
+__device__ inline ConvChannel convolve(const DecodeParams& p, const Row& row, int channel) {
+  const X* window = p.conv_state.as<const X>() + p.conv_state.at(row.slot, channel);
+  const X* taps = p.conv_weight.as<const X>() + p.conv_weight.at(channel);
+  float inputs[kMaxConvWidth], weights[kMaxConvWidth];
+#pragma unroll
+  for (int w = 0; w < kMaxConvWidth; ++w) {
+    inputs[w] = weights[w] = 0.0f;
+    if (w < p.width) weights[w] = to_float(taps[w * p.conv_weight.stride[1]]);
+    if (w < p.width - 1 && row.computed > 0) {
+      inputs[w] = to_float(window[w * p.conv_state.stride[2]]);
+    }
+  }
+  const float x = to_float(p.mixed.as<const X>()[p.mixed.at(row.start, channel)]);
+  ConvChannel result{};
+  float sum = 0.0f;
+#pragma unroll
+  for (int w = 0; w < kMaxConvWidth; ++w) {
+    if (w == p.width - 1) inputs[w] = x;
+    sum = fmaf(weights[w], inputs[w], sum);
+  }
+#pragma unroll
+  for (int w = 0; w < kMaxConvWidth - 1; ++w) result.next[w] = inputs[w + 1];
+  result.out = silu(sum);
+  return result;
+}
+
+template <class X>
+__device__ inline void store_window(const DecodeParams& p, const Row& row, int channel,
+                                    const ConvChannel& conv) {
+  X* window = p.conv_state.as<X>() + p.conv_state.at(row.slot, channel);
+#pragma unroll
+  for (int w = 0; w < kMaxConvWidth - 1; ++w) {
+    if (w < p.width - 1) window[w * p.conv_state.stride[2]] = from_float<X>(conv.next[w]);
+  }
+}
+
+/// exp(g) of a head or of one of its channels.
+template <class X>
+__device__ inline float decay_of(const DecodeParams& p, std::int64_t token, int head, int channel) {
+  const float a = to_float(p.a.as<const X>()[p.a.at(token, head, channel)]);
+  const float x = a + load(p.dt_bias, p.dt_bias.at(head, channel));
+  return decay_factor(load(p.a_log, p.a_log.at(head)), x);
+}
+
+/// A block: kWarps * Rows rows of one head of one row of the batch. Blocks of a head are neighbours,
+/// and one cluster where there is a norm.
+template <class X, class T, int K, int V, int Rows, int Warps>
+__global__ void __launch_bounds__(Warps * 32)
+    decode_kernel(const __grid_constant__ DecodeParams p) {
+  using State = WarpState<T, K, Rows>;
+  constexpr int kThreads = Warps * 32;
+  constexpr int kBlockV = Rows * Warps;
+  constexpr int kSplits = V / kBlockV;
+  constexpr int kQkParts = (2 * K + kThreads - 1) / kThreads;
+  constexpr int kVParts = (kBlockV + kThreads - 1) / kThreads;
+  __shared__ alignas(16) float qk[2 * K];
+  __shared__ float decays[K];
+  __shared__ float v[kBlockV], o[kBlockV];
+  __shared__ float beta;
+  __shared__ bool last_reader;
+
+  const auto heads = static_cast<unsigned>(p.v_heads);
+  const unsigned task = blockIdx.x;  // 32 bits: a division of 64 is a subroutine
+  const int first_v = static_cast<int>(task % kSplits) * kBlockV;
+  const int head = static_cast<int>(task / kSplits % heads);
+  const auto index = static_cast<int>(task / kSplits / heads);
+  const int tid = static_cast<int>(threadIdx.x);
+  const int lane = tid % 32;
+  const Row row = load_row(p.start, p.length, p.slot, p.computed, index);
+  if (row.length == 0) return;
+  X* out = p.out.as<X>() + p.out.at(row.start, head, first_v);
+  if (row.slot == kPadIndex) {
+    for (int i = tid; i < kBlockV; i += kThreads) out[i] = from_float<X>(0.0f);
+    return;
+  }
+  T* state = p.state.as<T>() + p.state.at(row.slot, head, first_v + tid / 32 * Rows);
+  typename State::Raw raw{};
+  if (row.computed > 0) State::fetch(state, p.state.stride[2], lane, raw);
+
+  const int group = p.v_heads / p.k_heads;
+  const int k_head = head / group;
+  ConvChannel conv[kQkParts];
+#pragma unroll
+  for (int part = 0; part < kQkParts; ++part) {
+    const int i = part * kThreads + tid;
+    if (i < 2 * K) {
+      conv[part] = convolve<X>(p, row, i < K ? k_head * K + i : (p.k_heads - 1 + k_head) * K + i);
+      qk[i] = conv[part].out;
+    }
+  }
+  const int v_channel = 2 * p.k_heads * K + head * V + first_v;
+#pragma unroll
+  for (int part = 0; part < kVParts; ++part) {
+    const int i = part * kThreads + tid;
+    if (i < kBlockV) {
+      const ConvChannel result = convolve<X>(p, row, v_channel + i);
+      v[i] = result.out;
+      store_window<X>(p, row, v_channel + i, result);  // no other block reads these channels
+    }
+  }
+  if (p.channel_decay) {
+    for (int i = tid; i < K; i += kThreads) decays[i] = decay_of<X>(p, row.start, head, i);
+  } else if (tid == kThreads - 1) {
+    decays[0] = decay_of<X>(p, row.start, head, 0);
+  }
+  if (tid == kThreads - 1) {
+    const float b = to_float(p.b.as<const X>()[p.b.at(row.start, head)]);
+    beta = p.beta_factor * sigmoid(b);
+  }
+  __syncthreads();
+  if (tid == 0) {
+    // The windows of q and k are read by all blocks of the key head; the last one moves them on.
+    __threadfence();
+    std::uint32_t* counter = p.counters + std::int64_t{index} * p.k_heads + k_head;
+    last_reader = atomicAdd(counter, 1u) == static_cast<unsigned>(group * kSplits - 1);
+    if (last_reader) *counter = 0;
+  }
+
+  float q[State::kVector], k[State::kVector], decay[State::kVector];
+  float q_squares = 0.0f, k_squares = 0.0f;
+#pragma unroll
+  for (int e = 0; e < State::kVector; ++e) {
+    q[e] = qk[State::channel(lane) + e];
+    k[e] = qk[K + State::channel(lane) + e];
+    q_squares = fmaf(q[e], q[e], q_squares);
+    k_squares = fmaf(k[e], k[e], k_squares);
+    decay[e] = decays[p.channel_decay ? State::channel(lane) + e : 0];
+  }
+  const float q_factor = p.scale * inverse_root(sum_lanes<State::kLanes>(q_squares) + kL2NormEpsilon);
+  const float k_factor = inverse_root(sum_lanes<State::kLanes>(k_squares) + kL2NormEpsilon);
+#pragma unroll
+  for (int e = 0; e < State::kVector; ++e) {
+    q[e] *= q_factor;
+    k[e] *= k_factor;
+  }
+  State s;
+  s.unpack(raw);
+  s.step(q, k, decay, beta, v + tid / 32 * Rows, o + tid / 32 * Rows, lane);
+  s.store(state, p.state.stride[2], lane);
+  __syncthreads();
+  if (last_reader) {
+#pragma unroll
+    for (int part = 0; part < kQkParts; ++part) {
+      const int i = part * kThreads + tid;
+      if (i < 2 * K) {
+        const int channel = i < K ? k_head * K + i : (p.k_heads - 1 + k_head) * K + i;
+        store_window<X>(p, row, channel, conv[part]);
+      }
+    }
+  }
+  if (p.z.data == nullptr) {
+    for (int i = tid; i < kBlockV; i += kThreads) out[i] = from_float<X>(o[i]);
+    return;
+  }
+  // The norm is over the whole head: each warp that writes adds all squares, in one order whatever
+  // the number of blocks.
+  float squares = 0.0f;
+#if __CUDA_ARCH__ >= 900
+  if (kSplits > 1) {
+    sync_cluster();
+#pragma unroll
+    for (int i = 0; i < V / 32; ++i) {
+      const int at = i * 32 + lane;
+      const float x = load_from_block(o + at % kBlockV, static_cast<unsigned>(at / kBlockV));
+      squares = fmaf(x, x, squares);
+    }
+    sync_cluster();
+  }
+#endif
+  if (kSplits == 1) {
+#pragma unroll
+    for (int i = 0; i < V / 32; ++i) squares = fmaf(o[i * 32 + lane], o[i * 32 + lane], squares);
+  }
+  const float factor = inverse_root(sum_lanes(squares) * (1.0f / V) + p.epsilon);
+  for (int i = tid; i < kBlockV; i += kThreads) {
+    const float z = to_float(p.z.as<const X>()[p.z.at(row.start, head, first_v + i)]);
+    const float gate = p.sigmoid_gate ? sigmoid(z) : silu(z);
+    const float weight = load(p.norm_weight, p.norm_weight.at(first_v + i));
+    out[i] = from_float<X>(o[i] * factor * weight * gate);
+  }
+}
+
+template <class X, class T, int K, int V, int Rows, int Warps>
+Status launch_decode(const DecodeParams& p, void* stream) {
+  constexpr int kSplits = V / (Rows * Warps);
+  const std::int64_t blocks_of_row = std::int64_t{p.v_heads} * kSplits;
+  const std::int64_t rows_at_once = ((std::int64_t{1} << 31) - 1) / blocks_of_row;
+  for (std::int64_t first = 0; first < p.rows; first += rows_at_once) {
+    DecodeParams part = p;
+    for (const std::int32_t** array : {&part.start, &part.length, &part.slot, &part.computed}) {
+      *array += first;
+    }
+    const std::int64_t rows = p.rows - first < rows_at_once ? p.rows - first : rows_at_once;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(rows * blocks_of_row));
+    config.blockDim = dim3(Warps * 32);
+    config.stream = static_cast<cudaStream_t>(stream);
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = kSplits;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    config.attrs = &cluster;
+    config.numAttrs = kSplits > 1 && p.z.data != nullptr ? 1 : 0;
+    const Status status = check(
+        cudaLaunchKernelEx(&config, decode_kernel<X, T, K, V, Rows, Warps>, part),
+        "gdn_decode");
+    if (!status.ok()) return status;
+  }
+  return {};
+}
+
+template <class X, class T, int K, int V>
+Status run_decode(const DecodeParams& p, const core::DeviceInfo& info, void* stream) {
+  const std::int64_t heads = p.rows * p.v_heads;
+  if (heads == 0) return {};
+  // Without clusters a norm needs the whole head in one block.
+  const bool may_split = info.compute_major >= 9 || p.z.data == nullptr;
+  if (may_split && heads * (V / 32) < 4 * info.num_sms) {
+    return launch_decode<X, T, K, V, 4, 4>(p, stream);
+  }
+  if (may_split && heads < 2 * info.num_sms) return launch_decode<X, T, K, V, 8, 4>(p, stream);
+  return launch_decode<X, T, K, V, 16, V / 16>(p, stream);
+}
+
+}  // namespace hybridattn::cuda

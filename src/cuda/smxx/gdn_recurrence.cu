@@ -1,0 +1,222 @@
+#include "src/cuda/smxx/gdn_recurrence.cuh"
+
+#include <algorithm>
+
+#include "hybridattn/ops/l2norm.h"
+#include "src/cuda/check.h"
+#include "src/cuda/formulas.cuh"
+#include "src/cuda/smxx/warp_state.cuh"
+
+namespace hybridattn::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+/// Rows of the state that a warp holds: more would starve a small batch of blocks.
+constexpr int kWarpRows = 4;
+constexpr int kBlockRows = kWarps * kWarpRows;
+
+/// Zeros for a padded row.
+__device__ void zero_out(const RecurrenceParams& p, const Row& row, int head, int first_v) {
+  const int rows = min(kBlockRows, p.v_dim - first_v);
+  for (int at = threadIdx.x; at < row.length * rows; at += blockDim.x) {
+    store(p.out, p.out.at(row.start + at / rows, head, first_v + at % rows), 0.0f);
+  }
+}
+
+/// Where a token's state comes from.
+struct Origin {
+  bool zero;
+  bool in_registers;  // the token before it was the last one computed
+  View view;
+  std::int64_t slot;
+};
+
+__device__ Origin origin_of(const RecurrenceParams& p, const Row& row, int index, int i) {
+  const std::int64_t parent = p.kept_row == nullptr
+                                  ? i - 1
+                                  : parent_of(p.parents, row.start, i);
+  if (parent >= 0 && parent == i - 1) return {false, true, View(), 0};
+  if (parent >= 0) return {false, false, p.kept, p.kept_row[index] + parent};
+  return {row.computed == 0, false, p.state, row.slot};
+}
+
+/// One lane's part of a head of q or k: channels lane, lane + 32, ...
+template <int Parts>
+__device__ void load_head(const View& x, std::int64_t token, int head, int dim, int lane,
+                          float (&out)[Parts]) {
+#pragma unroll
+  for (int e = 0; e < Parts; ++e) {
+    const int channel = e * 32 + lane;
+    out[e] = channel < dim ? load(x, x.at(token, head, channel)) : 0.0f;
+  }
+}
+
+template <int Parts>
+__device__ float sum_squares(const float (&x)[Parts]) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int e = 0; e < Parts; ++e) sum = fmaf(x[e], x[e], sum);
+  return sum_lanes(sum);
+}
+
+/// Any K up to 32 * Parts, any V, any strides. A warp holds kWarpRows rows of one head and walks the
+/// row's tokens; it needs nothing of the other warps.
+template <int Parts>
+__global__ void __launch_bounds__(kWarps * 32)
+    recurrence_kernel(const __grid_constant__ RecurrenceParams p, unsigned v_blocks) {
+  const auto heads = static_cast<unsigned>(p.v_heads);
+  const unsigned task = blockIdx.x;  // 32 bits: a division of 64 is a subroutine
+  const int first_v = static_cast<int>(task % v_blocks) * kBlockRows;
+  const int head = static_cast<int>(task / v_blocks % heads);
+  const int index = static_cast<int>(task / v_blocks / heads);
+  const Row row = load_row(p.start, p.length, p.slot, p.computed, index);
+  if (row.length == 0) return;
+  if (row.slot == kPadIndex) return zero_out(p, row, head, first_v);
+  const int lane = threadIdx.x % 32;
+  const int my_v = first_v + static_cast<int>(threadIdx.x) / 32 * kWarpRows;
+  const int rows = min(kWarpRows, p.v_dim - my_v);
+  float s[kWarpRows][Parts];
+  const auto for_state = [&](const auto& visit) {
+#pragma unroll
+    for (int r = 0; r < kWarpRows; ++r) {
+#pragma unroll
+      for (int e = 0; e < Parts; ++e) {
+        if (r < rows && e * 32 + lane < p.k_dim) visit(r, e, my_v + r, e * 32 + lane);
+      }
+    }
+  };
+#pragma unroll
+  for (int r = 0; r < kWarpRows; ++r) {
+#pragma unroll
+    for (int e = 0; e < Parts; ++e) s[r][e] = 0.0f;
+  }
+  for (int i = 0; i < row.length; ++i) {
+    const std::int64_t token = row.start + i;
+    const Origin from = origin_of(p, row, index, i);
+    if (!from.in_registers) {
+      for_state([&](int r, int e, int v, int k) {
+        s[r][e] = from.zero ? 0.0f : load(from.view, from.view.at(from.slot, head, v, k));
+      });
+    }
+    float q[Parts], k[Parts], decay[Parts];
+    load_head(p.q, token, head / p.group, p.k_dim, lane, q);
+    load_head(p.k, token, head / p.group, p.k_dim, lane, k);
+    float q_factor = p.scale, k_factor = 1.0f;
+    if (p.qk_l2norm) {
+      q_factor = p.scale * inverse_root(sum_squares(q) + kL2NormEpsilon);
+      k_factor = inverse_root(sum_squares(k) + kL2NormEpsilon);
+    }
+#pragma unroll
+    for (int e = 0; e < Parts; ++e) {
+      q[e] *= q_factor;
+      k[e] *= k_factor;
+      const int channel = p.channel_decay ? min(e * 32 + lane, p.k_dim - 1) : 0;
+      decay[e] = decay_factor(p.log_decay.as<const float>()[p.log_decay.at(token, head, channel)]);
+    }
+    const float beta = p.beta.as<const float>()[p.beta.at(token, head)];
+#pragma unroll
+    for (int r = 0; r < kWarpRows; ++r) {
+      if (r >= rows) break;
+      float recalled = 0.0f;
+#pragma unroll
+      for (int e = 0; e < Parts; ++e) {
+        s[r][e] *= decay[e];
+        recalled = fmaf(s[r][e], k[e], recalled);
+      }
+      const float v = load(p.v, p.v.at(token, head, my_v + r));
+      const float u = beta * (v - sum_lanes(recalled));
+      float o = 0.0f;
+#pragma unroll
+      for (int e = 0; e < Parts; ++e) {
+        s[r][e] = fmaf(u, k[e], s[r][e]);
+        o = fmaf(s[r][e], q[e], o);
+      }
+      o = sum_lanes(o);
+      if (lane == 0) store(p.out, p.out.at(token, head, my_v + r), o);
+    }
+    if (p.kept_row != nullptr) {
+      const std::int64_t slot = p.kept_row[index] + i;
+      for_state([&](int r, int e, int v, int k_at) {
+        store(p.kept, p.kept.at(slot, head, v, k_at), s[r][e]);
+      });
+      // A bf16 state at rest is what the next token starts from.
+      if (p.kept.dtype != DType::kF32) {
+        for_state([&](int r, int e, int, int) {
+          s[r][e] = to_float(from_float<__nv_bfloat16>(s[r][e]));
+        });
+      }
+    }
+  }
+  if (p.kept_row == nullptr) {
+    for_state([&](int r, int e, int v, int k) {
+      store(p.state, p.state.at(row.slot, head, v, k), s[r][e]);
+    });
+  }
+}
+
+template <int Parts>
+Status launch_kernel(const char* op, const RecurrenceParams& p, cudaStream_t stream) {
+  const int v_blocks = (p.v_dim + kBlockRows - 1) / kBlockRows;
+  const std::int64_t blocks_of_row = std::int64_t{p.v_heads} * v_blocks;
+  // The grid's limit is 2^31 - 1 blocks; more rows go in several launches.
+  const std::int64_t rows_at_once = ((std::int64_t{1} << 31) - 1) / blocks_of_row;
+  for (std::int64_t first = 0; first < p.rows; first += rows_at_once) {
+    RecurrenceParams part = p;
+    part.start += first;
+    part.length += first;
+    part.slot += first;
+    part.computed += first;
+    if (part.kept_row != nullptr) part.kept_row += first;
+    const std::int64_t rows = std::min(p.rows - first, rows_at_once);
+    recurrence_kernel<Parts><<<static_cast<unsigned>(rows * blocks_of_row), kWarps * 32, 0, stream>>>(
+        part, static_cast<unsigned>(v_blocks));
+    const Status status = check_launch(op);
+    if (!status.ok()) return status;
+  }
+  return {};
+}
+
+}  // namespace
+
+RecurrenceParams recurrence_params(const ops::GdnParams& p) {
+  RecurrenceParams out{};
+  const DeviceRowTables& rows = *p.rows.device;
+  out.start = rows.start;
+  out.length = rows.length;
+  out.slot = rows.slot;
+  out.computed = rows.computed;
+  out.rows = rows.count;
+  out.q = View(p.q);
+  out.k = View(p.k);
+  out.v = View(p.v);
+  out.out = View(p.out);
+  out.log_decay = View(p.log_decay);
+  out.beta = View(p.beta);
+  out.state = View(p.state);
+  out.v_heads = static_cast<int>(p.v.dim(1));
+  out.group = static_cast<int>(p.group);
+  out.k_dim = static_cast<int>(p.k.dim(2));
+  out.v_dim = static_cast<int>(p.v.dim(2));
+  out.scale = p.scale;
+  out.qk_l2norm = p.qk_l2norm;
+  out.channel_decay = p.channel_decay();
+  return out;
+}
+
+RecurrenceParams recurrence_params(const ops::GdnVerifyParams& p) {
+  RecurrenceParams out = recurrence_params(p.gdn);
+  out.kept = View(p.kept);
+  out.kept_row = p.verify.device_kept;
+  out.parents = p.verify.device_parents;
+  return out;
+}
+
+Status run_recurrence(const char* op, const RecurrenceParams& p, const core::DeviceLaunch& launch) {
+  const auto stream = static_cast<cudaStream_t>(launch.stream);
+  if (p.rows == 0) return {};
+  if (p.k_dim <= 64) return launch_kernel<2>(op, p, stream);
+  if (p.k_dim <= 128) return launch_kernel<4>(op, p, stream);
+  return launch_kernel<8>(op, p, stream);
+}
+
+}  // namespace hybridattn::cuda

@@ -1,0 +1,97 @@
+#include "src/ops/place_rows.h"
+
+#include <cstring>
+
+#include "hybridattn/ops/gdn_prefill.h"
+#include "hybridattn/status_macros.h"
+#include "src/core/context_impl.h"
+
+namespace hybridattn::ops {
+namespace {
+
+constexpr int kRowArrays = 5;  // start, length, slot, computed, first_chunk
+
+std::int32_t chunks_of(std::int32_t length) { return (length + kGdnChunk - 1) / kGdnChunk; }
+
+core::UploadRing& uploads(Context& context) { return *context.impl().uploads; }
+
+}  // namespace
+
+std::int64_t count_chunks(const RaggedRows& rows) noexcept {
+  std::int64_t chunks = 0;
+  for (std::int32_t r = 0; r < rows.count; ++r) chunks += chunks_of(rows.length[r]);
+  return chunks;
+}
+
+std::size_t RowBlock::bytes() const noexcept {
+  const std::size_t elements =
+      kRowArrays * static_cast<std::size_t>(count) + static_cast<std::size_t>(chunks);
+  return elements * sizeof(std::int32_t);
+}
+
+void RowBlock::write(const RaggedRows& rows, std::byte* host) const noexcept {
+  auto* next = reinterpret_cast<std::int32_t*>(host);
+  for (const std::int32_t* array : {rows.start, rows.length, rows.slot, rows.computed}) {
+    for (std::int32_t r = 0; r < rows.count; ++r) next[r] = array[r];
+    for (std::int32_t r = rows.count; r < count; ++r) next[r] = 0;
+    next += count;
+  }
+  std::int32_t* chunk_row = next + count;
+  std::int32_t chunk = 0;
+  for (std::int32_t r = 0; r < count; ++r) {
+    next[r] = chunk;
+    if (r >= rows.count) continue;
+    for (std::int32_t c = chunks_of(rows.length[r]); c > 0; --c) chunk_row[chunk++] = r;
+  }
+  for (; chunk < chunks; ++chunk) chunk_row[chunk] = -1;
+}
+
+DeviceRowTables RowBlock::tables(const std::byte* device) const noexcept {
+  const auto* next = reinterpret_cast<const std::int32_t*>(device);
+  const auto take = [&] {
+    const std::int32_t* taken = next;
+    next += count;
+    return taken;
+  };
+  DeviceRowTables tables;
+  tables.start = take();
+  tables.length = take();
+  tables.slot = take();
+  tables.computed = take();
+  tables.first_chunk = take();
+  tables.chunk_row = next;
+  tables.count = count;
+  tables.chunks = chunks;
+  return tables;
+}
+
+Status place_rows(Context& context, RaggedRows& rows, DeviceRowTables& tables) {
+  if (context.device() == DeviceType::kCpu || rows.device != nullptr) return {};
+  const RowBlock block{rows.count, static_cast<std::int32_t>(count_chunks(rows))};
+  HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, uploads(context).take(block.bytes()));
+  block.write(rows, piece.host);
+  HYBRIDATTN_TRY(uploads(context).send(piece));
+  tables = block.tables(piece.device);
+  rows.device = &tables;
+  return {};
+}
+
+Result<const std::int32_t*> place_array(Context& context, const std::int32_t* data,
+                                        std::int64_t count) {
+  if (context.device() == DeviceType::kCpu || data == nullptr || count == 0) return data;
+  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(std::int32_t);
+  HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, uploads(context).take(bytes));
+  std::memcpy(piece.host, data, bytes);
+  HYBRIDATTN_TRY(uploads(context).send(piece));
+  return reinterpret_cast<const std::int32_t*>(piece.device);
+}
+
+Status place_verify_rows(Context& context, const RaggedRows& rows, std::int64_t tokens,
+                         VerifyRows& verify) {
+  if (context.device() == DeviceType::kCpu || verify.device_kept != nullptr) return {};
+  HYBRIDATTN_ASSIGN(verify.device_kept, place_array(context, verify.kept, rows.count));
+  HYBRIDATTN_ASSIGN(verify.device_parents, place_array(context, verify.parents, tokens));
+  return {};
+}
+
+}  // namespace hybridattn::ops
