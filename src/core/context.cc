@@ -179,8 +179,8 @@ Status Context::reserve_workspace(std::size_t shared, std::size_t per_worker) {
 
 Status Context::synchronize() {
   if (impl_->accelerator == nullptr) return {};
-  return impl_->accelerator->synchronize(
-      concat("Context::synchronize, after ", impl_->last_op == nullptr ? "nothing" : impl_->last_op));
+  return impl_->accelerator->synchronize(concat(
+      "Context::synchronize, after ", impl_->last_op == nullptr ? "nothing" : impl_->last_op));
 }
 
 std::size_t Context::workspace_bytes() const noexcept {

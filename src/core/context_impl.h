@@ -37,7 +37,7 @@ class __attribute__((visibility("hidden"))) Context::Impl {
   bool chunk_invariant = false;
   std::function<void(std::string_view)> log;
   std::string last_target;
-  const char* last_op = nullptr;  // of the accelerator
+  const char* last_op = nullptr;       // of the accelerator
   core::Recorder* recorder = nullptr;  // borrowed, while a graph is recorded
 
   std::byte* shared = nullptr;

@@ -15,8 +15,8 @@ struct DeviceInfo {
   int index = 0;
   int compute_major = 0;  ///< compute capability, e.g. 9.0
   int compute_minor = 0;
-  int num_sms = 0;                     ///< multiprocessors
-  std::size_t max_shared_bytes = 0;    ///< shared memory that one block may ask for
+  int num_sms = 0;                   ///< multiprocessors
+  std::size_t max_shared_bytes = 0;  ///< shared memory that one block may ask for
 };
 
 /// All calls but synchronize and wait are ordered by the device's stream and return at once.

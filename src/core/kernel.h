@@ -123,9 +123,8 @@ Result<const DeviceKernel<Params>*> choose_device_kernel(Context& context, const
 template <class Params>
 Status launch_on_device(Context& context, const char* op, const Params& params) {
   HYBRIDATTN_ASSIGN(const DeviceKernel<Params>* kernel, choose_device_kernel(context, op, params));
-  const DeviceNeeds needs = kernel->needs == nullptr
-                                ? DeviceNeeds{}
-                                : kernel->needs(params, device_info(context));
+  const DeviceNeeds needs =
+      kernel->needs == nullptr ? DeviceNeeds{} : kernel->needs(params, device_info(context));
   HYBRIDATTN_ASSIGN(const DeviceLaunch launch, begin_device_launch(context, needs));
   HYBRIDATTN_TRY(kernel->run(params, launch));
   return end_device_launch(context, op, kernel->family);

@@ -1,14 +1,42 @@
 // The implementations of gdn_prefill on CUDA.
 #include "src/cuda/kernels.h"
+#include "src/cuda/sm90/gdn_walk.cuh"
 #include "src/cuda/smxx/gdn_recurrence.cuh"
 
 namespace hybridattn::cuda {
+namespace {
+
+const char* refusal_sm90(const ops::GdnPrefillParams& p, const core::DeviceInfo& info) {
+  if (info.compute_major != 9) return "the sm90 kernels run on compute capability 9.0 alone";
+  return chunk_refusal(p);
+}
+
+core::DeviceNeeds needs(const ops::GdnPrefillParams& p, const core::DeviceInfo&) {
+  return chunk_needs(p);
+}
+
+template <class X>
+Status run_chunks(const ChunkParams& p, const core::DeviceLaunch& launch) {
+  if (p.rows.chunks == 0) return {};
+  const Status prepared = prepare_chunks<X>(p, launch.stream);
+  if (!prepared.ok()) return prepared;
+  return walk_chunks_sm90<X>(p, *launch.info, launch.stream);
+}
+
+Status run_sm90(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch) {
+  const ChunkParams params = chunk_params(p, launch);
+  return p.q.dtype == DType::kBF16 ? run_chunks<__nv_bfloat16>(params, launch)
+                                   : run_chunks<__half>(params, launch);
+}
+
+Status run_smxx(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch) {
+  return run_recurrence("gdn_prefill", recurrence_params(p), launch);
+}
+
+}  // namespace
 
 core::DeviceKernels<ops::GdnPrefillParams> gdn_prefill_kernels() {
-  const auto run = [](const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch) {
-    return run_recurrence("gdn_prefill", recurrence_params(p), launch);
-  };
-  return {{{"smxx", nullptr, nullptr, run}}};
+  return {{{"sm90", refusal_sm90, needs, run_sm90}, {"smxx", nullptr, nullptr, run_smxx}}};
 }
 
 }  // namespace hybridattn::cuda

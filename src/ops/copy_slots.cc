@@ -68,8 +68,7 @@ Status copy_slots(Context& context, const CopySlotsArgs& args) {
   HYBRIDATTN_TRY(check_slots("copy_slots", "source", args.source, args.count, sources));
   HYBRIDATTN_TRY(
       check_slots("copy_slots", "destination", args.destination, args.count, args.pool.dim(0)));
-  HYBRIDATTN_ASSIGN(const std::int32_t* source,
-                    ops::place_array(context, args.source, args.count));
+  HYBRIDATTN_ASSIGN(const std::int32_t* source, ops::place_array(context, args.source, args.count));
   HYBRIDATTN_ASSIGN(const std::int32_t* destination,
                     ops::place_array(context, args.destination, args.count));
   const ops::CopySlotsParams params{writable(args.pool), from.base, from.stride, pool.stride,
@@ -80,8 +79,7 @@ Status copy_slots(Context& context, const CopySlotsArgs& args) {
 Status zero_slots(Context& context, const ZeroSlotsArgs& args) {
   HYBRIDATTN_ASSIGN(const PoolBytes pool, pool_bytes("zero_slots", "pool", args.pool));
   HYBRIDATTN_TRY(check_slots("zero_slots", "slots", args.slots, args.count, args.pool.dim(0)));
-  HYBRIDATTN_ASSIGN(const std::int32_t* slots,
-                    ops::place_array(context, args.slots, args.count));
+  HYBRIDATTN_ASSIGN(const std::int32_t* slots, ops::place_array(context, args.slots, args.count));
   const ops::ZeroSlotsParams params{writable(args.pool), pool.stride, pool.bytes, slots,
                                     args.count};
   return core::launch(context, "zero_slots", params);

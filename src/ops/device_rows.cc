@@ -12,8 +12,8 @@ namespace hybridattn {
 DeviceRows::DeviceRows(Context& context, std::int32_t max_rows, std::int32_t max_tokens)
     : context_(context), max_rows_(max_rows),
       // Each row may end in a chunk that is not full.
-      max_chunks_(std::min(max_tokens, max_rows + max_tokens / kGdnChunk)),
-      max_tokens_(max_tokens), host_(4 * static_cast<std::size_t>(max_rows)) {}
+      max_chunks_(std::min(max_tokens, max_rows + max_tokens / kGdnChunk)), max_tokens_(max_tokens),
+      host_(4 * static_cast<std::size_t>(max_rows)) {}
 
 DeviceRows::~DeviceRows() {
   if (block_ == nullptr) return;

@@ -45,16 +45,15 @@ Status check_args(const GdnDecodeArgs& args, ops::GdnDecodeParams& params) {
                           " (dim 1), must be 2 to 4");
   check.require(check["W-1"] == check["W"] - 1, "conv_state has W-1 = ", check["W-1"],
                 " (dim 2), must be ", check["W"] - 1, " for W = ", check["W"], " of conv_weight");
-  const std::int64_t channels =
-      2 * args.num_k_heads * check["K"] + check["HV"] * check["V"];
+  const std::int64_t channels = 2 * args.num_k_heads * check["K"] + check["HV"] * check["V"];
   check.require(check["C"] == channels, "mixed_qkv has C = ", check["C"],
                 " channels, must be 2 HK K + HV V = ", channels);
-  check.distinct("out", args.out, "mixed_qkv", args.mixed_qkv).distinct("out", args.out, "z", args.z);
+  check.distinct("out", args.out, "mixed_qkv", args.mixed_qkv)
+      .distinct("out", args.out, "z", args.z);
   if (!check.ok()) return check.status();
-  HYBRIDATTN_TRY(
-      ops::check_ragged_rows("gdn_decode", args.rows, check["T"], check["slots"], 1));
-  params = {args,       check["HV"], check["K"], check["V"],
-            check["W"], 1.0f / std::sqrt(static_cast<float>(check["K"]))};
+  HYBRIDATTN_TRY(ops::check_ragged_rows("gdn_decode", args.rows, check["T"], check["slots"], 1));
+  params = {args,       check["HV"], check["K"],
+            check["V"], check["W"],  1.0f / std::sqrt(static_cast<float>(check["K"]))};
   return {};
 }
 
@@ -69,7 +68,7 @@ Result<Between> make_between(Context& context, const ops::GdnDecodeParams& p) {
   const std::int64_t channels = x.mixed_qkv.dim(1);
   const std::int64_t decays = p.v_heads * (x.a.rank == 3 ? p.k_dim : 1);
   const std::int64_t floats = tokens * (channels + decays + p.v_heads + p.v_heads * p.v_dim);
-  HYBRIDATTN_ASSIGN(std::byte* block,
+  HYBRIDATTN_ASSIGN(std::byte * block,
                     core::shared_workspace(context, static_cast<std::size_t>(floats) * 4));
   auto* next = reinterpret_cast<float*>(block);
   const auto take = [&](std::int64_t count) {
@@ -80,12 +79,11 @@ Result<Between> make_between(Context& context, const ops::GdnDecodeParams& p) {
   Between b;
   b.conv_out = TensorView(take(tokens * channels), DType::kF32, {tokens, channels});
   float* log_decay = take(tokens * decays);
-  b.log_decay = x.a.rank == 3
-                    ? TensorView(log_decay, DType::kF32, {tokens, p.v_heads, p.k_dim})
-                    : TensorView(log_decay, DType::kF32, {tokens, p.v_heads});
+  b.log_decay = x.a.rank == 3 ? TensorView(log_decay, DType::kF32, {tokens, p.v_heads, p.k_dim})
+                              : TensorView(log_decay, DType::kF32, {tokens, p.v_heads});
   b.beta = TensorView(take(tokens * p.v_heads), DType::kF32, {tokens, p.v_heads});
-  b.core_out = TensorView(take(tokens * p.v_heads * p.v_dim), DType::kF32,
-                          {tokens, p.v_heads, p.v_dim});
+  b.core_out =
+      TensorView(take(tokens * p.v_heads * p.v_dim), DType::kF32, {tokens, p.v_heads, p.v_dim});
   return b;
 }
 
@@ -97,7 +95,9 @@ Status norm_rows(Context& context, const ops::GdnDecodeParams& p, const TensorVi
                    {view.stride(0), view.stride(1), view.stride(2)});
   };
   const RaggedRows& rows = x.rows;
-  const auto named = [&](std::int32_t r) { return rows.length[r] > 0 && rows.slot[r] != kPadIndex; };
+  const auto named = [&](std::int32_t r) {
+    return rows.length[r] > 0 && rows.slot[r] != kPadIndex;
+  };
   for (std::int32_t r = 0; r < rows.count;) {
     std::int32_t end = r + 1;
     if (named(r)) {
@@ -119,9 +119,10 @@ Status run_apart(Context& context, const ops::GdnDecodeParams& p) {
   const std::int64_t tokens = x.mixed_qkv.dim(0);
   const std::int64_t channels = x.mixed_qkv.dim(1);
   const std::int64_t key_channels = x.num_k_heads * p.k_dim;
-  HYBRIDATTN_TRY(causal_conv(context, {x.rows, x.mixed_qkv, x.conv_weight, x.conv_state, b.conv_out}));
-  HYBRIDATTN_TRY(gdn_gates(
-      context, {x.a, x.b, x.a_log, x.dt_bias, b.log_decay, b.beta, x.allow_neg_eigval}));
+  HYBRIDATTN_TRY(
+      causal_conv(context, {x.rows, x.mixed_qkv, x.conv_weight, x.conv_state, b.conv_out}));
+  HYBRIDATTN_TRY(
+      gdn_gates(context, {x.a, x.b, x.a_log, x.dt_bias, b.log_decay, b.beta, x.allow_neg_eigval}));
   GdnArgs step;
   step.rows = x.rows;
   step.q = b.conv_out.at(0, {tokens, x.num_k_heads, p.k_dim}, {channels, p.k_dim, 1});

@@ -9,7 +9,8 @@ class ConformanceCausalConv : public Conformance {};
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceCausalConv, ::testing::ValuesIn(all_setups()),
                          setup_name);
-INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceCausalConv, ::testing::ValuesIn(cuda_setups()), setup_name);
+INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceCausalConv, ::testing::ValuesIn(cuda_setups()),
+                         setup_name);
 
 constexpr std::int64_t kSlots = 9;
 constexpr std::int64_t kTokens = 90;

@@ -8,7 +8,8 @@ class ConformanceElementwise : public Conformance {};
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceElementwise, ::testing::ValuesIn(all_setups()),
                          setup_name);
-INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceElementwise, ::testing::ValuesIn(cuda_setups()), setup_name);
+INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceElementwise, ::testing::ValuesIn(cuda_setups()),
+                         setup_name);
 
 Shape heads_shape() { return {5, 3, 37}; }
 constexpr std::int64_t kHeadElements = 5 * 3 * 37;

@@ -111,7 +111,7 @@ TEST_F(AttentionRowsTest, StoreKvRefusesPlacesOutsideOfTheCache) {
 
 /// `total` queries of one row in calls of `step` at a time.
 Bytes in_steps(Context& context, std::int32_t step, std::int32_t total,
-                                const AttentionOptions& options, bool sinks) {
+               const AttentionOptions& options, bool sinks) {
   Random random(4);
   Buffer q(DType::kF32, {total, 6, 24});
   Buffer k(DType::kF32, {12, 16, 2, 24});

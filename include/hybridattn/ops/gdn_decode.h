@@ -1,4 +1,5 @@
-// A whole Gated DeltaNet layer for rows of one token, from the projections to the output projection.
+// A whole Gated DeltaNet layer for rows of one token, from the projections to the output
+// projection.
 #pragma once
 
 #include "hybridattn/context.h"
@@ -11,9 +12,9 @@ namespace hybridattn {
 /// T tokens, HK key heads of K channels, HV value heads of V channels (HV a multiple of HK), C =
 /// 2 HK K + HV V channels of the convolution: q, then k, then v. W taps.
 struct GdnDecodeArgs {
-  RaggedRows rows;  ///< of length 0 or 1
-  std::int32_t num_k_heads = 0;  ///< HK
-  ConstTensorView mixed_qkv{};   ///< [T, C] f32, bf16 or f16; any token stride
+  RaggedRows rows;                ///< of length 0 or 1
+  std::int32_t num_k_heads = 0;   ///< HK
+  ConstTensorView mixed_qkv{};    ///< [T, C] f32, bf16 or f16; any token stride
   ConstTensorView conv_weight{};  ///< [C, W]
   TensorView conv_state{};        ///< [slots, C, W-1]
   ConstTensorView a{};            ///< [T, HV], or [T, HV, K] for a decay of each key channel

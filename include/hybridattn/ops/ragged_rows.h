@@ -13,9 +13,9 @@ struct DeviceRowTables {
   const std::int32_t* computed = nullptr;  ///< [count]
   /// The rows cut into chunks of kGdnChunk tokens, row after row.
   const std::int32_t* first_chunk = nullptr;  ///< [count] index of the row's first chunk
-  const std::int32_t* chunk_row = nullptr;    ///< [chunks] the chunk's row, -1 behind the last chunk
-  std::int32_t count = 0;                     ///< rows
-  std::int32_t chunks = 0;                    ///< chunks, or the most there can be
+  const std::int32_t* chunk_row = nullptr;  ///< [chunks] the chunk's row, -1 behind the last chunk
+  std::int32_t count = 0;                   ///< rows
+  std::int32_t chunks = 0;                  ///< chunks, or the most there can be
 };
 
 /// Rows of a batch over a flat stream of tokens. All arrays are the caller's, int32, of `count`

@@ -1,0 +1,59 @@
+// Which calls the chunked delta rule serves, and what it asks for.
+#include "src/cuda/sm80/gdn_chunk.cuh"
+
+namespace hybridattn::cuda {
+namespace {
+
+bool pieces_aligned(const ConstTensorView& view) {
+  const auto size = static_cast<std::int64_t>(dtype_size(view.dtype));
+  return (static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(view.data)) |
+          view.stride(0) * size | view.stride(1) * size) % 16 == 0;
+}
+
+}  // namespace
+
+const char* chunk_refusal(const ops::GdnParams& p) {
+  if (p.k.dim(2) != kChunkDim || p.v.dim(2) != kChunkDim) {
+    return "the chunked kernels have K = V = 128 only";
+  }
+  if (p.channel_decay()) return "the chunked kernels have one decay a head";
+  if (p.q.dtype == DType::kF32) return "the chunked kernels take bf16 and f16, not f32";
+  if (p.k.dtype != p.q.dtype || p.v.dtype != p.q.dtype || p.out.dtype != p.q.dtype) {
+    return "the chunked kernels take q, k, v and out of one dtype";
+  }
+  for (const ConstTensorView& view : {p.q, p.k, p.v, ConstTensorView(p.out)}) {
+    if (!pieces_aligned(view)) return "the chunked kernels need heads aligned to 16 bytes";
+  }
+  for (int d = 0; d < 3; ++d) {
+    if (p.state.stride(d) % 2 != 0) return "the chunked kernels need rows of the state aligned";
+  }
+  return reinterpret_cast<std::uintptr_t>(p.state.data) % 8 == 0
+             ? nullptr
+             : "the chunked kernels need the state aligned to 8 bytes";
+}
+
+core::DeviceNeeds chunk_needs(const ops::GdnParams& p) {
+  const auto chunks = static_cast<std::size_t>(p.rows.device->chunks);
+  return {chunks * static_cast<std::size_t>(p.v.dim(1)) * sizeof(ChunkRecord), 0};
+}
+
+ChunkParams chunk_params(const ops::GdnParams& p, const core::DeviceLaunch& launch) {
+  ChunkParams out{};
+  out.rows = *p.rows.device;
+  out.q = View(p.q);
+  out.k = View(p.k);
+  out.v = View(p.v);
+  out.out = View(p.out);
+  out.log_decay = View(p.log_decay);
+  out.beta = View(p.beta);
+  out.state = View(p.state);
+  out.records = reinterpret_cast<ChunkRecord*>(launch.scratch);
+  out.k_heads = static_cast<int>(p.k.dim(1));
+  out.v_heads = static_cast<int>(p.v.dim(1));
+  out.group = static_cast<int>(p.group);
+  out.scale = p.scale;
+  out.qk_l2norm = p.qk_l2norm;
+  return out;
+}
+
+}  // namespace hybridattn::cuda

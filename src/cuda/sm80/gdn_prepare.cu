@@ -1,0 +1,331 @@
+// The half of the chunked delta rule that does not depend on the state: a block for each chunk and
+// key head, which serves all value heads of that key head.
+#include "hybridattn/ops/l2norm.h"
+#include "src/cuda/check.h"
+#include "src/cuda/formulas.cuh"
+#include "src/cuda/mma.cuh"
+#include "src/cuda/reduce.cuh"
+#include "src/cuda/sm80/gdn_chunk.cuh"
+
+namespace hybridattn::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kPieces = kChunkDim / 8;  // 16-byte pieces of a row of q or k
+/// Floats of a row of L: fragments of 8 rows and 4 columns hit 32 banks.
+constexpr int kStride = 72;
+
+struct PrepareShared {
+  alignas(128) unsigned char k[kChunk * kChunkDim * 2];
+  alignas(128) unsigned char q[kChunk * kChunkDim * 2];
+  float matrix[kChunk * kStride];  // L, then (I + L)^-1
+  float product[4][32 * 8];        // of each warp
+  float key_norm[kChunk], query_norm[kChunk];  // 1 / |k|, scale / |q|
+  float sum_high[kChunk], sum_low[kChunk];     // G / log(2), in two parts
+  float beta[kChunk];
+};
+
+__device__ int piece_of(int row, int piece) {
+  return row * kChunkDim * 2 + ((piece ^ (row & 7)) << 4);
+}
+
+template <class X>
+__device__ void load_tile(unsigned char* tile, const View& x, std::int64_t first, int count,
+                          int head) {
+  const std::uint32_t base = shared_address(tile);
+#pragma unroll
+  for (int i = 0; i < kChunk * kPieces / kThreads; ++i) {
+    const int at = i * kThreads + static_cast<int>(threadIdx.x);
+    const int row = at / kPieces;
+    const int piece = at % kPieces;
+    const bool valid = row < count;
+    const X* from = x.as<const X>() + x.at(first + (valid ? row : 0), head, piece * 8);
+    copy_async(base + piece_of(row, piece), from, valid);
+  }
+}
+
+/// Factors of the rows of a tile: scale / |row|, or scale where nothing is normalised.
+template <class X>
+__device__ void row_norms(const unsigned char* tile, bool normalize, float scale, float* out) {
+  const int row = static_cast<int>(threadIdx.x) / 2;
+  float squares = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kPieces / 2; ++i) {
+    const int piece = i * 2 + static_cast<int>(threadIdx.x) % 2;
+    const uint4 words = *reinterpret_cast<const uint4*>(tile + piece_of(row, piece));
+    for (const std::uint32_t word : {words.x, words.y, words.z, words.w}) {
+      const float2 pair = unpack<X>(word);
+      squares = fmaf(pair.x, pair.x, fmaf(pair.y, pair.y, squares));
+    }
+  }
+  squares = sum_lanes<2>(squares);
+  const float factor = normalize ? scale * inverse_root(squares + kL2NormEpsilon) : scale;
+  if (threadIdx.x % 2 == 0) out[row] = factor;
+}
+
+/// The running sum of log decays of a chunk, in two floats, over log(2). By one warp.
+__device__ void sum_decays(const ChunkParams& p, std::int64_t first, int count, int head,
+                           PrepareShared& shared) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  double sums[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int token = 2 * lane + i;
+    float g = 0.0f, beta = 0.0f;
+    if (token < count) {
+      g = clamp_log_decay(
+          p.log_decay.as<const float>()[p.log_decay.at(first + token, head)]);
+      beta = p.beta.as<const float>()[p.beta.at(first + token, head)];
+    }
+    sums[i] = double(g) * 1.4426950408889634 + (i > 0 ? sums[0] : 0.0);
+    shared.beta[token] = beta;
+  }
+  double before = sums[1];
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const double other = __shfl_up_sync(kAllLanes, before, offset);
+    if (lane >= offset) before += other;
+  }
+  before -= sums[1];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const double sum = before + sums[i];
+    const auto high = static_cast<float>(sum);
+    shared.sum_high[2 * lane + i] = high;
+    shared.sum_low[2 * lane + i] = static_cast<float>(sum - double(high));
+  }
+}
+
+/// exp(G_i - G_j).
+__device__ float decay_between(const PrepareShared& shared, int i, int j) {
+  return power_of_two((shared.sum_high[i] - shared.sum_high[j]) +
+                      (shared.sum_low[i] - shared.sum_low[j]));
+}
+
+/// Rows [16 block, 16 block + 16) of K K^T and Q K^T up to the diagonal.
+template <class X>
+__device__ void key_products(const PrepareShared& shared, int block, float (&kk)[8][4],
+                             float (&qk)[8][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::uint32_t k_tile = shared_address(shared.k);
+  const std::uint32_t q_tile = shared_address(shared.q);
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) kk[n][e] = qk[n][e] = 0.0f;
+  }
+#pragma unroll 1
+  for (int step = 0; step < kChunkDim / 16; ++step) {
+    std::uint32_t a_k[4], a_q[4];
+    const int a_at = piece_of(16 * block + lane % 16, 2 * step + lane / 16);
+    load_matrices(a_k, k_tile + a_at);
+    load_matrices(a_q, q_tile + a_at);
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) {
+      if (pair > block) break;
+      std::uint32_t b[4];
+      load_matrices(b, k_tile + piece_of(16 * pair + lane % 8 + lane / 16 * 8,
+                                         2 * step + lane / 8 % 2));
+      multiply_add<X>(kk[2 * pair], a_k, b[0], b[1]);
+      multiply_add<X>(kk[2 * pair + 1], a_k, b[2], b[3]);
+      multiply_add<X>(qk[2 * pair], a_q, b[0], b[1]);
+      multiply_add<X>(qk[2 * pair + 1], a_q, b[2], b[3]);
+    }
+  }
+}
+
+/// L to shared memory, P to its record.
+template <class X>
+__device__ void write_products(PrepareShared& shared, ChunkRecord& record, int block,
+                               const float (&kk)[8][4], const float (&qk)[8][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int t = lane % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int i = 16 * block + 8 * half + lane / 4;
+    const float beta = shared.beta[i] * shared.key_norm[i];
+    const float query = shared.query_norm[i];
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      float scores[2] = {0.0f, 0.0f};
+      if (n / 2 <= block) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int j = 8 * n + 2 * t + e;
+          const float decay = j <= i ? decay_between(shared, i, j) * shared.key_norm[j] : 0.0f;
+          scores[e] = query * decay * qk[n][2 * half + e];
+          shared.matrix[i * kStride + j] =
+              j < i ? beta * decay * kk[n][2 * half + e] : 0.0f;
+        }
+      } else {
+        // The products of whole halves read what lies above the diagonal.
+        *reinterpret_cast<float2*>(shared.matrix + i * kStride + 8 * n + 2 * t) = {0.0f, 0.0f};
+      }
+      *reinterpret_cast<std::uint32_t*>(record.scores + swizzled(i, n) + 4 * t) =
+          pack<X>(scores[0], scores[1]);
+    }
+  }
+}
+
+/// The four diagonal blocks of 16: I + L becomes its inverse. A thread for each column.
+__device__ void invert_diagonal(float* matrix) {
+  const int tid = static_cast<int>(threadIdx.x);
+  if (tid >= kChunk) return;
+  float* block = matrix + (tid / 16) * 16 * (kStride + 1);
+  const int column = tid % 16;
+  float x[16];
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    float sum = i == column ? 1.0f : 0.0f;
+#pragma unroll
+    for (int j = 0; j < i; ++j) sum = fmaf(-block[i * kStride + j], x[j], sum);
+    x[i] = sum;
+  }
+  __syncwarp();  // the two blocks of a warp are read to the end
+#pragma unroll
+  for (int i = 0; i < 16; ++i) block[i * kStride + column] = x[i];
+}
+
+/// With A = [[T1, 0], [L, T2]] of halves of Size: L becomes -T2 L T1. A warp does 8 columns, `first`.
+template <int Size>
+__device__ void join_halves(float* corner, int first, float* product, bool active) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int g = lane / 4, t = lane % 4;
+  float* lower = corner + Size * kStride;
+  float sums[Size / 16][4];
+  if (active) {
+#pragma unroll
+    for (int m = 0; m < Size / 16; ++m) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[m][e] = 0.0f;
+#pragma unroll
+      for (int step = 0; step < Size / 8; ++step) {
+        multiply_add_float(sums[m], lower + 16 * m * kStride + 8 * step, kStride,
+                           corner + 8 * step * kStride + first, kStride);
+      }
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        product[(16 * m + g + e / 2 * 8) * 8 + 2 * t + e % 2] = sums[m][e];
+      }
+    }
+    __syncwarp();
+#pragma unroll
+    for (int m = 0; m < Size / 16; ++m) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[m][e] = 0.0f;
+#pragma unroll
+      for (int step = 0; step < Size / 8; ++step) {
+        multiply_add_float(sums[m], lower + 16 * m * kStride + Size + 8 * step, kStride,
+                           product + 8 * step * 8, 8);
+      }
+    }
+  }
+  __syncthreads();  // everybody has read L
+  if (active) {
+#pragma unroll
+    for (int m = 0; m < Size / 16; ++m) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        lower[(16 * m + g + e / 2 * 8) * kStride + first + 2 * t + e % 2] = -sums[m][e];
+      }
+    }
+  }
+  __syncthreads();
+}
+
+/// (I + L)^-1 in place, in float throughout.
+__device__ void invert(PrepareShared& shared) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  invert_diagonal(shared.matrix);
+  __syncthreads();
+  join_halves<16>(shared.matrix + warp / 2 * 32 * (kStride + 1), warp % 2 * 8,
+                  shared.product[warp], true);
+  join_halves<32>(shared.matrix, warp * 8, shared.product[warp], true);
+}
+
+template <class X>
+__device__ void write_solve(const PrepareShared& shared, ChunkRecord& record) {
+#pragma unroll
+  for (int part = 0; part < kChunk * 8 / kThreads; ++part) {
+    const int at = part * kThreads + static_cast<int>(threadIdx.x);
+    const int i = at / 8;
+    const int piece = at % 8;
+    std::uint32_t words[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int j = 8 * piece + 2 * e;
+      const float* from = shared.matrix + i * kStride + j;
+      words[e] = pack<X>(j <= i ? from[0] * shared.beta[j] : 0.0f,
+                         j + 1 <= i ? from[1] * shared.beta[j + 1] : 0.0f);
+    }
+    *reinterpret_cast<uint4*>(record.solve + swizzled(i, piece)) =
+        make_uint4(words[0], words[1], words[2], words[3]);
+  }
+}
+
+__device__ void write_factors(const PrepareShared& shared, ChunkRecord& record) {
+  const int i = static_cast<int>(threadIdx.x);
+  if (i >= kChunk) return;
+  const float decay = power_of_two(shared.sum_high[i] + shared.sum_low[i]);
+  record.key_factor[i] = decay * shared.key_norm[i];
+  record.query_factor[i] = decay * shared.query_norm[i];
+  record.update_factor[i] = decay_between(shared, kChunk - 1, i) * shared.key_norm[i];
+  if (i == kChunk - 1) record.state_factor = decay;
+}
+
+template <class X>
+__global__ void __launch_bounds__(kThreads, 2)
+    prepare_kernel(const __grid_constant__ ChunkParams p) {
+  extern __shared__ unsigned char raw[];
+  PrepareShared& shared = *reinterpret_cast<PrepareShared*>(raw);
+  const auto chunk = static_cast<int>(blockIdx.x);
+  const int index = p.rows.chunk_row[chunk];
+  if (index < 0 || p.rows.slot[index] == kPadIndex) return;
+  const int first_token = (chunk - p.rows.first_chunk[index]) * kChunk;
+  const int count = min(kChunk, p.rows.length[index] - first_token);
+  const std::int64_t first = p.rows.start[index] + first_token;
+  const auto k_head = static_cast<int>(blockIdx.y);
+  load_tile<X>(shared.k, p.k, first, count, k_head);
+  load_tile<X>(shared.q, p.q, first, count, k_head);
+  commit_copies();
+  wait_copies<0>();
+  __syncthreads();
+  row_norms<X>(shared.k, p.qk_l2norm, 1.0f, shared.key_norm);
+  row_norms<X>(shared.q, p.qk_l2norm, p.scale, shared.query_norm);
+  // The last rows have the most columns: each block gives them to another warp, as warps have
+  // quarters of the multiprocessor of their own.
+  const int block = (static_cast<int>(threadIdx.x) / 32 + chunk + k_head) % 4;
+  float kk[8][4], qk[8][4];
+  key_products<X>(shared, block, kk, qk);
+  for (int h = 0; h < p.group; ++h) {
+    const int head = k_head * p.group + h;
+    ChunkRecord& record = p.records[std::int64_t{chunk} * p.v_heads + head];
+    __syncthreads();
+    if (threadIdx.x < 32) sum_decays(p, first, count, head, shared);
+    __syncthreads();
+    write_products<X>(shared, record, block, kk, qk);
+    write_factors(shared, record);
+    __syncthreads();
+    invert(shared);
+    write_solve<X>(shared, record);
+  }
+}
+
+}  // namespace
+
+template <class X>
+Status prepare_chunks(const ChunkParams& p, void* stream) {
+  constexpr int kBytes = static_cast<int>(sizeof(PrepareShared));
+  const Status status = check(
+      cudaFuncSetAttribute(prepare_kernel<X>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+      "gdn_prefill");
+  if (!status.ok()) return status;
+  const dim3 grid(static_cast<unsigned>(p.rows.chunks), static_cast<unsigned>(p.k_heads));
+  prepare_kernel<X><<<grid, kThreads, kBytes, static_cast<cudaStream_t>(stream)>>>(p);
+  return check_launch("gdn_prefill");
+}
+
+template Status prepare_chunks<__nv_bfloat16>(const ChunkParams&, void*);
+template Status prepare_chunks<__half>(const ChunkParams&, void*);
+
+}  // namespace hybridattn::cuda
