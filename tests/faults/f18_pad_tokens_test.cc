@@ -5,8 +5,7 @@ namespace hybridattn::testing {
 namespace {
 
 /// State bytes after 40 tokens with `left` and `right` tokens of random data around them.
-std::vector<std::byte> states_with_padding(Context& context, std::int32_t left,
-                                           std::int32_t right) {
+Bytes states_with_padding(Context& context, std::int32_t left, std::int32_t right) {
   const std::int64_t tokens = left + 40 + right;
   const std::int64_t width = 64;
   Random inside(1);
