@@ -31,7 +31,7 @@ foreach(name hybridattn hybridattn-static)
           COMPONENT dev)
 endforeach()
 
-if(HYBRIDATTN_ENGINE)
+if(TARGET hybridattn_program)
   install(TARGETS hybridattn_program RUNTIME COMPONENT program)
   if(BUILD_SHARED_LIBS)
     file(RELATIVE_PATH lib_from_bin ${CMAKE_INSTALL_FULL_BINDIR} ${CMAKE_INSTALL_FULL_LIBDIR})

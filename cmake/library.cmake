@@ -15,6 +15,21 @@ target_compile_definitions(hybridattn_objects PRIVATE HYBRIDATTN_BUILDING)
 target_link_libraries(hybridattn_objects PUBLIC hybridattn_headers Threads::Threads
                                          PRIVATE hybridattn_options highway)
 
+if(HYBRIDATTN_NATIVE)
+  execute_process(COMMAND ${CMAKE_CXX_COMPILER} -march=native -dM -E -x c++ /dev/null
+                  OUTPUT_VARIABLE native_macros COMMAND_ERROR_IS_FATAL ANY)
+  if(NOT native_macros MATCHES "__AVX512F__")
+    target_compile_definitions(hybridattn_objects PRIVATE HYBRIDATTN_WITHOUT_AVX512)
+  endif()
+endif()
+if(HYBRIDATTN_SANITIZE MATCHES address)
+  # A kernel is mostly inlined calls on vectors. To poison each one's temporaries and watch them doubles
+  # the build and takes most of the tests' time; without optimisation vectors live in memory.
+  file(GLOB kernel_sources ${CMAKE_SOURCE_DIR}/src/cpu/*.cc)
+  set_source_files_properties(${kernel_sources} PROPERTIES COMPILE_OPTIONS
+                              "-O2;-fno-sanitize-address-use-after-scope")
+endif()
+
 if(HYBRIDATTN_CUDA)
   include(cuda)
   set(cuda_objects $<TARGET_OBJECTS:hybridattn_cuda_objects>)

@@ -23,7 +23,7 @@ set(CPACK_DEBIAN_DEV_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_DEV_PACKAGE_DEPENDS "libhybridattn${so_version} (= ${PROJECT_VERSION})")
 set(CPACK_COMPONENT_DEV_DESCRIPTION "Headers, the static library, and files for CMake and pkg-config.")
 
-if(HYBRIDATTN_ENGINE)
+if(TARGET hybridattn_program)
   list(APPEND CPACK_COMPONENTS_ALL program)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_NAME hybridattn)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_SECTION science)

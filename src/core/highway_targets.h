@@ -9,7 +9,13 @@
 // processor that has those instructions. Elsewhere one: what the compiler's target guarantees, NEON
 // on 64-bit Arm.
 #if defined(__x86_64__)
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_AVX3_SPR | HWY_AVX10_2)
+#if defined(HYBRIDATTN_WITHOUT_AVX512)
+#define HYBRIDATTN_AVX512_TARGETS (HWY_AVX3 | HWY_AVX3_ZEN4)
+#else
+#define HYBRIDATTN_AVX512_TARGETS 0
+#endif
+#define HWY_DISABLED_TARGETS \
+  (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_AVX3_SPR | HWY_AVX10_2 | HYBRIDATTN_AVX512_TARGETS)
 #else
 #define HWY_COMPILE_ONLY_STATIC
 #endif

@@ -46,7 +46,7 @@ Result<Isa> parse_isa(std::string_view name) {
 bool isa_supported(Isa isa) noexcept {
   static const std::int64_t targets = processor_targets();
   const std::int64_t target = core::highway_target(isa);
-  return target != 0 && (targets & target) != 0;
+  return target != 0 && (targets & target & HWY_TARGETS) != 0;
 }
 
 Isa best_isa() noexcept {

@@ -13,7 +13,7 @@ INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceGdnDecode, ::testing::ValuesIn(cuda_se
                          setup_name);
 
 struct Case {
-  std::int64_t k_dim = 128, v_dim = 128, hk = 2, hv = 6, width = 4;
+  std::int64_t k_dim = 128, v_dim = 128, hk = 2, hv = 4, width = 4;
   DType state = DType::kF32;
   bool norm = true, channel_decay = false, negative = false;
   GateKind gate = GateKind::kSilu;

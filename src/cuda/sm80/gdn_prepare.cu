@@ -15,14 +15,29 @@ constexpr int kPieces = kChunkDim / 8;  // 16-byte pieces of a row of q or k
 /// Floats of a row of L: fragments of 8 rows and 4 columns hit 32 banks.
 constexpr int kStride = 72;
 
+/// Heads whose gates are summed at once, by a warp each.
+constexpr int kHeads = 4;
+
+/// The products of a thread's fragments, K K^T and Q K^T: they take the place of K and Q, which
+/// leaves registers for more blocks.
+struct KeyProducts {
+  float4 kk[8][kThreads];
+  float4 qk[8][kThreads];
+};
+
 struct PrepareShared {
-  alignas(128) unsigned char k[kChunk * kChunkDim * 2];
-  alignas(128) unsigned char q[kChunk * kChunkDim * 2];
+  union {
+    struct {
+      alignas(128) unsigned char k[kChunk * kChunkDim * 2];
+      alignas(128) unsigned char q[kChunk * kChunkDim * 2];
+    };
+    KeyProducts products;
+  };
   float matrix[kChunk * kStride];  // L, then (I + L)^-1
   float product[4][32 * 8];        // of each warp
   float key_norm[kChunk], query_norm[kChunk];  // 1 / |k|, scale / |q|
-  float sum_high[kChunk], sum_low[kChunk];     // G / log(2), in two parts
-  float beta[kChunk];
+  float sum_high[kHeads][kChunk], sum_low[kHeads][kChunk];  // G / log(2), in two parts
+  float beta[kHeads][kChunk];
 };
 
 __device__ int piece_of(int row, int piece) {
@@ -65,7 +80,7 @@ __device__ void row_norms(const unsigned char* tile, bool normalize, float scale
 
 /// The running sum of log decays of a chunk, in two floats, over log(2). By one warp.
 __device__ void sum_decays(const ChunkParams& p, std::int64_t first, int count, int head,
-                           PrepareShared& shared) {
+                           PrepareShared& shared, int slot) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   double sums[2];
 #pragma unroll
@@ -78,7 +93,7 @@ __device__ void sum_decays(const ChunkParams& p, std::int64_t first, int count, 
       beta = p.beta.as<const float>()[p.beta.at(first + token, head)];
     }
     sums[i] = double(g) * 1.4426950408889634 + (i > 0 ? sums[0] : 0.0);
-    shared.beta[token] = beta;
+    shared.beta[slot][token] = beta;
   }
   double before = sums[1];
 #pragma unroll
@@ -91,21 +106,21 @@ __device__ void sum_decays(const ChunkParams& p, std::int64_t first, int count, 
   for (int i = 0; i < 2; ++i) {
     const double sum = before + sums[i];
     const auto high = static_cast<float>(sum);
-    shared.sum_high[2 * lane + i] = high;
-    shared.sum_low[2 * lane + i] = static_cast<float>(sum - double(high));
+    shared.sum_high[slot][2 * lane + i] = high;
+    shared.sum_low[slot][2 * lane + i] = static_cast<float>(sum - double(high));
   }
 }
 
 /// exp(G_i - G_j).
-__device__ float decay_between(const PrepareShared& shared, int i, int j) {
-  return power_of_two((shared.sum_high[i] - shared.sum_high[j]) +
-                      (shared.sum_low[i] - shared.sum_low[j]));
+__device__ float decay_between(const PrepareShared& shared, int slot, int i, int j) {
+  return power_of_two((shared.sum_high[slot][i] - shared.sum_high[slot][j]) +
+                      (shared.sum_low[slot][i] - shared.sum_low[slot][j]));
 }
 
 /// Rows [16 block, 16 block + 16) of K K^T and Q K^T up to the diagonal.
 template <class X>
-__device__ void key_products(const PrepareShared& shared, int block, float (&kk)[8][4],
-                             float (&qk)[8][4]) {
+__device__ void key_products(PrepareShared& shared, int block) {
+  float kk[8][4], qk[8][4];
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const std::uint32_t k_tile = shared_address(shared.k);
   const std::uint32_t q_tile = shared_address(shared.q);
@@ -132,35 +147,53 @@ __device__ void key_products(const PrepareShared& shared, int block, float (&kk)
       multiply_add<X>(qk[2 * pair + 1], a_q, b[2], b[3]);
     }
   }
+  __syncthreads();  // everybody has read K and Q
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+    if (n / 2 > block) break;
+    shared.products.kk[n][threadIdx.x] = make_float4(kk[n][0], kk[n][1], kk[n][2], kk[n][3]);
+    shared.products.qk[n][threadIdx.x] = make_float4(qk[n][0], qk[n][1], qk[n][2], qk[n][3]);
+  }
 }
 
 /// L to shared memory, P to its record.
 template <class X>
-__device__ void write_products(PrepareShared& shared, ChunkRecord& record, int block,
-                               const float (&kk)[8][4], const float (&qk)[8][4]) {
+__device__ void write_products(PrepareShared& shared, ChunkRecord& record, int block, int slot) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int t = lane % 4;
+  const int row = 16 * block + lane / 4;
+  float beta[2], query[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int i = 16 * block + 8 * half + lane / 4;
-    const float beta = shared.beta[i] * shared.key_norm[i];
-    const float query = shared.query_norm[i];
+    beta[half] = shared.beta[slot][row + 8 * half] * shared.key_norm[row + 8 * half];
+    query[half] = shared.query_norm[row + 8 * half];
+  }
 #pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      float scores[2] = {0.0f, 0.0f};
-      if (n / 2 <= block) {
+  for (int n = 0; n < 8; ++n) {
+    const bool below = n / 2 <= block;
+    float kk[4] = {}, qk[4] = {};
+    if (below) {
+      const float4 k = shared.products.kk[n][threadIdx.x];
+      const float4 q = shared.products.qk[n][threadIdx.x];
+      kk[0] = k.x, kk[1] = k.y, kk[2] = k.z, kk[3] = k.w;
+      qk[0] = q.x, qk[1] = q.y, qk[2] = q.z, qk[3] = q.w;
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int i = row + 8 * half;
+      float scores[2] = {0.0f, 0.0f}, entries[2] = {0.0f, 0.0f};
+      if (below) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int j = 8 * n + 2 * t + e;
-          const float decay = j <= i ? decay_between(shared, i, j) * shared.key_norm[j] : 0.0f;
-          scores[e] = query * decay * qk[n][2 * half + e];
-          shared.matrix[i * kStride + j] =
-              j < i ? beta * decay * kk[n][2 * half + e] : 0.0f;
+          const float decay = j <= i ? decay_between(shared, slot, i, j) * shared.key_norm[j] : 0.0f;
+          scores[e] = query[half] * decay * qk[2 * half + e];
+          entries[e] = j < i ? beta[half] * decay * kk[2 * half + e] : 0.0f;
         }
-      } else {
-        // The products of whole halves read what lies above the diagonal.
-        *reinterpret_cast<float2*>(shared.matrix + i * kStride + 8 * n + 2 * t) = {0.0f, 0.0f};
       }
+      // Zeros above the diagonal: the products of whole halves read them.
+      *reinterpret_cast<float2*>(shared.matrix + i * kStride + 8 * n + 2 * t) =
+          make_float2(entries[0], entries[1]);
       *reinterpret_cast<std::uint32_t*>(record.scores + swizzled(i, n) + 4 * t) =
           pack<X>(scores[0], scores[1]);
     }
@@ -244,7 +277,7 @@ __device__ void invert(PrepareShared& shared) {
 }
 
 template <class X>
-__device__ void write_solve(const PrepareShared& shared, ChunkRecord& record) {
+__device__ void write_solve(const PrepareShared& shared, ChunkRecord& record, int slot) {
 #pragma unroll
   for (int part = 0; part < kChunk * 8 / kThreads; ++part) {
     const int at = part * kThreads + static_cast<int>(threadIdx.x);
@@ -255,26 +288,26 @@ __device__ void write_solve(const PrepareShared& shared, ChunkRecord& record) {
     for (int e = 0; e < 4; ++e) {
       const int j = 8 * piece + 2 * e;
       const float* from = shared.matrix + i * kStride + j;
-      words[e] = pack<X>(j <= i ? from[0] * shared.beta[j] : 0.0f,
-                         j + 1 <= i ? from[1] * shared.beta[j + 1] : 0.0f);
+      words[e] = pack<X>(j <= i ? from[0] * shared.beta[slot][j] : 0.0f,
+                         j + 1 <= i ? from[1] * shared.beta[slot][j + 1] : 0.0f);
     }
     *reinterpret_cast<uint4*>(record.solve + swizzled(i, piece)) =
         make_uint4(words[0], words[1], words[2], words[3]);
   }
 }
 
-__device__ void write_factors(const PrepareShared& shared, ChunkRecord& record) {
+__device__ void write_factors(const PrepareShared& shared, ChunkRecord& record, int slot) {
   const int i = static_cast<int>(threadIdx.x);
   if (i >= kChunk) return;
-  const float decay = power_of_two(shared.sum_high[i] + shared.sum_low[i]);
+  const float decay = power_of_two(shared.sum_high[slot][i] + shared.sum_low[slot][i]);
   record.key_factor[i] = decay * shared.key_norm[i];
   record.query_factor[i] = decay * shared.query_norm[i];
-  record.update_factor[i] = decay_between(shared, kChunk - 1, i) * shared.key_norm[i];
+  record.update_factor[i] = decay_between(shared, slot, kChunk - 1, i) * shared.key_norm[i];
   if (i == kChunk - 1) record.state_factor = decay;
 }
 
 template <class X>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 3)
     prepare_kernel(const __grid_constant__ ChunkParams p) {
   extern __shared__ unsigned char raw[];
   PrepareShared& shared = *reinterpret_cast<PrepareShared*>(raw);
@@ -295,19 +328,22 @@ __global__ void __launch_bounds__(kThreads, 2)
   // The last rows have the most columns: each block gives them to another warp, as warps have
   // quarters of the multiprocessor of their own.
   const int block = (static_cast<int>(threadIdx.x) / 32 + chunk + k_head) % 4;
-  float kk[8][4], qk[8][4];
-  key_products<X>(shared, block, kk, qk);
+  key_products<X>(shared, block);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   for (int h = 0; h < p.group; ++h) {
     const int head = k_head * p.group + h;
+    const int slot = h % kHeads;
+    if (slot == 0) {
+      __syncthreads();
+      if (h + warp < p.group) sum_decays(p, first, count, head + warp, shared, warp);
+    }
+    __syncthreads();
     ChunkRecord& record = p.records[std::int64_t{chunk} * p.v_heads + head];
-    __syncthreads();
-    if (threadIdx.x < 32) sum_decays(p, first, count, head, shared);
-    __syncthreads();
-    write_products<X>(shared, record, block, kk, qk);
-    write_factors(shared, record);
+    write_products<X>(shared, record, block, slot);
+    write_factors(shared, record, slot);
     __syncthreads();
     invert(shared);
-    write_solve<X>(shared, record);
+    write_solve<X>(shared, record, slot);
   }
 }
 
