@@ -168,16 +168,19 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walk
       s[i + 1] = pair.y;
     });
   }
-  for (int c = 0; c < task.chunks; ++c) {
-    const int stage_index = c % kStages;
-    WalkStage<Walkers>& stage = shared.stages[stage_index];
-    const ChunkRecord& record = stage.record;
-    unsigned char* v_tile = stage.v + walker * kTileBytes;
-    std::uint32_t state[8][4];
-    to_operand<X, 8>(s, state);
-    wait_barrier(&shared.full[stage_index], c / kStages % 2);
+  std::uint32_t state[8][4], operand[4][4];
+  float x[32], o[32];
+  to_operand<X, 8>(s, state);
+  const auto finish_output = [&](int c) {
+    store_output<X>(p, task, shared.stages[c % kStages].v + walker * kTileBytes, o, c, first_v);
+    __syncwarp();
+    if (lane == 0) arrive(&shared.empty[c % kStages]);
+  };
+  // S k of a chunk: the first product, which needs nothing but the state.
+  const auto begin_chunk = [&](int c) {
+    WalkStage<Walkers>& stage = shared.stages[c % kStages];
+    wait_barrier(&shared.full[c % kStages], c / kStages % 2);
     fence_async_proxy();
-    float x[32], o[32];
     begin_products();
 #pragma unroll
     for (int step = 0; step < 8; ++step) {
@@ -185,12 +188,13 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walk
       multiply_rows<X>(x, state[step], matrix_descriptor(at, 16), step > 0);
     }
     commit_products();
-#pragma unroll
-    for (int step = 0; step < 8; ++step) {
-      const std::uint32_t at = shared_address(stage.q) + step / 4 * kTileBytes + step % 4 * 32;
-      multiply_rows<X>(o, state[step], matrix_descriptor(at, 16), step > 0);
-    }
-    commit_products();
+  };
+  // The rest. A product waits for the one before it; what does not depend on it stands behind it in
+  // the queue, so that the tensor cores have work while registers are converted.
+  const auto finish_chunk = [&](int c) {
+    WalkStage<Walkers>& stage = shared.stages[c % kStages];
+    const ChunkRecord& record = stage.record;
+    unsigned char* v_tile = stage.v + walker * kTileBytes;
     std::uint32_t values[4][4];  // V^T of the warp's channels
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
@@ -198,10 +202,9 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walk
                       shared_address(v_tile) +
                           swizzled(16 * pair + lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2));
     }
-    wait_products<1>();
+    wait_products<0>();
     hold(x);
     // V - exp(G) r S k, as the left operand.
-    std::uint32_t operand[4][4];
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
       const float2 factor = column_factors(record.key_factor, n);
@@ -219,21 +222,16 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walk
                        matrix_descriptor(shared_address(record.solve) + step * 32, 16), step > 0);
     }
     commit_products();
+#pragma unroll
+    for (int step = 0; step < 8; ++step) {
+      const std::uint32_t at = shared_address(stage.q) + step / 4 * kTileBytes + step % 4 * 32;
+      multiply_rows<X>(o, state[step], matrix_descriptor(at, 16), step > 0);
+    }
+    commit_products();
     const float state_factor = record.state_factor;
 #pragma unroll
     for (int i = 0; i < 64; ++i) s[i] *= state_factor;
     wait_products<1>();
-    hold(o);
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      const float2 factor = column_factors(record.query_factor, n);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        o[4 * n + 2 * half] *= factor.x;
-        o[4 * n + 2 * half + 1] *= factor.y;
-      }
-    }
-    wait_products<0>();
     hold(x);
     to_operand<X, 4>(x, operand);
     std::uint32_t update[4][4];
@@ -253,19 +251,38 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walk
       multiply_columns<X>(s, update[step], matrix_descriptor(at, kTileBytes));
     }
     commit_products();
+    wait_products<1>();
+    hold(o);
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      const float2 factor = column_factors(record.query_factor, n);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        o[4 * n + 2 * half] *= factor.x;
+        o[4 * n + 2 * half + 1] *= factor.y;
+      }
+    }
+    begin_products();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       multiply_rows<X>(o, operand[step],
                        matrix_descriptor(shared_address(record.scores) + step * 32, 16), 1);
     }
     commit_products();
-    wait_products<0>();
+    wait_products<1>();
     hold(s);
+    to_operand<X, 8>(s, state);
+    wait_products<0>();
     hold(o);
-    store_output<X>(p, task, v_tile, o, c, first_v);
-    __syncwarp();
-    if (lane == 0) arrive(&shared.empty[stage_index]);
+  };
+  begin_chunk(0);
+  for (int c = 0; c + 1 < task.chunks; ++c) {
+    finish_chunk(c);
+    begin_chunk(c + 1);
+    finish_output(c);  // while the next product runs
   }
+  finish_chunk(task.chunks - 1);
+  finish_output(task.chunks - 1);
   for_state(task, first_v, [&](int i, int v, int k) {
     store_pair(p.state, p.state.at(task.row.slot, task.head, v, k), s[i], s[i + 1]);
   });
@@ -310,10 +327,10 @@ __global__ void __launch_bounds__(kLoaders + 128 * Walkers, 1)
   }
   __syncthreads();
   if (threadIdx.x < kLoaders) {
-    if constexpr (Walkers == 2) lower_registers<40>();
+    if constexpr (Walkers == 2) lower_registers<56>();
     load_chunks<X, Walkers>(p, task, shared);
   } else {
-    if constexpr (Walkers == 2) raise_registers<232>();
+    if constexpr (Walkers == 2) raise_registers<224>();
     walk<X, Walkers>(p, task, shared, static_cast<int>(threadIdx.x) / 128 - 1);
   }
 }
