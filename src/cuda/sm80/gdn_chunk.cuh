@@ -24,7 +24,7 @@ inline constexpr int kChunkDim = 128;
 /// swapped by piece ^ (row % 8): as wgmma's 128-byte swizzle has it, and free of bank conflicts.
 struct ChunkRecord {
   unsigned char solve[kChunk * kChunk * 2];   // T
-  unsigned char scores[kChunk * kChunk * 2];  // P
+  unsigned char scores[kChunk * kChunk * 2];  // P T, so that the output does not wait for U
   float key_factor[kChunk];                   // exp(G) r
   float query_factor[kChunk];                 // exp(G) scale / |q|
   float update_factor[kChunk];                // exp(G_last - G) r

@@ -34,7 +34,8 @@ struct PrepareShared {
     KeyProducts products;
   };
   float matrix[kChunk * kStride];  // L, then (I + L)^-1
-  float product[4][32 * 8];        // of each warp
+  alignas(128) unsigned char solve[kChunk * kChunk * 2];  // T, as in the record
+  float product[4][32 * 8];                               // of each warp
   float key_norm[kChunk], query_norm[kChunk];  // 1 / |k|, scale / |q|
   float sum_high[kHeads][kChunk], sum_low[kHeads][kChunk];  // G / log(2), in two parts
   float beta[kHeads][kChunk];
@@ -156,9 +157,10 @@ __device__ void key_products(PrepareShared& shared, int block) {
   }
 }
 
-/// L to shared memory, P to its record.
+/// L to shared memory, P as the left operand of a product.
 template <class X>
-__device__ void write_products(PrepareShared& shared, ChunkRecord& record, int block, int slot) {
+__device__ void write_products(PrepareShared& shared, int block, int slot,
+                               std::uint32_t (&operand)[4][4]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int t = lane % 4;
   const int row = 16 * block + lane / 4;
@@ -194,8 +196,7 @@ __device__ void write_products(PrepareShared& shared, ChunkRecord& record, int b
       // Zeros above the diagonal: the products of whole halves read them.
       *reinterpret_cast<float2*>(shared.matrix + i * kStride + 8 * n + 2 * t) =
           make_float2(entries[0], entries[1]);
-      *reinterpret_cast<std::uint32_t*>(record.scores + swizzled(i, n) + 4 * t) =
-          pack<X>(scores[0], scores[1]);
+      operand[n / 2][n % 2 * 2 + half] = pack<X>(scores[0], scores[1]);
     }
   }
 }
@@ -277,7 +278,7 @@ __device__ void invert(PrepareShared& shared) {
 }
 
 template <class X>
-__device__ void write_solve(const PrepareShared& shared, ChunkRecord& record, int slot) {
+__device__ void write_solve(PrepareShared& shared, ChunkRecord& record, int slot) {
 #pragma unroll
   for (int part = 0; part < kChunk * 8 / kThreads; ++part) {
     const int at = part * kThreads + static_cast<int>(threadIdx.x);
@@ -291,8 +292,40 @@ __device__ void write_solve(const PrepareShared& shared, ChunkRecord& record, in
       words[e] = pack<X>(j <= i ? from[0] * shared.beta[slot][j] : 0.0f,
                          j + 1 <= i ? from[1] * shared.beta[slot][j + 1] : 0.0f);
     }
-    *reinterpret_cast<uint4*>(record.solve + swizzled(i, piece)) =
-        make_uint4(words[0], words[1], words[2], words[3]);
+    const uint4 row = make_uint4(words[0], words[1], words[2], words[3]);
+    *reinterpret_cast<uint4*>(record.solve + swizzled(i, piece)) = row;
+    *reinterpret_cast<uint4*>(shared.solve + swizzled(i, piece)) = row;
+  }
+}
+
+/// P T of the warp's rows.
+template <class X>
+__device__ void write_scores(const PrepareShared& shared, ChunkRecord& record, int block,
+                             const std::uint32_t (&scores)[4][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::uint32_t tile = shared_address(shared.solve);
+#pragma unroll
+  for (int pair = 0; pair < 4; ++pair) {
+    float sums[2][4] = {};
+    if (pair <= block) {
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+        if (step < pair || step > block) continue;  // T is 0 above its diagonal, P above its own
+        std::uint32_t b[4];
+        load_transposed(b, tile + swizzled(16 * step + lane % 16, 2 * pair + lane / 16));
+        multiply_add<X>(sums[0], scores[step], b[0], b[1]);
+        multiply_add<X>(sums[1], scores[step], b[2], b[3]);
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        *reinterpret_cast<std::uint32_t*>(
+            record.scores + swizzled(16 * block + 8 * half + lane / 4, 2 * pair + n) +
+            4 * (lane % 4)) = pack<X>(sums[n][2 * half], sums[n][2 * half + 1]);
+      }
+    }
   }
 }
 
@@ -339,11 +372,14 @@ __global__ void __launch_bounds__(kThreads, 3)
     }
     __syncthreads();
     ChunkRecord& record = p.records[std::int64_t{chunk} * p.v_heads + head];
-    write_products<X>(shared, record, block, slot);
+    std::uint32_t scores[4][4];
+    write_products<X>(shared, block, slot, scores);
     write_factors(shared, record, slot);
     __syncthreads();
     invert(shared);
     write_solve<X>(shared, record, slot);
+    __syncthreads();
+    write_scores<X>(shared, record, block, scores);
   }
 }
 

@@ -13,8 +13,8 @@ constexpr int kLoaders = 128;
 
 template <int Walkers>
 struct WalkStage {
-  unsigned char k[2 * kTileBytes];
-  unsigned char q[2 * kTileBytes];
+  /// Halves of the channels, in each K above Q: one product of S with both.
+  unsigned char kq[2][2][kTileBytes];
   ChunkRecord record;
   unsigned char v[Walkers * kTileBytes];  // then the output
 };
@@ -26,18 +26,20 @@ struct WalkShared {
   std::uint64_t full[kStages], empty[kStages];
 };
 
+/// A loader's piece of each eighth row of a tile [64][64]: it is the same one in all of them.
 template <class X>
 __device__ void load_half_rows(unsigned char* tile, const View& x, std::int64_t first, int count,
                                int head, int column) {
-  const std::uint32_t base = shared_address(tile);
   const int tid = static_cast<int>(threadIdx.x) % kLoaders;
+  const int row = tid / 8;
+  const std::uint32_t to = shared_address(tile) + swizzled(row, tid % 8);
+  const X* from = x.as<const X>() + x.at(first + row, head, column + tid % 8 * 8);
+  const std::int64_t step = x.stride[0] * (kLoaders / 8);
 #pragma unroll
   for (int i = 0; i < kChunk * 8 / kLoaders; ++i) {
-    const int row = (i * kLoaders + tid) / 8;
-    const int piece = (i * kLoaders + tid) % 8;
-    const bool valid = row < count;
-    const X* from = x.as<const X>() + x.at(first + (valid ? row : 0), head, column + piece * 8);
-    copy_async(base + swizzled(row, piece), from, valid);
+    const bool valid = row + i * (kLoaders / 8) < count;
+    copy_async(to + i * (kLoaders / 8) * 128, valid ? from : x.as<const X>(), valid);
+    from += step;
   }
 }
 
@@ -66,8 +68,8 @@ __device__ void load_chunks(const ChunkParams& p, const WalkTask& task,
     const int k_head = task.head / p.group;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      load_half_rows<X>(stage.k + half * kTileBytes, p.k, first, count, k_head, 64 * half);
-      load_half_rows<X>(stage.q + half * kTileBytes, p.q, first, count, k_head, 64 * half);
+      load_half_rows<X>(stage.kq[half][0], p.k, first, count, k_head, 64 * half);
+      load_half_rows<X>(stage.kq[half][1], p.q, first, count, k_head, 64 * half);
     }
 #pragma unroll
     for (int w = 0; w < Walkers; ++w) {
@@ -105,9 +107,9 @@ __device__ void store_pair(const View& x, std::int64_t at, float a, float b) {
   }
 }
 
-/// Accumulators [64][16 Steps] as the left operand of a product, each column times a factor.
+/// Accumulators [64][16 Steps] as the left operand of a product.
 template <class X, int Steps>
-__device__ void to_operand(const float (&d)[8 * Steps], std::uint32_t (&a)[Steps][4]) {
+__device__ void to_operand(const float (&d)[64], std::uint32_t (&a)[Steps][4]) {
 #pragma unroll
   for (int k = 0; k < Steps; ++k) {
 #pragma unroll
@@ -124,7 +126,7 @@ __device__ float2 column_factors(const float* factors, int n) {
 
 template <class X>
 __device__ void store_output(const ChunkParams& p, const WalkTask& task, unsigned char* tile,
-                             const float (&o)[32], int c, int first_v) {
+                             const float (&xo)[64], int c, int first_v) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) % 128 / 32;
   const std::uint32_t base = shared_address(tile);
@@ -132,9 +134,10 @@ __device__ void store_output(const ChunkParams& p, const WalkTask& task, unsigne
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) {
     const int token = 16 * pair + lane / 16 * 8 + lane % 8;
-    const float* d = o + 8 * pair;
-    store_transposed(base + swizzled(token, 2 * warp + lane / 8 % 2), pack<X>(d[0], d[1]),
-                     pack<X>(d[2], d[3]), pack<X>(d[4], d[5]), pack<X>(d[6], d[7]));
+    const int at = 32 + 8 * pair;
+    store_transposed(base + swizzled(token, 2 * warp + lane / 8 % 2), pack<X>(xo[at], xo[at + 1]),
+                     pack<X>(xo[at + 2], xo[at + 3]), pack<X>(xo[at + 4], xo[at + 5]),
+                     pack<X>(xo[at + 6], xo[at + 7]));
   }
   __syncwarp();
   const int count = min(kChunk, task.row.length - c * kChunk);
@@ -168,121 +171,80 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walk
       s[i + 1] = pair.y;
     });
   }
-  std::uint32_t state[8][4], operand[4][4];
-  float x[32], o[32];
-  to_operand<X, 8>(s, state);
-  const auto finish_output = [&](int c) {
-    store_output<X>(p, task, shared.stages[c % kStages].v + walker * kTileBytes, o, c, first_v);
-    __syncwarp();
-    if (lane == 0) arrive(&shared.empty[c % kStages]);
-  };
-  // S k of a chunk: the first product, which needs nothing but the state.
-  const auto begin_chunk = [&](int c) {
+  for (int c = 0; c < task.chunks; ++c) {
     WalkStage<Walkers>& stage = shared.stages[c % kStages];
+    const ChunkRecord& record = stage.record;
+    unsigned char* v_tile = stage.v + walker * kTileBytes;
+    std::uint32_t state[8][4], operand[4][4], values[4][4];
+    float xo[64];  // [64 channels][64 tokens] twice: S K^T, then U; S Q^T, then the output
+    to_operand<X, 8>(s, state);
     wait_barrier(&shared.full[c % kStages], c / kStages % 2);
     fence_async_proxy();
     begin_products();
 #pragma unroll
     for (int step = 0; step < 8; ++step) {
-      const std::uint32_t at = shared_address(stage.k) + step / 4 * kTileBytes + step % 4 * 32;
-      multiply_rows<X>(x, state[step], matrix_descriptor(at, 16), step > 0);
+      const std::uint32_t at = shared_address(stage.kq[step / 4]) + step % 4 * 32;
+      multiply_rows<X>(xo, state[step], matrix_descriptor(at, 16), step > 0);
     }
     commit_products();
-  };
-  // The rest. A product waits for the one before it; what does not depend on it stands behind it in
-  // the queue, so that the tensor cores have work while registers are converted.
-  const auto finish_chunk = [&](int c) {
-    WalkStage<Walkers>& stage = shared.stages[c % kStages];
-    const ChunkRecord& record = stage.record;
-    unsigned char* v_tile = stage.v + walker * kTileBytes;
-    std::uint32_t values[4][4];  // V^T of the warp's channels
 #pragma unroll
-    for (int pair = 0; pair < 4; ++pair) {
+    for (int pair = 0; pair < 4; ++pair) {  // V^T of the warp's channels
       load_transposed(values[pair],
                       shared_address(v_tile) +
                           swizzled(16 * pair + lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2));
     }
+    const float state_factor = record.state_factor;
+#pragma unroll
+    for (int i = 0; i < 64; ++i) s[i] *= state_factor;
     wait_products<0>();
-    hold(x);
+    hold(xo);
     // V - exp(G) r S k, as the left operand.
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
-      const float2 factor = column_factors(record.key_factor, n);
+      const float2 key = column_factors(record.key_factor, n);
+      const float2 query = column_factors(record.query_factor, n);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
+        const int at = 4 * n + 2 * half;
         const float2 v = unpack<X>(values[n / 2][n % 2 * 2 + half]);
-        operand[n / 2][n % 2 * 2 + half] = pack<X>(v.x - factor.x * x[4 * n + 2 * half],
-                                                   v.y - factor.y * x[4 * n + 2 * half + 1]);
+        operand[n / 2][n % 2 * 2 + half] =
+            pack<X>(v.x - key.x * xo[at], v.y - key.y * xo[at + 1]);
+        xo[at] = xo[at + 1] = 0.0f;
+        xo[32 + at] *= query.x;
+        xo[32 + at + 1] *= query.y;
       }
     }
     begin_products();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      multiply_rows<X>(x, operand[step],
-                       matrix_descriptor(shared_address(record.solve) + step * 32, 16), step > 0);
+      multiply_rows<X>(xo, operand[step],
+                       matrix_descriptor(shared_address(record.solve) + step * 32, 16), 1);
     }
     commit_products();
-#pragma unroll
-    for (int step = 0; step < 8; ++step) {
-      const std::uint32_t at = shared_address(stage.q) + step / 4 * kTileBytes + step % 4 * 32;
-      multiply_rows<X>(o, state[step], matrix_descriptor(at, 16), step > 0);
-    }
-    commit_products();
-    const float state_factor = record.state_factor;
-#pragma unroll
-    for (int i = 0; i < 64; ++i) s[i] *= state_factor;
-    wait_products<1>();
-    hold(x);
-    to_operand<X, 4>(x, operand);
-    std::uint32_t update[4][4];
+    wait_products<0>();
+    hold(xo);
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
       const float2 factor = column_factors(record.update_factor, n);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        update[n / 2][n % 2 * 2 + half] = pack<X>(factor.x * x[4 * n + 2 * half],
-                                                  factor.y * x[4 * n + 2 * half + 1]);
+        const int at = 4 * n + 2 * half;
+        operand[n / 2][n % 2 * 2 + half] = pack<X>(factor.x * xo[at], factor.y * xo[at + 1]);
       }
     }
     begin_products();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      const std::uint32_t at = shared_address(stage.k) + step * 2048;
-      multiply_columns<X>(s, update[step], matrix_descriptor(at, kTileBytes));
+      const std::uint32_t at = shared_address(stage.kq) + step * 2048;
+      multiply_columns<X>(s, operand[step], matrix_descriptor(at, 2 * kTileBytes));
     }
     commit_products();
-    wait_products<1>();
-    hold(o);
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      const float2 factor = column_factors(record.query_factor, n);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        o[4 * n + 2 * half] *= factor.x;
-        o[4 * n + 2 * half + 1] *= factor.y;
-      }
-    }
-    begin_products();
-#pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      multiply_rows<X>(o, operand[step],
-                       matrix_descriptor(shared_address(record.scores) + step * 32, 16), 1);
-    }
-    commit_products();
-    wait_products<1>();
-    hold(s);
-    to_operand<X, 8>(s, state);
+    store_output<X>(p, task, v_tile, xo, c, first_v);
     wait_products<0>();
-    hold(o);
-  };
-  begin_chunk(0);
-  for (int c = 0; c + 1 < task.chunks; ++c) {
-    finish_chunk(c);
-    begin_chunk(c + 1);
-    finish_output(c);  // while the next product runs
+    hold(s);
+    __syncwarp();
+    if (lane == 0) arrive(&shared.empty[c % kStages]);
   }
-  finish_chunk(task.chunks - 1);
-  finish_output(task.chunks - 1);
   for_state(task, first_v, [&](int i, int v, int k) {
     store_pair(p.state, p.state.at(task.row.slot, task.head, v, k), s[i], s[i + 1]);
   });
