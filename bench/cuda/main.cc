@@ -21,8 +21,10 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "gdn-decode") == 0) {
       bench::run_gdn_decode(**context, stream, copy_rate);
+    } else if (std::strcmp(argv[i], "gdn-prefill") == 0) {
+      bench::run_gdn_prefill(**context, stream, copy_rate);
     } else {
-      std::fprintf(stderr, "bench: suite is \"%s\", must be gdn-decode\n", argv[i]);
+      std::fprintf(stderr, "bench: suite is \"%s\", must be gdn-decode or gdn-prefill\n", argv[i]);
       return 2;
     }
   }

@@ -9,5 +9,6 @@ namespace hybridattn::bench {
 
 /// `copy_rate`: bytes a second of a large copy on the same card.
 void run_gdn_decode(Context& context, cudaStream_t stream, double copy_rate);
+void run_gdn_prefill(Context& context, cudaStream_t stream, double copy_rate);
 
 }  // namespace hybridattn::bench
