@@ -28,6 +28,16 @@ __device__ inline void load_transposed(std::uint32_t (&out)[4], std::uint32_t ad
                : "memory");
 }
 
+/// 16 bytes of shared memory.
+__device__ inline uint4 load_piece(std::uint32_t address) {
+  uint4 piece;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(piece.x), "=r"(piece.y), "=r"(piece.z), "=r"(piece.w)
+               : "r"(address)
+               : "memory");
+  return piece;
+}
+
 /// Two floats as one register of 16-bit elements, `low` in the lower half.
 template <class X>
 __device__ std::uint32_t pack(float low, float high);

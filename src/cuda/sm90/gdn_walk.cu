@@ -49,6 +49,15 @@ struct WalkTask {
   int head, first_v, first_chunk, chunks;
 };
 
+/// Says that this thread's pieces of a chunk are there for matrix instructions; `Later` groups of
+/// copies were begun after it.
+template <int Later>
+__device__ void publish_chunk(std::uint64_t* full) {
+  wait_copies<Later>();
+  fence_async_proxy();
+  arrive(full);
+}
+
 template <class X, int Walkers>
 __device__ void load_chunks(const ChunkParams& p, const WalkTask& task,
                             WalkShared<Walkers>& shared) {
@@ -76,8 +85,13 @@ __device__ void load_chunks(const ChunkParams& p, const WalkTask& task,
       load_half_rows<X>(stage.v + w * kTileBytes, p.v, first, count, task.head,
                         task.first_v + 64 * w);
     }
-    arrive_after_copies(&shared.full[s]);
+    commit_copies();
+    // One chunk behind: its pieces have come. The fence is the loaders': those who multiply have no
+    // time to wait for it.
+    if (c > 0) publish_chunk<1>(&shared.full[(c - 1) % kStages]);
   }
+  publish_chunk<0>(&shared.full[(task.chunks - 1) % kStages]);
+
 }
 
 /// The state's rows of a thread: g and g + 8 of its warp's 16, all columns.
@@ -124,32 +138,43 @@ __device__ float2 column_factors(const float* factors, int n) {
   return *reinterpret_cast<const float2*>(factors + 8 * n + threadIdx.x % 4 * 2);
 }
 
+/// Where a lane's output goes: 8 channels of each 16th token of a chunk.
 template <class X>
-__device__ void store_output(const ChunkParams& p, const WalkTask& task, unsigned char* tile,
-                             const float (&xo)[64], int c, int first_v) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) % 128 / 32;
-  const std::uint32_t base = shared_address(tile);
-  // The warp's 16 channels of the tile are nobody else's: its V has been read.
+struct OutputPlace {
+  X* next;                 // of the lane's first token in this chunk
+  std::int64_t each;       // elements between its tokens
+  std::uint32_t to, from;  // addresses in the tile of V, which the output replaces
+
+  __device__ OutputPlace(const ChunkParams& p, const WalkTask& task, int first_v) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int warp = static_cast<int>(threadIdx.x) % 128 / 32;
+    next = p.out.as<X>() +
+           p.out.at(task.row.start + lane / 2, task.head, first_v + 16 * warp + lane % 2 * 8);
+    each = 16 * p.out.stride[0];
+    to = swizzled(lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2);
+    from = swizzled(lane / 2, 2 * warp + lane % 2);
+  }
+};
+
+/// The second half of xo to memory, by way of the tile: the warp's 16 channels of it are nobody
+/// else's, and its V has been read.
+template <class X>
+__device__ void store_output(OutputPlace<X>& place, std::uint32_t tile, const float (&xo)[64],
+                             int count) {
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) {
-    const int token = 16 * pair + lane / 16 * 8 + lane % 8;
     const int at = 32 + 8 * pair;
-    store_transposed(base + swizzled(token, 2 * warp + lane / 8 % 2), pack<X>(xo[at], xo[at + 1]),
+    store_transposed(tile + place.to + pair * 2048, pack<X>(xo[at], xo[at + 1]),
                      pack<X>(xo[at + 2], xo[at + 3]), pack<X>(xo[at + 4], xo[at + 5]),
                      pack<X>(xo[at + 6], xo[at + 7]));
   }
   __syncwarp();
-  const int count = min(kChunk, task.row.length - c * kChunk);
-  X* out = p.out.as<X>() + p.out.at(task.row.start + c * kChunk, task.head,
-                                    first_v + 16 * warp + lane % 2 * 8);
+  const int token = static_cast<int>(threadIdx.x) % 32 / 2;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int token = 16 * i + lane / 2;
-    if (token < count) {
-      *reinterpret_cast<uint4*>(out + token * p.out.stride[0]) =
-          *reinterpret_cast<const uint4*>(tile + swizzled(token, 2 * warp + lane % 2));
-    }
+    const uint4 piece = load_piece(tile + place.from + i * 2048);
+    if (16 * i + token < count) *reinterpret_cast<uint4*>(place.next) = piece;
+    place.next += place.each;
   }
 }
 
@@ -171,6 +196,7 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walk
       s[i + 1] = pair.y;
     });
   }
+  OutputPlace<X> place(p, task, first_v);
   for (int c = 0; c < task.chunks; ++c) {
     WalkStage<Walkers>& stage = shared.stages[c % kStages];
     const ChunkRecord& record = stage.record;
@@ -179,7 +205,6 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walk
     float xo[64];  // [64 channels][64 tokens] twice: S K^T, then U; S Q^T, then the output
     to_operand<X, 8>(s, state);
     wait_barrier(&shared.full[c % kStages], c / kStages % 2);
-    fence_async_proxy();
     begin_products();
 #pragma unroll
     for (int step = 0; step < 8; ++step) {
@@ -193,9 +218,6 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walk
                       shared_address(v_tile) +
                           swizzled(16 * pair + lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2));
     }
-    const float state_factor = record.state_factor;
-#pragma unroll
-    for (int i = 0; i < 64; ++i) s[i] *= state_factor;
     wait_products<0>();
     hold(xo);
     // V - exp(G) r S k, as the left operand.
@@ -221,6 +243,9 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walk
                        matrix_descriptor(shared_address(record.solve) + step * 32, 16), 1);
     }
     commit_products();
+    const float state_factor = record.state_factor;
+#pragma unroll
+    for (int i = 0; i < 64; ++i) s[i] *= state_factor;
     wait_products<0>();
     hold(xo);
 #pragma unroll
@@ -239,7 +264,7 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walk
       multiply_columns<X>(s, operand[step], matrix_descriptor(at, 2 * kTileBytes));
     }
     commit_products();
-    store_output<X>(p, task, v_tile, xo, c, first_v);
+    store_output<X>(place, shared_address(v_tile), xo, task.row.length - c * kChunk);
     wait_products<0>();
     hold(s);
     __syncwarp();

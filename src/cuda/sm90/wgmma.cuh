@@ -113,12 +113,6 @@ __device__ inline void arrive_expecting(std::uint64_t* barrier, int bytes) {
                "r"(bytes)
                : "memory");
 }
-/// Arrives once this thread's copies of copy_async have come.
-__device__ inline void arrive_after_copies(std::uint64_t* barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
-                   shared_address(barrier))
-               : "memory");
-}
 __device__ inline void wait_barrier(std::uint64_t* barrier, int parity) {
   asm volatile(
       "{\n.reg .pred done;\n"
