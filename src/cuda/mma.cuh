@@ -104,20 +104,27 @@ __device__ inline void multiply_add_tf32(float (&d)[4], const std::uint32_t (&a)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// d += a b for a [16][8], b [8][8] in shared memory, row-major with row strides in floats, to nearly
-/// the exactness of float.
+/// A right operand [8][8] of floats in shared memory, row-major with a row stride in floats.
+struct SplitColumns {
+  SplitFloat b0, b1;
+  __device__ SplitColumns(const float* b, int stride)
+      : b0(b[static_cast<int>(threadIdx.x) % 4 * stride + static_cast<int>(threadIdx.x) % 32 / 4]),
+        b1(b[(static_cast<int>(threadIdx.x) % 4 + 4) * stride +
+             static_cast<int>(threadIdx.x) % 32 / 4]) {}
+};
+
+/// d += a b for a [16][8] in shared memory, to nearly the exactness of float.
 __device__ inline void multiply_add_float(float (&d)[4], const float* a, int a_stride,
-                                          const float* b, int b_stride) {
+                                          const SplitColumns& b) {
   const int g = static_cast<int>(threadIdx.x) % 32 / 4;
   const int t = static_cast<int>(threadIdx.x) % 4;
   const SplitFloat a0(a[g * a_stride + t]), a1(a[(g + 8) * a_stride + t]);
   const SplitFloat a2(a[g * a_stride + t + 4]), a3(a[(g + 8) * a_stride + t + 4]);
-  const SplitFloat b0(b[t * b_stride + g]), b1(b[(t + 4) * b_stride + g]);
   const std::uint32_t high[4] = {a0.high, a1.high, a2.high, a3.high};
   const std::uint32_t low[4] = {a0.low, a1.low, a2.low, a3.low};
-  multiply_add_tf32(d, low, b0.high, b1.high);
-  multiply_add_tf32(d, high, b0.low, b1.low);
-  multiply_add_tf32(d, high, b0.high, b1.high);
+  multiply_add_tf32(d, low, b.b0.high, b.b1.high);
+  multiply_add_tf32(d, high, b.b0.low, b.b1.low);
+  multiply_add_tf32(d, high, b.b0.high, b.b1.high);
 }
 
 /// 16 bytes from global to shared memory behind the threads' back; zeros where `valid` is false.

@@ -157,6 +157,8 @@ __device__ void key_products(PrepareShared& shared, int block) {
   }
 }
 
+__device__ float2 load_float2(const float* at) { return *reinterpret_cast<const float2*>(at); }
+
 /// L to shared memory, P as the left operand of a product.
 template <class X>
 __device__ void write_products(PrepareShared& shared, int block, int slot,
@@ -164,37 +166,47 @@ __device__ void write_products(PrepareShared& shared, int block, int slot,
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int t = lane % 4;
   const int row = 16 * block + lane / 4;
-  float beta[2], query[2];
+  float beta[2], query[2], high[2], low[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    beta[half] = shared.beta[slot][row + 8 * half] * shared.key_norm[row + 8 * half];
-    query[half] = shared.query_norm[row + 8 * half];
+    const int i = row + 8 * half;
+    beta[half] = shared.beta[slot][i] * shared.key_norm[i];
+    query[half] = shared.query_norm[i];
+    high[half] = shared.sum_high[slot][i];
+    low[half] = shared.sum_low[slot][i];
   }
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
     const bool below = n / 2 <= block;
+    const int j = 8 * n + 2 * t;
     float kk[4] = {}, qk[4] = {};
+    float2 high_j{}, low_j{}, norm_j{};
     if (below) {
       const float4 k = shared.products.kk[n][threadIdx.x];
       const float4 q = shared.products.qk[n][threadIdx.x];
       kk[0] = k.x, kk[1] = k.y, kk[2] = k.z, kk[3] = k.w;
       qk[0] = q.x, qk[1] = q.y, qk[2] = q.z, qk[3] = q.w;
+      high_j = load_float2(&shared.sum_high[slot][j]);
+      low_j = load_float2(&shared.sum_low[slot][j]);
+      norm_j = load_float2(&shared.key_norm[j]);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int i = row + 8 * half;
       float scores[2] = {0.0f, 0.0f}, entries[2] = {0.0f, 0.0f};
       if (below) {
+        // exp(G_i - G_j), which is at most 1 where it counts.
+        const float decay[2] = {
+            power_of_two((high[half] - high_j.x) + (low[half] - low_j.x)) * norm_j.x,
+            power_of_two((high[half] - high_j.y) + (low[half] - low_j.y)) * norm_j.y};
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int j = 8 * n + 2 * t + e;
-          const float decay = j <= i ? decay_between(shared, slot, i, j) * shared.key_norm[j] : 0.0f;
-          scores[e] = query[half] * decay * qk[2 * half + e];
-          entries[e] = j < i ? beta[half] * decay * kk[2 * half + e] : 0.0f;
+          if (j + e <= i) scores[e] = query[half] * decay[e] * qk[2 * half + e];
+          if (j + e < i) entries[e] = beta[half] * decay[e] * kk[2 * half + e];
         }
       }
       // Zeros above the diagonal: the products of whole halves read them.
-      *reinterpret_cast<float2*>(shared.matrix + i * kStride + 8 * n + 2 * t) =
+      *reinterpret_cast<float2*>(shared.matrix + i * kStride + j) =
           make_float2(entries[0], entries[1]);
       operand[n / 2][n % 2 * 2 + half] = pack<X>(scores[0], scores[1]);
     }
@@ -212,7 +224,15 @@ __device__ void invert_diagonal(float* matrix) {
   for (int i = 0; i < 16; ++i) {
     float sum = i == column ? 1.0f : 0.0f;
 #pragma unroll
-    for (int j = 0; j < i; ++j) sum = fmaf(-block[i * kStride + j], x[j], sum);
+    for (int j = 0; j < 16; j += 4) {
+      if (j >= i) continue;
+      const float4 row = *reinterpret_cast<const float4*>(block + i * kStride + j);
+      const float entries[4] = {row.x, row.y, row.z, row.w};
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        if (j + e < i) sum = fmaf(-entries[e], x[j + e], sum);
+      }
+    }
     x[i] = sum;
   }
   __syncwarp();  // the two blocks of a warp are read to the end
@@ -221,47 +241,52 @@ __device__ void invert_diagonal(float* matrix) {
 }
 
 /// With A = [[T1, 0], [L, T2]] of halves of Size: L becomes -T2 L T1. A warp does 8 columns, `first`.
+/// T1 and T2 are lower triangles, whose zeros are left out by blocks.
 template <int Size>
-__device__ void join_halves(float* corner, int first, float* product, bool active) {
+__device__ void join_halves(float* corner, int first, float* product) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int g = lane / 4, t = lane % 4;
   float* lower = corner + Size * kStride;
   float sums[Size / 16][4];
-  if (active) {
+#pragma unroll
+  for (int m = 0; m < Size / 16; ++m) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) sums[m][e] = 0.0f;
+  }
+#pragma unroll
+  for (int step = 0; step < Size / 8; ++step) {
+    if (8 * step < first) continue;
+    const SplitColumns b(corner + 8 * step * kStride + first, kStride);
 #pragma unroll
     for (int m = 0; m < Size / 16; ++m) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) sums[m][e] = 0.0f;
-#pragma unroll
-      for (int step = 0; step < Size / 8; ++step) {
-        multiply_add_float(sums[m], lower + 16 * m * kStride + 8 * step, kStride,
-                           corner + 8 * step * kStride + first, kStride);
-      }
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        product[(16 * m + g + e / 2 * 8) * 8 + 2 * t + e % 2] = sums[m][e];
-      }
+      multiply_add_float(sums[m], lower + 16 * m * kStride + 8 * step, kStride, b);
     }
-    __syncwarp();
+  }
+#pragma unroll
+  for (int m = 0; m < Size / 16; ++m) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      product[(16 * m + g + e / 2 * 8) * 8 + 2 * t + e % 2] = sums[m][e];
+      sums[m][e] = 0.0f;
+    }
+  }
+  __syncwarp();
+#pragma unroll
+  for (int step = 0; step < Size / 8; ++step) {
+    const SplitColumns b(product + 8 * step * 8, 8);
 #pragma unroll
     for (int m = 0; m < Size / 16; ++m) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) sums[m][e] = 0.0f;
-#pragma unroll
-      for (int step = 0; step < Size / 8; ++step) {
-        multiply_add_float(sums[m], lower + 16 * m * kStride + Size + 8 * step, kStride,
-                           product + 8 * step * 8, 8);
-      }
+      if (8 * step >= 16 * (m + 1)) continue;
+      multiply_add_float(sums[m], lower + 16 * m * kStride + Size + 8 * step, kStride, b);
     }
   }
   __syncthreads();  // everybody has read L
-  if (active) {
 #pragma unroll
-    for (int m = 0; m < Size / 16; ++m) {
+  for (int m = 0; m < Size / 16; ++m) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        lower[(16 * m + g + e / 2 * 8) * kStride + first + 2 * t + e % 2] = -sums[m][e];
-      }
+    for (int half = 0; half < 2; ++half) {
+      *reinterpret_cast<float2*>(lower + (16 * m + g + 8 * half) * kStride + first + 2 * t) =
+          make_float2(-sums[m][2 * half], -sums[m][2 * half + 1]);
     }
   }
   __syncthreads();
@@ -273,8 +298,8 @@ __device__ void invert(PrepareShared& shared) {
   invert_diagonal(shared.matrix);
   __syncthreads();
   join_halves<16>(shared.matrix + warp / 2 * 32 * (kStride + 1), warp % 2 * 8,
-                  shared.product[warp], true);
-  join_halves<32>(shared.matrix, warp * 8, shared.product[warp], true);
+                  shared.product[warp]);
+  join_halves<32>(shared.matrix, warp * 8, shared.product[warp]);
 }
 
 template <class X>
