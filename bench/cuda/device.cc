@@ -71,8 +71,7 @@ DeviceTensor::DeviceTensor(DType dtype, std::vector<std::int64_t> shape, double 
   const std::int64_t block = std::min<std::int64_t>(count, 1 << 22);
   const auto random = random_elements(dtype, block, low, high);
   for (std::int64_t at = 0; at < bytes_; at += static_cast<std::int64_t>(random.size())) {
-    const auto part =
-        std::min<std::int64_t>(static_cast<std::int64_t>(random.size()), bytes_ - at);
+    const auto part = std::min<std::int64_t>(static_cast<std::int64_t>(random.size()), bytes_ - at);
     require_cuda(cudaMemcpy(static_cast<std::byte*>(data_) + at, random.data(),
                             static_cast<std::size_t>(part), cudaMemcpyHostToDevice),
                  "cudaMemcpy");
@@ -137,8 +136,8 @@ double time_in_graph(cudaStream_t stream, const std::vector<std::function<Status
   require_cuda(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
   std::vector<double> times;
   for (int i = 0; i < replays + 3; ++i) {
-    const float ms = time_ms(
-        stream, [&] { require_cuda(cudaGraphLaunch(executable, stream), "graph launch"); });
+    const float ms =
+        time_ms(stream, [&] { require_cuda(cudaGraphLaunch(executable, stream), "graph launch"); });
     if (i >= 3) times.push_back(ms * 1e3 / static_cast<double>(calls.size()));
   }
   cudaGraphExecDestroy(executable);

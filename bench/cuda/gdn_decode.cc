@@ -17,18 +17,17 @@ constexpr std::int64_t kHeadDim = 128, kKeyHeads = 16;
 struct Shape {
   Shape(std::int64_t v_heads, std::int64_t batch_rows, DType state_dtype)
       : heads(v_heads), batch(batch_rows),
-        state_bytes(heads * kHeadDim * kHeadDim * static_cast<std::int64_t>(dtype_size(state_dtype))),
-        rotation(std::clamp<std::int64_t>((256'000'000 + batch * state_bytes - 1) /
-                                              (batch * state_bytes), 2, 64)),
+        state_bytes(heads * kHeadDim * kHeadDim *
+                    static_cast<std::int64_t>(dtype_size(state_dtype))),
+        rotation(std::clamp<std::int64_t>(
+            (256'000'000 + batch * state_bytes - 1) / (batch * state_bytes), 2, 64)),
         channels(2 * kKeyHeads * kHeadDim + heads * kHeadDim),
-        mixed(DType::kBF16, {batch, channels}, -1, 1),
-        weight(DType::kBF16, {channels, 4}, -1, 1),
+        mixed(DType::kBF16, {batch, channels}, -1, 1), weight(DType::kBF16, {channels, 4}, -1, 1),
         windows(DType::kBF16, {slots(), channels, 3}, -1, 1),
         a(DType::kBF16, {batch, heads}, -2, 2), b(DType::kBF16, {batch, heads}, -2, 2),
         a_log(DType::kF32, {heads}, -1, 1), dt_bias(DType::kF32, {heads}, -1, 1),
         state(state_dtype, {slots(), heads, kHeadDim, kHeadDim}, -0.1, 0.1),
-        z(DType::kBF16, {batch, heads, kHeadDim}, -1, 1),
-        norm(DType::kBF16, {kHeadDim}, 0.5, 1.5),
+        z(DType::kBF16, {batch, heads, kHeadDim}, -1, 1), norm(DType::kBF16, {kHeadDim}, 0.5, 1.5),
         log_decay(DType::kF32, {batch, heads}, -0.7, 0), beta(DType::kF32, {batch, heads}, 0, 1),
         out(DType::kBF16, {batch, heads, kHeadDim}, -1, 1) {}
 
@@ -43,9 +42,10 @@ GdnArgs step_args(const Shape& x, const RaggedRows& rows) {
   args.rows = rows;
   const TensorView mixed = x.mixed.view();
   args.q = mixed.at(0, {x.batch, kKeyHeads, kHeadDim}, {x.channels, kHeadDim, 1});
-  args.k = mixed.at(kKeyHeads * kHeadDim, {x.batch, kKeyHeads, kHeadDim}, {x.channels, kHeadDim, 1});
-  args.v = mixed.at(2 * kKeyHeads * kHeadDim, {x.batch, x.heads, kHeadDim},
-                    {x.channels, kHeadDim, 1});
+  args.k =
+      mixed.at(kKeyHeads * kHeadDim, {x.batch, kKeyHeads, kHeadDim}, {x.channels, kHeadDim, 1});
+  args.v =
+      mixed.at(2 * kKeyHeads * kHeadDim, {x.batch, x.heads, kHeadDim}, {x.channels, kHeadDim, 1});
   args.log_decay = x.log_decay.view();
   args.beta = x.beta.view();
   args.state = x.state.view();
@@ -102,7 +102,8 @@ double check_decode(Context& context, const Shape& x, const RaggedRows& rows) {
   require_ok(cpu.status());
   // One row of everything on the host.
   std::vector<std::vector<float>> host;
-  const auto copy = [&](const DeviceTensor& t, std::int64_t at, std::initializer_list<std::int64_t> d) {
+  const auto copy = [&](const DeviceTensor& t, std::int64_t at,
+                        std::initializer_list<std::int64_t> d) {
     std::int64_t n = 1;
     for (const std::int64_t dim : d) n *= dim;
     host.push_back(t.read(at, n));
@@ -153,8 +154,7 @@ void run_gdn_decode(Context& context, cudaStream_t stream, double copy_rate) {
         }
         const double step_us = time_in_graph(stream, step);
         const double fused_us = time_in_graph(stream, fused);
-        const double floor_us =
-            2.0 * static_cast<double>(batch * x.state_bytes) / copy_rate * 1e6;
+        const double floor_us = 2.0 * static_cast<double>(batch * x.state_bytes) / copy_rate * 1e6;
         std::printf("%4ld %5ld %5s %11.1f %6.2f %11.1f %6.2f %6.2f %9.1e\n", long{heads},
                     long{batch}, dtype_name(state).data(), step_us, floor_us / step_us, fused_us,
                     floor_us / fused_us, fused_us / step_us, error);

@@ -17,9 +17,12 @@ struct Heads {
   std::int64_t keys, values;
 };
 constexpr Heads kHeads[] = {{2, 8}, {16, 16}, {16, 32}, {16, 48}, {16, 64}};
-const std::vector<std::vector<std::int32_t>> kSequences = {
-    {65536}, {8192}, {2048}, {1024, 7168}, std::vector<std::int32_t>(8, 1024),
-    std::vector<std::int32_t>(8, 8192)};
+const std::vector<std::vector<std::int32_t>> kSequences = {{65536},
+                                                           {8192},
+                                                           {2048},
+                                                           {1024, 7168},
+                                                           std::vector<std::int32_t>(8, 1024),
+                                                           std::vector<std::int32_t>(8, 8192)};
 
 struct Case {
   Case(const Heads& head_set, const std::vector<std::int32_t>& sequence_lengths, bool slow_gates)
@@ -30,8 +33,8 @@ struct Case {
         v(DType::kBF16, {tokens, heads.values, kHeadDim}, -1, 1),
         log_decay(DType::kF32, {tokens, heads.values}, slow ? -0.02 : -0.69, slow ? 0 : -0.31),
         beta(DType::kF32, {tokens, heads.values}, 0.5, 0.73),
-        state(DType::kF32, {static_cast<std::int64_t>(lengths.size()), heads.values, kHeadDim,
-                            kHeadDim}, -1, 1),
+        state(DType::kF32,
+              {static_cast<std::int64_t>(lengths.size()), heads.values, kHeadDim, kHeadDim}, -1, 1),
         out(DType::kBF16, {tokens, heads.values, kHeadDim}, -1, 1) {}
 
   GdnArgs args(const RaggedRows& rows) const {

@@ -1,7 +1,7 @@
 // The causal convolution on CUDA: a thread walks a chunk of a row for one channel.
+#include "src/cuda/element.cuh"
 #include "src/cuda/formulas.cuh"
 #include "src/cuda/grid.cuh"
-#include "src/cuda/element.cuh"
 #include "src/cuda/kernels.h"
 
 namespace hybridattn::cuda {
@@ -78,8 +78,14 @@ __global__ void __launch_bounds__(kThreads) conv_kernel(const __grid_constant__ 
 }
 
 Status run(const ops::CausalConvParams& p, const core::DeviceLaunch& launch) {
-  const ConvParams params{*p.rows.device, View(p.x), View(p.weight), View(p.state), View(p.out),
-                          static_cast<int>(p.x.dim(1)), static_cast<int>(p.weight.dim(1)), p.silu};
+  const ConvParams params{*p.rows.device,
+                          View(p.x),
+                          View(p.weight),
+                          View(p.state),
+                          View(p.out),
+                          static_cast<int>(p.x.dim(1)),
+                          static_cast<int>(p.weight.dim(1)),
+                          p.silu};
   if (params.rows.chunks == 0 || params.channels == 0) return {};
   const dim3 grid(static_cast<unsigned>(params.rows.chunks),
                   static_cast<unsigned>((params.channels + kThreads - 1) / kThreads));

@@ -23,8 +23,8 @@ struct ConvVerifyParams {
 __device__ void run_token(const ConvVerifyParams& p, const Row& row, int index, int i,
                           int channel) {
   float sum = 0.0f;
-  std::int64_t at = i;        // the token of this tap; below 0: a column of the state from its end
-  float window[kMaxWidth];    // the newest input first
+  std::int64_t at = i;      // the token of this tap; below 0: a column of the state from its end
+  float window[kMaxWidth];  // the newest input first
 #pragma unroll
   for (int w = 0; w < kMaxWidth; ++w) {
     if (w >= p.width) break;

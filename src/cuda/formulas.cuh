@@ -13,8 +13,8 @@ __device__ inline Real clamp_log_decay(Real g) {
   return g > Real(0) ? Real(0) : g;
 }
 
-/// See core::log_decay. In double: exp(A_log) carries the roundings of a whole model, and a decay of
-/// exp(-20) shows them twenty times.
+/// See core::log_decay. In double: exp(A_log) carries the roundings of a whole model, and a decay
+/// of exp(-20) shows them twenty times.
 __device__ inline double log_decay(double a_log, double x) {
   double rate = exp(a_log);
   if (!(rate < double(FLT_MAX))) rate = double(FLT_MAX);

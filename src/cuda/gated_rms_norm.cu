@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kWarps * 32)
 #pragma unroll 1
     for (int d = lane; d < p.dim; d += 32) {
       const float z = load(p.z, p.z.at(token, head, d));
-      const float normed = load(p.x, p.x.at(token, head, d)) * factor * load(p.weight, p.weight.at(d));
+      const float normed =
+          load(p.x, p.x.at(token, head, d)) * factor * load(p.weight, p.weight.at(d));
       store(p.out, p.out.at(token, head, d), normed * (p.sigmoid_gate ? sigmoid(z) : silu(z)));
     }
   }

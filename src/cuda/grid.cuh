@@ -21,7 +21,8 @@ __device__ inline std::int64_t flat_step() {
 /// Blocks for `count` units of which a block does `each`: enough to fill the card some times over.
 inline unsigned grid_for(std::int64_t count, std::int64_t each, const core::DeviceInfo& info) {
   const std::int64_t blocks = (count + each - 1) / each;
-  return static_cast<unsigned>(std::clamp<std::int64_t>(blocks, 1, std::int64_t{info.num_sms} * 64));
+  return static_cast<unsigned>(
+      std::clamp<std::int64_t>(blocks, 1, std::int64_t{info.num_sms} * 64));
 }
 
 inline cudaStream_t stream_of(const core::DeviceLaunch& launch) {

@@ -37,8 +37,12 @@ __global__ void __launch_bounds__(kWarps * 32) l2norm_kernel(const __grid_consta
 }
 
 Status run(const ops::L2NormParams& p, const core::DeviceLaunch& launch) {
-  const L2Params params{View(p.x), View(p.out), p.x.dim(0), static_cast<int>(p.x.dim(1)),
-                        static_cast<int>(p.x.dim(2)), p.scale};
+  const L2Params params{View(p.x),
+                        View(p.out),
+                        p.x.dim(0),
+                        static_cast<int>(p.x.dim(1)),
+                        static_cast<int>(p.x.dim(2)),
+                        p.scale};
   const std::int64_t count = params.tokens * params.heads;
   if (count == 0) return {};
   l2norm_kernel<<<grid_for(count, kWarps, *launch.info), kWarps * 32, 0, stream_of(launch)>>>(

@@ -1,5 +1,5 @@
-// The warp-wide matrix instructions of sm_80 and newer, one function each. Fragments are as PTX names
-// them: lane 4 g + t holds rows g and g + 8, columns 2 t and 2 t + 1.
+// The warp-wide matrix instructions of sm_80 and newer, one function each. Fragments are as PTX
+// names them: lane 4 g + t holds rows g and g + 8, columns 2 t and 2 t + 1.
 #pragma once
 
 #include <cstdint>

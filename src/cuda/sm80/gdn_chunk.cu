@@ -7,7 +7,9 @@ namespace {
 bool pieces_aligned(const ConstTensorView& view) {
   const auto size = static_cast<std::int64_t>(dtype_size(view.dtype));
   return (static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(view.data)) |
-          view.stride(0) * size | view.stride(1) * size) % 16 == 0;
+          view.stride(0) * size | view.stride(1) * size) %
+             16 ==
+         0;
 }
 
 }  // namespace

@@ -1,7 +1,9 @@
-// What the two halves of the chunked delta rule share: everything of a chunk that does not depend on
-// the state is computed first, for all chunks at once, and left in scratch for the walk over chunks.
+// What the two halves of the chunked delta rule share: everything of a chunk that does not depend
+// on the state is computed first, for all chunks at once, and left in scratch for the walk over
+// chunks.
 //
-// With k, q as given, r = 1 / |k|, G the running sum of log decays inside the chunk, all of one head:
+// With k, q as given, r = 1 / |k|, G the running sum of log decays inside the chunk, all of one
+// head:
 //   L[i,j] = beta_i r_i r_j (k_i k_j) exp(G_i - G_j)            for j < i
 //   T      = (I + L)^-1 diag(beta)
 //   P[i,j] = scale / |q_i| r_j (q_i k_j) exp(G_i - G_j)         for j <= i
@@ -35,11 +37,11 @@ static_assert(sizeof(ChunkRecord) % 1024 == 0);
 
 struct ChunkParams {
   DeviceRowTables rows;
-  View q, k;       // [tokens, HK, 128], 16-byte pieces aligned
-  View v, out;     // [tokens, HV, 128]
-  View log_decay;  // [tokens, HV] f32
-  View beta;       // [tokens, HV] f32
-  View state;      // [slots, HV, 128, 128]
+  View q, k;             // [tokens, HK, 128], 16-byte pieces aligned
+  View v, out;           // [tokens, HV, 128]
+  View log_decay;        // [tokens, HV] f32
+  View beta;             // [tokens, HV] f32
+  View state;            // [slots, HV, 128, 128]
   ChunkRecord* records;  // [chunks, HV]
   int k_heads, v_heads, group;
   float scale;
@@ -56,6 +58,8 @@ template <class X>
 Status prepare_chunks(const ChunkParams& p, void* stream);
 
 /// Byte of piece `piece` (16 bytes) of a row of 128 bytes.
-__device__ inline int swizzled(int row, int piece) { return row * 128 + ((piece ^ (row & 7)) << 4); }
+__device__ inline int swizzled(int row, int piece) {
+  return row * 128 + ((piece ^ (row & 7)) << 4);
+}
 
 }  // namespace hybridattn::cuda

@@ -33,10 +33,10 @@ struct PrepareShared {
     };
     KeyProducts products;
   };
-  float matrix[kChunk * kStride];  // L, then (I + L)^-1
-  alignas(128) unsigned char solve[kChunk * kChunk * 2];  // T, as in the record
-  float product[4][32 * 8];                               // of each warp
-  float key_norm[kChunk], query_norm[kChunk];  // 1 / |k|, scale / |q|
+  float matrix[kChunk * kStride];                           // L, then (I + L)^-1
+  alignas(128) unsigned char solve[kChunk * kChunk * 2];    // T, as in the record
+  float product[4][32 * 8];                                 // of each warp
+  float key_norm[kChunk], query_norm[kChunk];               // 1 / |k|, scale / |q|
   float sum_high[kHeads][kChunk], sum_low[kHeads][kChunk];  // G / log(2), in two parts
   float beta[kHeads][kChunk];
 };
@@ -89,8 +89,7 @@ __device__ void sum_decays(const ChunkParams& p, std::int64_t first, int count, 
     const int token = 2 * lane + i;
     float g = 0.0f, beta = 0.0f;
     if (token < count) {
-      g = clamp_log_decay(
-          p.log_decay.as<const float>()[p.log_decay.at(first + token, head)]);
+      g = clamp_log_decay(p.log_decay.as<const float>()[p.log_decay.at(first + token, head)]);
       beta = p.beta.as<const float>()[p.beta.at(first + token, head)];
     }
     sums[i] = double(g) * 1.4426950408889634 + (i > 0 ? sums[0] : 0.0);
@@ -140,8 +139,8 @@ __device__ void key_products(PrepareShared& shared, int block) {
     for (int pair = 0; pair < 4; ++pair) {
       if (pair > block) break;
       std::uint32_t b[4];
-      load_matrices(b, k_tile + piece_of(16 * pair + lane % 8 + lane / 16 * 8,
-                                         2 * step + lane / 8 % 2));
+      load_matrices(
+          b, k_tile + piece_of(16 * pair + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2));
       multiply_add<X>(kk[2 * pair], a_k, b[0], b[1]);
       multiply_add<X>(kk[2 * pair + 1], a_k, b[2], b[3]);
       multiply_add<X>(qk[2 * pair], a_q, b[0], b[1]);
@@ -240,8 +239,8 @@ __device__ void invert_diagonal(float* matrix) {
   for (int i = 0; i < 16; ++i) block[i * kStride + column] = x[i];
 }
 
-/// With A = [[T1, 0], [L, T2]] of halves of Size: L becomes -T2 L T1. A warp does 8 columns, `first`.
-/// T1 and T2 are lower triangles, whose zeros are left out by blocks.
+/// With A = [[T1, 0], [L, T2]] of halves of Size: L becomes -T2 L T1. A warp does 8 columns,
+/// `first`. T1 and T2 are lower triangles, whose zeros are left out by blocks.
 template <int Size>
 __device__ void join_halves(float* corner, int first, float* product) {
   const int lane = static_cast<int>(threadIdx.x) % 32;

@@ -91,7 +91,6 @@ __device__ void load_chunks(const ChunkParams& p, const WalkTask& task,
     if (c > 0) publish_chunk<1>(&shared.full[(c - 1) % kStages]);
   }
   publish_chunk<0>(&shared.full[(task.chunks - 1) % kStages]);
-
 }
 
 /// The state's rows of a thread: g and g + 8 of its warp's 16, all columns.
@@ -229,8 +228,7 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walk
       for (int half = 0; half < 2; ++half) {
         const int at = 4 * n + 2 * half;
         const float2 v = unpack<X>(values[n / 2][n % 2 * 2 + half]);
-        operand[n / 2][n % 2 * 2 + half] =
-            pack<X>(v.x - key.x * xo[at], v.y - key.y * xo[at + 1]);
+        operand[n / 2][n % 2 * 2 + half] = pack<X>(v.x - key.x * xo[at], v.y - key.y * xo[at + 1]);
         xo[at] = xo[at + 1] = 0.0f;
         xo[32 + at] *= query.x;
         xo[32 + at + 1] *= query.y;
@@ -293,8 +291,8 @@ __global__ void __launch_bounds__(kLoaders + 128 * Walkers, 1)
   constexpr int kParts = 2 / Walkers;  // blocks of a head
   constexpr int kStages = WalkShared<Walkers>::kStages;
   extern __shared__ unsigned char raw[];
-  auto& shared = *reinterpret_cast<WalkShared<Walkers>*>(
-      raw + (1024 - (shared_address(raw) & 1023)) % 1024);
+  auto& shared =
+      *reinterpret_cast<WalkShared<Walkers>*>(raw + (1024 - (shared_address(raw) & 1023)) % 1024);
   const auto heads = static_cast<unsigned>(p.v_heads);
   const auto index = static_cast<int>(blockIdx.x / (heads * kParts));
   WalkTask task;
@@ -325,14 +323,14 @@ __global__ void __launch_bounds__(kLoaders + 128 * Walkers, 1)
 template <class X, int Walkers>
 Status launch_walk(const ChunkParams& p, void* stream) {
   constexpr int kBytes = static_cast<int>(sizeof(WalkShared<Walkers>)) + 1024;
-  const Status status = check(
-      cudaFuncSetAttribute(walk_kernel<X, Walkers>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           kBytes),
-      "gdn_prefill");
+  const Status status =
+      check(cudaFuncSetAttribute(walk_kernel<X, Walkers>,
+                                 cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+            "gdn_prefill");
   if (!status.ok()) return status;
   const auto blocks = static_cast<unsigned>(std::int64_t{p.rows.count} * p.v_heads * (2 / Walkers));
-  walk_kernel<X, Walkers><<<blocks, kLoaders + 128 * Walkers, kBytes,
-                            static_cast<cudaStream_t>(stream)>>>(p);
+  walk_kernel<X, Walkers>
+      <<<blocks, kLoaders + 128 * Walkers, kBytes, static_cast<cudaStream_t>(stream)>>>(p);
   return check_launch("gdn_prefill");
 }
 

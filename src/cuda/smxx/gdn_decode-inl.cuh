@@ -63,8 +63,8 @@ __device__ inline float decay_of(const DecodeParams& p, std::int64_t token, int 
   return decay_factor(load(p.a_log, p.a_log.at(head)), x);
 }
 
-/// A block: kWarps * Rows rows of one head of one row of the batch. Blocks of a head are neighbours,
-/// and one cluster where there is a norm.
+/// A block: kWarps * Rows rows of one head of one row of the batch. Blocks of a head are
+/// neighbours, and one cluster where there is a norm.
 template <class X, class T, int K, int V, int Rows, int Warps>
 __global__ void __launch_bounds__(Warps * 32)
     decode_kernel(const __grid_constant__ DecodeParams p) {
@@ -147,7 +147,8 @@ __global__ void __launch_bounds__(Warps * 32)
     k_squares = fmaf(k[e], k[e], k_squares);
     decay[e] = decays[p.channel_decay ? State::channel(lane) + e : 0];
   }
-  const float q_factor = p.scale * inverse_root(sum_lanes<State::kLanes>(q_squares) + kL2NormEpsilon);
+  const float q_factor =
+      p.scale * inverse_root(sum_lanes<State::kLanes>(q_squares) + kL2NormEpsilon);
   const float k_factor = inverse_root(sum_lanes<State::kLanes>(k_squares) + kL2NormEpsilon);
 #pragma unroll
   for (int e = 0; e < State::kVector; ++e) {
@@ -223,8 +224,7 @@ Status launch_decode(const DecodeParams& p, void* stream) {
     config.attrs = &cluster;
     config.numAttrs = kSplits > 1 && p.z.data != nullptr ? 1 : 0;
     const Status status = check(
-        cudaLaunchKernelEx(&config, decode_kernel<X, T, K, V, Rows, Warps>, part),
-        "gdn_decode");
+        cudaLaunchKernelEx(&config, decode_kernel<X, T, K, V, Rows, Warps>, part), "gdn_decode");
     if (!status.ok()) return status;
   }
   return {};

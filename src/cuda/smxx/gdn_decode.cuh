@@ -1,5 +1,6 @@
-// The whole layer for one token of a row, in one kernel. A block holds some rows of one head's state
-// in registers; the state's loads are issued first and everything else happens while they fly.
+// The whole layer for one token of a row, in one kernel. A block holds some rows of one head's
+// state in registers; the state's loads are issued first and everything else happens while they
+// fly.
 #pragma once
 
 #include "src/core/kernel.h"
@@ -10,12 +11,12 @@ namespace hybridattn::cuda {
 
 struct DecodeParams {
   const std::int32_t *start, *length, *slot, *computed;  // [rows]
-  View mixed;                                             // [tokens, C]
-  View conv_weight, conv_state;                           // [C, W], [slots, C, W - 1]
+  View mixed;                                            // [tokens, C]
+  View conv_weight, conv_state;                          // [C, W], [slots, C, W - 1]
   View a, b, a_log, dt_bias;
-  View state;           // [slots, HV, V, K]
-  View z, norm_weight;  // no data: no norm
-  View out;             // [tokens, HV, V]
+  View state;               // [slots, HV, V, K]
+  View z, norm_weight;      // no data: no norm
+  View out;                 // [tokens, HV, V]
   std::uint32_t* counters;  // [rows, HK] blocks that have read their q and k windows
   std::int64_t rows;
   int v_heads, k_heads, width;

@@ -32,9 +32,7 @@ struct Origin {
 };
 
 __device__ Origin origin_of(const RecurrenceParams& p, const Row& row, int index, int i) {
-  const std::int64_t parent = p.kept_row == nullptr
-                                  ? i - 1
-                                  : parent_of(p.parents, row.start, i);
+  const std::int64_t parent = p.kept_row == nullptr ? i - 1 : parent_of(p.parents, row.start, i);
   if (parent >= 0 && parent == i - 1) return {false, true, View(), 0};
   if (parent >= 0) return {false, false, p.kept, p.kept_row[index] + parent};
   return {row.computed == 0, false, p.state, row.slot};
@@ -59,8 +57,8 @@ __device__ float sum_squares(const float (&x)[Parts]) {
   return sum_lanes(sum);
 }
 
-/// Any K up to 32 * Parts, any V, any strides. A warp holds kWarpRows rows of one head and walks the
-/// row's tokens; it needs nothing of the other warps.
+/// Any K up to 32 * Parts, any V, any strides. A warp holds kWarpRows rows of one head and walks
+/// the row's tokens; it needs nothing of the other warps.
 template <int Parts>
 __global__ void __launch_bounds__(kWarps * 32)
     recurrence_kernel(const __grid_constant__ RecurrenceParams p, unsigned v_blocks) {
@@ -168,8 +166,9 @@ Status launch_kernel(const char* op, const RecurrenceParams& p, cudaStream_t str
     part.computed += first;
     if (part.kept_row != nullptr) part.kept_row += first;
     const std::int64_t rows = std::min(p.rows - first, rows_at_once);
-    recurrence_kernel<Parts><<<static_cast<unsigned>(rows * blocks_of_row), kWarps * 32, 0, stream>>>(
-        part, static_cast<unsigned>(v_blocks));
+    recurrence_kernel<Parts>
+        <<<static_cast<unsigned>(rows * blocks_of_row), kWarps * 32, 0, stream>>>(
+            part, static_cast<unsigned>(v_blocks));
     const Status status = check_launch(op);
     if (!status.ok()) return status;
   }

@@ -12,12 +12,12 @@ namespace hybridattn::cuda {
 /// What the recurrence kernels take.
 struct RecurrenceParams {
   const std::int32_t *start, *length, *slot, *computed;  // [rows]
-  View q, k;                     // [tokens, HK, K]
-  View v, out;                   // [tokens, HV, V]
-  View log_decay;                // [tokens, HV] or [tokens, HV, K] f32
-  View beta;                     // [tokens, HV] f32
-  View state;                    // [slots, HV, V, K]
-  View kept;                     // verify: [kept slots, HV, V, K]
+  View q, k;                                             // [tokens, HK, K]
+  View v, out;                                           // [tokens, HV, V]
+  View log_decay;                                        // [tokens, HV] or [tokens, HV, K] f32
+  View beta;                                             // [tokens, HV] f32
+  View state;                                            // [slots, HV, V, K]
+  View kept;                                             // verify: [kept slots, HV, V, K]
   const std::int32_t* kept_row;  // verify: [rows] first kept slot; else nullptr
   const std::int32_t* parents;   // verify: [tokens], or nullptr: chains
   std::int64_t rows;

@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(Warps * 32)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int first_v = (static_cast<int>(task % kSplits) * Warps + warp) * Rows;
   const int head = static_cast<int>(task / kSplits % heads);
-  const Row row = load_row(p.start, p.length, p.slot, p.computed,
-                           static_cast<int>(task / kSplits / heads));
+  const Row row =
+      load_row(p.start, p.length, p.slot, p.computed, static_cast<int>(task / kSplits / heads));
   if (row.length == 0) return;
   const std::int64_t out = p.out.at(row.start, head, first_v);
   if (row.slot == kPadIndex) {

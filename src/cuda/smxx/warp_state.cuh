@@ -6,9 +6,9 @@
 
 namespace hybridattn::cuda {
 
-/// Sums N values over groups of `Lanes` lanes at once: N / 2 + N / 4 + ... + 1 shuffles and log2(Lanes
-/// / N) more, in place of N log2(Lanes). Each lane is left with the sum of one value, `owned`. The
-/// order of additions is that of sum_lanes, whatever N is.
+/// Sums N values over groups of `Lanes` lanes at once: N / 2 + N / 4 + ... + 1 shuffles and
+/// log2(Lanes / N) more, in place of N log2(Lanes). Each lane is left with the sum of one value,
+/// `owned`. The order of additions is that of sum_lanes, whatever N is.
 template <int N, int Lanes>
 struct Fold {
   static_assert(N <= Lanes && (N & (N - 1)) == 0);
