@@ -12,7 +12,9 @@ file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/cuda/*.
                                                  ${CMAKE_SOURCE_DIR}/src/cuda/*.cc)
 add_library(hybridattn_cuda_objects OBJECT ${cuda_sources})
 target_include_directories(hybridattn_cuda_objects PRIVATE ${CMAKE_SOURCE_DIR})
-target_compile_definitions(hybridattn_cuda_objects PRIVATE HYBRIDATTN_BUILDING)
+target_compile_definitions(hybridattn_cuda_objects
+                           PRIVATE HYBRIDATTN_BUILDING
+                                   $<$<BOOL:${HYBRIDATTN_CUDA_RACECHECK}>:HYBRIDATTN_CUDA_RACECHECK>)
 target_link_libraries(hybridattn_cuda_objects PUBLIC hybridattn_headers CUDA::cudart_static)
 # 2810 takes the assignment of a nodiscard class for a discarded value.
 # Registers that spill go to memory and cost more than most things a kernel does.

@@ -265,8 +265,7 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walk
     store_output<X>(place, shared_address(v_tile), xo, task.row.length - c * kChunk);
     wait_products<0>();
     hold(s);
-    __syncwarp();
-    if (lane == 0) arrive(&shared.empty[c % kStages]);
+    arrive_as_warp(&shared.empty[c % kStages]);
   }
   for_state(task, first_v, [&](int i, int v, int k) {
     store_pair(p.state, p.state.at(task.row.slot, task.head, v, k), s[i], s[i + 1]);
@@ -306,7 +305,7 @@ __global__ void __launch_bounds__(kLoaders + 128 * Walkers, 1)
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
       init_barrier(&shared.full[s], kLoaders + 1);
-      init_barrier(&shared.empty[s], 4 * Walkers);
+      init_barrier(&shared.empty[s], 4 * Walkers * kArrivalsOfWarp);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
