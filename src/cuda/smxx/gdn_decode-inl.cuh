@@ -12,46 +12,48 @@ namespace hybridattn::cuda {
 
 inline constexpr int kMaxConvWidth = 4;
 
-/// One channel's convolution with SiLU, and its window afterwards.
+/// One channel of the convolution: its inputs, the newest last, and its taps. Filters of fewer taps
+/// have zeros in front.
 struct ConvChannel {
-  float out;
-  float next[kMaxConvWidth - 1];
+  float inputs[kMaxConvWidth];
+  float taps[kMaxConvWidth];
+
+  __device__ float result() const {
+    float sum = 0.0f;
+#pragma unroll
+    for (int w = 0; w < kMaxConvWidth; ++w) sum = fmaf(taps[w], inputs[w], sum);
+    return silu(sum);
+  }
 };
 
 template <class X>
-__device__ inline ConvChannel convolve(const DecodeParams& p, const Row& row, int channel) {
+__device__ inline ConvChannel load_channel(const DecodeParams& p, const Row& row, int channel) {
+  const int shift = kMaxConvWidth - p.width;
   const X* window = p.conv_state.as<const X>() + p.conv_state.at(row.slot, channel);
   const X* taps = p.conv_weight.as<const X>() + p.conv_weight.at(channel);
-  float inputs[kMaxConvWidth], weights[kMaxConvWidth];
+  ConvChannel out;
 #pragma unroll
   for (int w = 0; w < kMaxConvWidth; ++w) {
-    inputs[w] = weights[w] = 0.0f;
-    if (w < p.width) weights[w] = to_float(taps[w * p.conv_weight.stride[1]]);
-    if (w < p.width - 1 && row.computed > 0) {
-      inputs[w] = to_float(window[w * p.conv_state.stride[2]]);
+    out.inputs[w] = out.taps[w] = 0.0f;
+    if (w >= shift) out.taps[w] = to_float(taps[(w - shift) * p.conv_weight.stride[1]]);
+    if (w >= shift && w + 1 < kMaxConvWidth && row.computed > 0) {
+      out.inputs[w] = to_float(window[(w - shift) * p.conv_state.stride[2]]);
     }
   }
-  const float x = to_float(p.mixed.as<const X>()[p.mixed.at(row.start, channel)]);
-  ConvChannel result{};
-  float sum = 0.0f;
-#pragma unroll
-  for (int w = 0; w < kMaxConvWidth; ++w) {
-    if (w == p.width - 1) inputs[w] = x;
-    sum = fmaf(weights[w], inputs[w], sum);
-  }
-#pragma unroll
-  for (int w = 0; w < kMaxConvWidth - 1; ++w) result.next[w] = inputs[w + 1];
-  result.out = silu(sum);
-  return result;
+  out.inputs[kMaxConvWidth - 1] = to_float(p.mixed.as<const X>()[p.mixed.at(row.start, channel)]);
+  return out;
 }
 
 template <class X>
 __device__ inline void store_window(const DecodeParams& p, const Row& row, int channel,
                                     const ConvChannel& conv) {
   X* window = p.conv_state.as<X>() + p.conv_state.at(row.slot, channel);
+  const int shift = kMaxConvWidth - p.width;
 #pragma unroll
-  for (int w = 0; w < kMaxConvWidth - 1; ++w) {
-    if (w < p.width - 1) window[w * p.conv_state.stride[2]] = from_float<X>(conv.next[w]);
+  for (int w = 1; w < kMaxConvWidth; ++w) {
+    if (w > shift) {
+      window[(w - 1 - shift) * p.conv_state.stride[2]] = from_float<X>(conv.inputs[w]);
+    }
   }
 }
 
@@ -94,31 +96,38 @@ __global__ void __launch_bounds__(Warps * 32)
     for (int i = tid; i < kBlockV; i += kThreads) out[i] = from_float<X>(0.0f);
     return;
   }
-  T* state = p.state.as<T>() + p.state.at(row.slot, head, first_v + tid / 32 * Rows);
-  typename State::Raw raw{};
-  if (row.computed > 0) State::fetch(state, p.state.stride[2], lane, raw);
-
+  // All loads first, the small ones in front of the state: what is made of them is ready when the
+  // state comes.
   const int group = p.v_heads / p.k_heads;
   const int k_head = head / group;
-  ConvChannel conv[kQkParts];
+  const auto qk_channel = [&](int i) {
+    return i < K ? k_head * K + i : (p.k_heads - 1 + k_head) * K + i;
+  };
+  const int v_channel = 2 * p.k_heads * K + head * V + first_v;
+  ConvChannel qk_conv[kQkParts], v_conv[kVParts];
 #pragma unroll
   for (int part = 0; part < kQkParts; ++part) {
     const int i = part * kThreads + tid;
-    if (i < 2 * K) {
-      conv[part] = convolve<X>(p, row, i < K ? k_head * K + i : (p.k_heads - 1 + k_head) * K + i);
-      qk[i] = conv[part].out;
-    }
+    if (i < 2 * K) qk_conv[part] = load_channel<X>(p, row, qk_channel(i));
   }
-  const int v_channel = 2 * p.k_heads * K + head * V + first_v;
 #pragma unroll
   for (int part = 0; part < kVParts; ++part) {
     const int i = part * kThreads + tid;
-    if (i < kBlockV) {
-      const ConvChannel result = convolve<X>(p, row, v_channel + i);
-      v[i] = result.out;
-      store_window<X>(p, row, v_channel + i, result);  // no other block reads these channels
+    if (i < kBlockV) v_conv[part] = load_channel<X>(p, row, v_channel + i);
+  }
+  float z[kVParts], norm_weight[kVParts];
+#pragma unroll
+  for (int part = 0; part < kVParts; ++part) {
+    const int i = part * kThreads + tid;
+    z[part] = norm_weight[part] = 0.0f;
+    if (i < kBlockV && p.z.data != nullptr) {
+      z[part] = to_float(p.z.as<const X>()[p.z.at(row.start, head, first_v + i)]);
+      norm_weight[part] = load(p.norm_weight, p.norm_weight.at(first_v + i));
     }
   }
+  T* state = p.state.as<T>() + p.state.at(row.slot, head, first_v + tid / 32 * Rows);
+  typename State::Raw raw{};
+  if (row.computed > 0) State::fetch(state, p.state.stride[2], lane, raw);
   if (p.channel_decay) {
     for (int i = tid; i < K; i += kThreads) decays[i] = decay_of<X>(p, row.start, head, i);
   } else if (tid == kThreads - 1) {
@@ -128,9 +137,20 @@ __global__ void __launch_bounds__(Warps * 32)
     const float b = to_float(p.b.as<const X>()[p.b.at(row.start, head)]);
     beta = p.beta_factor * sigmoid(b);
   }
+#pragma unroll
+  for (int part = 0; part < kQkParts; ++part) {
+    const int i = part * kThreads + tid;
+    if (i < 2 * K) qk[i] = qk_conv[part].result();
+  }
+#pragma unroll
+  for (int part = 0; part < kVParts; ++part) {
+    const int i = part * kThreads + tid;
+    if (i < kBlockV) v[i] = v_conv[part].result();
+  }
   __syncthreads();
-  if (tid == 0) {
+  if (tid == kThreads - 1) {
     // The windows of q and k are read by all blocks of the key head; the last one moves them on.
+    // By a thread that has stored nothing: the fence would wait for it.
     __threadfence();
     std::uint32_t* counter = p.counters + std::int64_t{index} * p.k_heads + k_head;
     last_reader = atomicAdd(counter, 1u) == static_cast<unsigned>(group * kSplits - 1);
@@ -164,11 +184,13 @@ __global__ void __launch_bounds__(Warps * 32)
 #pragma unroll
     for (int part = 0; part < kQkParts; ++part) {
       const int i = part * kThreads + tid;
-      if (i < 2 * K) {
-        const int channel = i < K ? k_head * K + i : (p.k_heads - 1 + k_head) * K + i;
-        store_window<X>(p, row, channel, conv[part]);
-      }
+      if (i < 2 * K) store_window<X>(p, row, qk_channel(i), qk_conv[part]);
     }
+  }
+#pragma unroll
+  for (int part = 0; part < kVParts; ++part) {
+    const int i = part * kThreads + tid;
+    if (i < kBlockV) store_window<X>(p, row, v_channel + i, v_conv[part]);  // nobody else reads it
   }
   if (p.z.data == nullptr) {
     for (int i = tid; i < kBlockV; i += kThreads) out[i] = from_float<X>(o[i]);
@@ -194,11 +216,12 @@ __global__ void __launch_bounds__(Warps * 32)
     for (int i = 0; i < V / 32; ++i) squares = fmaf(o[i * 32 + lane], o[i * 32 + lane], squares);
   }
   const float factor = inverse_root(sum_lanes(squares) * (1.0f / V) + p.epsilon);
-  for (int i = tid; i < kBlockV; i += kThreads) {
-    const float z = to_float(p.z.as<const X>()[p.z.at(row.start, head, first_v + i)]);
-    const float gate = p.sigmoid_gate ? sigmoid(z) : silu(z);
-    const float weight = load(p.norm_weight, p.norm_weight.at(first_v + i));
-    out[i] = from_float<X>(o[i] * factor * weight * gate);
+#pragma unroll
+  for (int part = 0; part < kVParts; ++part) {
+    const int i = part * kThreads + tid;
+    if (i >= kBlockV) continue;
+    const float gate = p.sigmoid_gate ? sigmoid(z[part]) : silu(z[part]);
+    out[i] = from_float<X>(o[i] * factor * norm_weight[part] * gate);
   }
 }
 

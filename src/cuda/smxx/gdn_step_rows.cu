@@ -103,7 +103,8 @@ Status run_typed(const RecurrenceParams& p, const core::DeviceLaunch& launch) {
   if (heads == 0) return {};
   // Few heads: less work a warp, so that the card has enough loads in flight.
   if (heads < 4 * launch.info->num_sms) return launch_rows<T, 4, 4>(p, stream_of(launch));
-  return launch_rows<T, 8, 4>(p, stream_of(launch));
+  // Bytes in flight, not elements, fill the memory's pipe: a warp holds 4 KB.
+  return launch_rows<T, 32 / static_cast<int>(sizeof(T)), 4>(p, stream_of(launch));
 }
 
 }  // namespace
