@@ -1,6 +1,6 @@
 // The causal convolution of drafted tokens on CUDA: a thread finds the inputs of one token and
 // channel by walking from the token to those that it follows.
-#include "src/cuda/element.cuh"
+#include "src/cuda/conv.cuh"
 #include "src/cuda/formulas.cuh"
 #include "src/cuda/grid.cuh"
 #include "src/cuda/kernels.h"
@@ -8,25 +8,23 @@
 namespace hybridattn::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kMaxWidth = 4;
-
-struct ConvVerifyParams {
-  DeviceRowTables rows;
+struct ConvVerifyParams : ConvParams {
   const std::int32_t* kept_row;
   const std::int32_t* parents;
-  View x, weight, state, kept, out;
-  int channels, width;
-  bool silu;
+  View kept;
+
+  explicit ConvVerifyParams(const ops::CausalConvVerifyParams& v)
+      : ConvParams(v.conv), kept_row(v.verify.device_kept), parents(v.verify.device_parents),
+        kept(v.kept) {}
 };
 
 __device__ void run_token(const ConvVerifyParams& p, const Row& row, int index, int i,
                           int channel) {
   float sum = 0.0f;
-  std::int64_t at = i;      // the token of this tap; below 0: a column of the state from its end
-  float window[kMaxWidth];  // the newest input first
+  std::int64_t at = i;  // the token of this tap; below 0: a column of the state from its end
+  float window[kMaxConvWidth];  // the newest input first
 #pragma unroll
-  for (int w = 0; w < kMaxWidth; ++w) {
+  for (int w = 0; w < kMaxConvWidth; ++w) {
     if (w >= p.width) break;
     float input = 0.0f;
     if (at >= 0) {
@@ -41,18 +39,18 @@ __device__ void run_token(const ConvVerifyParams& p, const Row& row, int index, 
   }
   store(p.out, p.out.at(row.start + i, channel), p.silu ? silu(sum) : sum);
 #pragma unroll
-  for (int w = 0; w < kMaxWidth - 1; ++w) {
+  for (int w = 0; w < kMaxConvWidth - 1; ++w) {
     if (w >= p.width - 1) break;
     store(p.kept, p.kept.at(p.kept_row[index] + i, channel, p.width - 2 - w), window[w]);
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kConvThreads)
     conv_verify_kernel(const __grid_constant__ ConvVerifyParams p) {
-  const int channel = static_cast<int>(blockIdx.y * kThreads + threadIdx.x);
+  const int channel = static_cast<int>(blockIdx.y * kConvThreads + threadIdx.x);
   if (channel >= p.channels) return;
   const int index = static_cast<int>(blockIdx.x);
-  const Row row = load_row(p.rows.start, p.rows.length, p.rows.slot, p.rows.computed, index);
+  const Row row = load_row(p.rows, index);
   for (int i = 0; i < row.length; ++i) {
     if (row.slot == kPadIndex) {
       store(p.out, p.out.at(row.start + i, channel), 0.0f);
@@ -63,22 +61,10 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 Status run(const ops::CausalConvVerifyParams& v, const core::DeviceLaunch& launch) {
-  const ops::CausalConvParams& p = v.conv;
-  const ConvVerifyParams params{*p.rows.device,
-                                v.verify.device_kept,
-                                v.verify.device_parents,
-                                View(p.x),
-                                View(p.weight),
-                                View(p.state),
-                                View(v.kept),
-                                View(p.out),
-                                static_cast<int>(p.x.dim(1)),
-                                static_cast<int>(p.weight.dim(1)),
-                                p.silu};
+  const ConvVerifyParams params(v);
   if (params.rows.count == 0 || params.channels == 0) return {};
-  const dim3 grid(static_cast<unsigned>(params.rows.count),
-                  static_cast<unsigned>((params.channels + kThreads - 1) / kThreads));
-  conv_verify_kernel<<<grid, kThreads, 0, stream_of(launch)>>>(params);
+  conv_verify_kernel<<<params.grid(params.rows.count), kConvThreads, 0, stream_of(launch)>>>(
+      params);
   return check_launch("causal_conv_verify");
 }
 

@@ -6,6 +6,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "hybridattn/ops/ragged_rows.h"
 #include "hybridattn/tensor.h"
 
 namespace hybridattn::cuda {
@@ -32,6 +33,14 @@ struct View {
     return reinterpret_cast<T*>(data);
   }
 };
+
+/// Whether each row of the last dimension begins at a multiple of 16 bytes.
+inline bool rows_aligned(const ConstTensorView& view) {
+  const auto size = static_cast<std::int64_t>(dtype_size(view.dtype));
+  auto bits = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(view.data));
+  for (int d = 0; d + 1 < view.rank; ++d) bits |= view.stride(d) * size;
+  return bits % 16 == 0;
+}
 
 __device__ inline float to_float(float value) { return value; }
 __device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
@@ -72,9 +81,8 @@ __device__ inline void store(const View& view, std::int64_t at, float value) {
 struct Row {
   std::int32_t start, length, slot, computed;
 };
-__device__ inline Row load_row(const std::int32_t* start, const std::int32_t* length,
-                               const std::int32_t* slot, const std::int32_t* computed, int row) {
-  return {start[row], length[row], slot[row], computed[row]};
+__device__ inline Row load_row(const DeviceRowTables& rows, int row) {
+  return {rows.start[row], rows.length[row], rows.slot[row], rows.computed[row]};
 }
 
 }  // namespace hybridattn::cuda

@@ -5,13 +5,6 @@
 namespace hybridattn::cuda {
 namespace {
 
-bool aligned(const ConstTensorView& view) {
-  const auto size = static_cast<std::int64_t>(dtype_size(view.dtype));
-  auto bits = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(view.data));
-  for (int d = 0; d + 1 < view.rank; ++d) bits |= view.stride(d) * size;
-  return bits % 16 == 0;
-}
-
 const char* refusal(const ops::GdnDecodeParams& p, const core::DeviceInfo&) {
   const GdnDecodeArgs& x = p.args;
   if (p.k_dim != 128 || p.v_dim != 128) {
@@ -22,7 +15,7 @@ const char* refusal(const ops::GdnDecodeParams& p, const core::DeviceInfo&) {
                             x.out.dtype, x.z.empty() ? type : x.z.dtype}) {
     if (other != type) return "the fused kernel takes activations of one dtype";
   }
-  if (!aligned(x.state)) return "the fused kernel needs rows of the state aligned to 16 bytes";
+  if (!rows_aligned(x.state)) return "the fused kernel needs rows of the state aligned to 16 bytes";
   return nullptr;
 }
 
@@ -33,10 +26,8 @@ core::DeviceNeeds needs(const ops::GdnDecodeParams& p, const core::DeviceInfo&) 
 
 template <class X>
 Status run_typed(const DecodeParams& p, const core::DeviceLaunch& launch) {
-  if (p.state.dtype == DType::kF32) {
-    return run_decode<X, float, 128, 128>(p, *launch.info, launch.stream);
-  }
-  return run_decode<X, __nv_bfloat16, 128, 128>(p, *launch.info, launch.stream);
+  if (p.state.dtype == DType::kF32) return run_decode<X, float, 128, 128>(p, launch);
+  return run_decode<X, __nv_bfloat16, 128, 128>(p, launch);
 }
 
 Status run(const ops::GdnDecodeParams& p, const core::DeviceLaunch& launch) {
@@ -52,13 +43,8 @@ Status run(const ops::GdnDecodeParams& p, const core::DeviceLaunch& launch) {
 
 DecodeParams decode_params(const ops::GdnDecodeParams& p, const core::DeviceLaunch& launch) {
   const GdnDecodeArgs& x = p.args;
-  const DeviceRowTables& rows = *x.rows.device;
   DecodeParams out{};
-  out.start = rows.start;
-  out.length = rows.length;
-  out.slot = rows.slot;
-  out.computed = rows.computed;
-  out.rows = rows.count;
+  out.rows = *x.rows.device;
   out.mixed = View(x.mixed_qkv);
   out.conv_weight = View(x.conv_weight);
   out.conv_state = View(x.conv_state);

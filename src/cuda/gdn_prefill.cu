@@ -1,4 +1,5 @@
 // The implementations of gdn_prefill on CUDA.
+#include "hybridattn/status_macros.h"
 #include "src/cuda/kernels.h"
 #include "src/cuda/sm90/gdn_walk.cuh"
 #include "src/cuda/smxx/gdn_recurrence.cuh"
@@ -18,9 +19,8 @@ core::DeviceNeeds needs(const ops::GdnPrefillParams& p, const core::DeviceInfo&)
 template <class X>
 Status run_chunks(const ChunkParams& p, const core::DeviceLaunch& launch) {
   if (p.rows.chunks == 0) return {};
-  const Status prepared = prepare_chunks<X>(p, launch.stream);
-  if (!prepared.ok()) return prepared;
-  return walk_chunks_sm90<X>(p, *launch.info, launch.stream);
+  HYBRIDATTN_TRY(prepare_chunks<X>(p, launch));
+  return walk_chunks_sm90<X>(p, launch);
 }
 
 Status run_sm90(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch) {

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "hybridattn/ops/ragged_rows.h"
+#include "hybridattn/status_macros.h"
 #include "src/core/kernel.h"
 #include "src/cuda/check.h"
 
@@ -23,6 +25,31 @@ inline unsigned grid_for(std::int64_t count, std::int64_t each, const core::Devi
   const std::int64_t blocks = (count + each - 1) / each;
   return static_cast<unsigned>(
       std::clamp<std::int64_t>(blocks, 1, std::int64_t{info.num_sms} * 64));
+}
+
+/// Launches over all rows where each takes `blocks_of_row` blocks: in slices, as a grid has at most
+/// 2^31 - 1 blocks. `launch(slice, first, blocks)` gets the rows from `first` on.
+template <class Launch>
+Status for_row_slices(const DeviceRowTables& rows, std::int64_t blocks_of_row,
+                      const Launch& launch) {
+  const std::int64_t at_once = ((std::int64_t{1} << 31) - 1) / blocks_of_row;
+  for (std::int64_t first = 0; first < rows.count; first += at_once) {
+    DeviceRowTables slice = rows;
+    slice.count = static_cast<std::int32_t>(std::min(rows.count - first, at_once));
+    for (const std::int32_t** array :
+         {&slice.start, &slice.length, &slice.slot, &slice.computed, &slice.first_chunk}) {
+      *array += first;
+    }
+    HYBRIDATTN_TRY(launch(slice, first, static_cast<unsigned>(slice.count * blocks_of_row)));
+  }
+  return {};
+}
+
+/// Lets the blocks of a kernel have more shared memory than the 48 KB that all may have.
+template <class Kernel>
+Status allow_shared_memory(const char* op, Kernel* kernel, int bytes) {
+  return check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+               op);
 }
 
 inline cudaStream_t stream_of(const core::DeviceLaunch& launch) {

@@ -2,18 +2,6 @@
 #include "src/cuda/sm80/gdn_chunk.cuh"
 
 namespace hybridattn::cuda {
-namespace {
-
-bool pieces_aligned(const ConstTensorView& view) {
-  const auto size = static_cast<std::int64_t>(dtype_size(view.dtype));
-  return (static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(view.data)) |
-          view.stride(0) * size | view.stride(1) * size) %
-             16 ==
-         0;
-}
-
-}  // namespace
-
 const char* chunk_refusal(const ops::GdnParams& p) {
   if (p.k.dim(2) != kChunkDim || p.v.dim(2) != kChunkDim) {
     return "the chunked kernels have K = V = 128 only";
@@ -24,7 +12,7 @@ const char* chunk_refusal(const ops::GdnParams& p) {
     return "the chunked kernels take q, k, v and out of one dtype";
   }
   for (const ConstTensorView& view : {p.q, p.k, p.v, ConstTensorView(p.out)}) {
-    if (!pieces_aligned(view)) return "the chunked kernels need heads aligned to 16 bytes";
+    if (!rows_aligned(view)) return "the chunked kernels need heads aligned to 16 bytes";
   }
   for (int d = 0; d < 3; ++d) {
     if (p.state.stride(d) % 2 != 0) return "the chunked kernels need rows of the state aligned";

@@ -8,18 +8,21 @@
 //   T      = (I + L)^-1 diag(beta)
 //   P[i,j] = scale / |q_i| r_j (q_i k_j) exp(G_i - G_j)         for j <= i
 // and then, chunk after chunk, with S the state:
-//   U = T (V - diag(exp(G) r) K S^T)
-//   O = diag(exp(G) scale / |q|) Q S^T + P U
+//   R = V - diag(exp(G) r) K S^T
+//   U = T R
+//   O = diag(exp(G) scale / |q|) Q S^T + P T R
 //   S <- exp(G_last) S + U^T diag(exp(G_last - G) r) K
 #pragma once
 
+#include "hybridattn/ops/gdn_prefill.h"
 #include "src/core/kernel.h"
 #include "src/cuda/element.cuh"
 #include "src/ops/gdn_params.h"
 
 namespace hybridattn::cuda {
 
-inline constexpr int kChunk = 64;  // kGdnChunk
+inline constexpr int kChunk = kGdnChunk;
+static_assert(kChunk == 64, "the kernels' tiles are of 64 tokens");
 inline constexpr int kChunkDim = 128;
 
 /// What is left of a chunk of one head. The matrices are rows of 128 bytes whose 16-byte pieces are
@@ -55,11 +58,12 @@ ChunkParams chunk_params(const ops::GdnParams& p, const core::DeviceLaunch& laun
 
 /// Fills the records of all chunks. X: the type of q, k, v and out.
 template <class X>
-Status prepare_chunks(const ChunkParams& p, void* stream);
+Status prepare_chunks(const ChunkParams& p, const core::DeviceLaunch& launch);
 
-/// Byte of piece `piece` (16 bytes) of a row of 128 bytes.
+/// Byte of piece `piece` (16 bytes) of a row.
+template <int RowBytes = 128>
 __device__ inline int swizzled(int row, int piece) {
-  return row * 128 + ((piece ^ (row & 7)) << 4);
+  return row * RowBytes + ((piece ^ (row & 7)) << 4);
 }
 
 }  // namespace hybridattn::cuda

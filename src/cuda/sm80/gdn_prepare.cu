@@ -1,8 +1,8 @@
 // The half of the chunked delta rule that does not depend on the state: a block for each chunk and
 // key head, which serves all value heads of that key head.
 #include "hybridattn/ops/l2norm.h"
-#include "src/cuda/check.h"
 #include "src/cuda/formulas.cuh"
+#include "src/cuda/grid.cuh"
 #include "src/cuda/mma.cuh"
 #include "src/cuda/reduce.cuh"
 #include "src/cuda/sm80/gdn_chunk.cuh"
@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kPieces = kChunkDim / 8;  // 16-byte pieces of a row of q or k
+constexpr int kRowBytes = kPieces * 16;
 /// Floats of a row of L: fragments of 8 rows and 4 columns hit 32 banks.
 constexpr int kStride = 72;
 
@@ -41,10 +42,6 @@ struct PrepareShared {
   float beta[kHeads][kChunk];
 };
 
-__device__ int piece_of(int row, int piece) {
-  return row * kChunkDim * 2 + ((piece ^ (row & 7)) << 4);
-}
-
 template <class X>
 __device__ void load_tile(unsigned char* tile, const View& x, std::int64_t first, int count,
                           int head) {
@@ -56,7 +53,7 @@ __device__ void load_tile(unsigned char* tile, const View& x, std::int64_t first
     const int piece = at % kPieces;
     const bool valid = row < count;
     const X* from = x.as<const X>() + x.at(first + (valid ? row : 0), head, piece * 8);
-    copy_async(base + piece_of(row, piece), from, valid);
+    copy_async(base + swizzled<kRowBytes>(row, piece), from, valid);
   }
 }
 
@@ -68,7 +65,7 @@ __device__ void row_norms(const unsigned char* tile, bool normalize, float scale
 #pragma unroll
   for (int i = 0; i < kPieces / 2; ++i) {
     const int piece = i * 2 + static_cast<int>(threadIdx.x) % 2;
-    const uint4 words = *reinterpret_cast<const uint4*>(tile + piece_of(row, piece));
+    const uint4 words = *reinterpret_cast<const uint4*>(tile + swizzled<kRowBytes>(row, piece));
     for (const std::uint32_t word : {words.x, words.y, words.z, words.w}) {
       const float2 pair = unpack<X>(word);
       squares = fmaf(pair.x, pair.x, fmaf(pair.y, pair.y, squares));
@@ -132,15 +129,15 @@ __device__ void key_products(PrepareShared& shared, int block) {
 #pragma unroll 1
   for (int step = 0; step < kChunkDim / 16; ++step) {
     std::uint32_t a_k[4], a_q[4];
-    const int a_at = piece_of(16 * block + lane % 16, 2 * step + lane / 16);
+    const int a_at = swizzled<kRowBytes>(16 * block + lane % 16, 2 * step + lane / 16);
     load_matrices(a_k, k_tile + a_at);
     load_matrices(a_q, q_tile + a_at);
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
       if (pair > block) break;
       std::uint32_t b[4];
-      load_matrices(
-          b, k_tile + piece_of(16 * pair + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2));
+      load_matrices(b, k_tile + swizzled<kRowBytes>(16 * pair + lane % 8 + lane / 16 * 8,
+                                                    2 * step + lane / 8 % 2));
       multiply_add<X>(kk[2 * pair], a_k, b[0], b[1]);
       multiply_add<X>(kk[2 * pair + 1], a_k, b[2], b[3]);
       multiply_add<X>(qk[2 * pair], a_q, b[0], b[1]);
@@ -410,18 +407,15 @@ __global__ void __launch_bounds__(kThreads, 3)
 }  // namespace
 
 template <class X>
-Status prepare_chunks(const ChunkParams& p, void* stream) {
+Status prepare_chunks(const ChunkParams& p, const core::DeviceLaunch& launch) {
   constexpr int kBytes = static_cast<int>(sizeof(PrepareShared));
-  const Status status = check(
-      cudaFuncSetAttribute(prepare_kernel<X>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-      "gdn_prefill");
-  if (!status.ok()) return status;
+  HYBRIDATTN_TRY(allow_shared_memory("gdn_prefill", prepare_kernel<X>, kBytes));
   const dim3 grid(static_cast<unsigned>(p.rows.chunks), static_cast<unsigned>(p.k_heads));
-  prepare_kernel<X><<<grid, kThreads, kBytes, static_cast<cudaStream_t>(stream)>>>(p);
+  prepare_kernel<X><<<grid, kThreads, kBytes, stream_of(launch)>>>(p);
   return check_launch("gdn_prefill");
 }
 
-template Status prepare_chunks<__nv_bfloat16>(const ChunkParams&, void*);
-template Status prepare_chunks<__half>(const ChunkParams&, void*);
+template Status prepare_chunks<__nv_bfloat16>(const ChunkParams&, const core::DeviceLaunch&);
+template Status prepare_chunks<__half>(const ChunkParams&, const core::DeviceLaunch&);
 
 }  // namespace hybridattn::cuda

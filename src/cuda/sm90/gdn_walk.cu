@@ -1,7 +1,7 @@
 // A block: one head of one row, 64 or 128 of its V channels. A warpgroup loads, one or two others
 // hold 64 rows of S each in registers for the whole row and never exchange anything: S is the left
 // operand of every product, converted in place.
-#include "src/cuda/check.h"
+#include "src/cuda/grid.cuh"
 #include "src/cuda/sm90/gdn_walk.cuh"
 #include "src/cuda/sm90/wgmma.cuh"
 
@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(kLoaders + 128 * Walkers, 1)
   const auto heads = static_cast<unsigned>(p.v_heads);
   const auto index = static_cast<int>(blockIdx.x / (heads * kParts));
   WalkTask task;
-  task.row = load_row(p.rows.start, p.rows.length, p.rows.slot, p.rows.computed, index);
+  task.row = load_row(p.rows, index);
   task.head = static_cast<int>(blockIdx.x / kParts % heads);
   task.first_v = static_cast<int>(blockIdx.x % kParts) * 64;
   task.first_chunk = p.rows.first_chunk[index];
@@ -320,31 +320,26 @@ __global__ void __launch_bounds__(kLoaders + 128 * Walkers, 1)
 }
 
 template <class X, int Walkers>
-Status launch_walk(const ChunkParams& p, void* stream) {
+Status launch_walk(const ChunkParams& p, const core::DeviceLaunch& launch) {
   constexpr int kBytes = static_cast<int>(sizeof(WalkShared<Walkers>)) + 1024;
-  const Status status =
-      check(cudaFuncSetAttribute(walk_kernel<X, Walkers>,
-                                 cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-            "gdn_prefill");
-  if (!status.ok()) return status;
+  HYBRIDATTN_TRY(allow_shared_memory("gdn_prefill", walk_kernel<X, Walkers>, kBytes));
   const auto blocks = static_cast<unsigned>(std::int64_t{p.rows.count} * p.v_heads * (2 / Walkers));
-  walk_kernel<X, Walkers>
-      <<<blocks, kLoaders + 128 * Walkers, kBytes, static_cast<cudaStream_t>(stream)>>>(p);
+  walk_kernel<X, Walkers><<<blocks, kLoaders + 128 * Walkers, kBytes, stream_of(launch)>>>(p);
   return check_launch("gdn_prefill");
 }
 
 }  // namespace
 
 template <class X>
-Status walk_chunks_sm90(const ChunkParams& p, const core::DeviceInfo& info, void* stream) {
+Status walk_chunks_sm90(const ChunkParams& p, const core::DeviceLaunch& launch) {
   // Half a head to a block where whole heads would leave multiprocessors idle.
-  if (std::int64_t{p.rows.count} * p.v_heads * 2 <= info.num_sms) {
-    return launch_walk<X, 1>(p, stream);
+  if (std::int64_t{p.rows.count} * p.v_heads * 2 <= launch.info->num_sms) {
+    return launch_walk<X, 1>(p, launch);
   }
-  return launch_walk<X, 2>(p, stream);
+  return launch_walk<X, 2>(p, launch);
 }
 
-template Status walk_chunks_sm90<__nv_bfloat16>(const ChunkParams&, const core::DeviceInfo&, void*);
-template Status walk_chunks_sm90<__half>(const ChunkParams&, const core::DeviceInfo&, void*);
+template Status walk_chunks_sm90<__nv_bfloat16>(const ChunkParams&, const core::DeviceLaunch&);
+template Status walk_chunks_sm90<__half>(const ChunkParams&, const core::DeviceLaunch&);
 
 }  // namespace hybridattn::cuda

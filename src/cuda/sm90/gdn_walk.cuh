@@ -7,6 +7,6 @@ namespace hybridattn::cuda {
 
 /// Reads the records of all chunks, writes the outputs and, in place, the states.
 template <class X>
-Status walk_chunks_sm90(const ChunkParams& p, const core::DeviceInfo& info, void* stream);
+Status walk_chunks_sm90(const ChunkParams& p, const core::DeviceLaunch& launch);
 
 }  // namespace hybridattn::cuda

@@ -1,16 +1,14 @@
 // The kernel behind gdn_decode.cuh. Included by the files that instantiate it.
 #pragma once
 
-#include "hybridattn/ops/l2norm.h"
-#include "src/cuda/check.h"
 #include "src/cuda/cluster.cuh"
+#include "src/cuda/conv.cuh"
 #include "src/cuda/formulas.cuh"
+#include "src/cuda/grid.cuh"
 #include "src/cuda/smxx/gdn_decode.cuh"
 #include "src/cuda/smxx/warp_state.cuh"
 
 namespace hybridattn::cuda {
-
-inline constexpr int kMaxConvWidth = 4;
 
 /// One channel of the convolution: its inputs, the newest last, and its taps. Filters of fewer taps
 /// have zeros in front.
@@ -89,7 +87,7 @@ __global__ void __launch_bounds__(Warps * 32)
   const auto index = static_cast<int>(task / kSplits / heads);
   const int tid = static_cast<int>(threadIdx.x);
   const int lane = tid % 32;
-  const Row row = load_row(p.start, p.length, p.slot, p.computed, index);
+  const Row row = load_row(p.rows, index);
   if (row.length == 0) return;
   X* out = p.out.as<X>() + p.out.at(row.start, head, first_v);
   if (row.slot == kPadIndex) {
@@ -158,23 +156,13 @@ __global__ void __launch_bounds__(Warps * 32)
   }
 
   float q[State::kVector], k[State::kVector], decay[State::kVector];
-  float q_squares = 0.0f, k_squares = 0.0f;
 #pragma unroll
   for (int e = 0; e < State::kVector; ++e) {
     q[e] = qk[State::channel(lane) + e];
     k[e] = qk[K + State::channel(lane) + e];
-    q_squares = fmaf(q[e], q[e], q_squares);
-    k_squares = fmaf(k[e], k[e], k_squares);
     decay[e] = decays[p.channel_decay ? State::channel(lane) + e : 0];
   }
-  const float q_factor =
-      p.scale * inverse_root(sum_lanes<State::kLanes>(q_squares) + kL2NormEpsilon);
-  const float k_factor = inverse_root(sum_lanes<State::kLanes>(k_squares) + kL2NormEpsilon);
-#pragma unroll
-  for (int e = 0; e < State::kVector; ++e) {
-    q[e] *= q_factor;
-    k[e] *= k_factor;
-  }
+  State::scale_heads(q, k, p.scale, true);
   State s;
   s.unpack(raw);
   s.step(q, k, decay, beta, v + tid / 32 * Rows, o + tid / 32 * Rows, lane);
@@ -226,37 +214,33 @@ __global__ void __launch_bounds__(Warps * 32)
 }
 
 template <class X, class T, int K, int V, int Rows, int Warps>
-Status launch_decode(const DecodeParams& p, void* stream) {
+Status launch_decode(const DecodeParams& p, cudaStream_t stream) {
   constexpr int kSplits = V / (Rows * Warps);
-  const std::int64_t blocks_of_row = std::int64_t{p.v_heads} * kSplits;
-  const std::int64_t rows_at_once = ((std::int64_t{1} << 31) - 1) / blocks_of_row;
-  for (std::int64_t first = 0; first < p.rows; first += rows_at_once) {
-    DecodeParams part = p;
-    for (const std::int32_t** array : {&part.start, &part.length, &part.slot, &part.computed}) {
-      *array += first;
-    }
-    const std::int64_t rows = p.rows - first < rows_at_once ? p.rows - first : rows_at_once;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(rows * blocks_of_row));
-    config.blockDim = dim3(Warps * 32);
-    config.stream = static_cast<cudaStream_t>(stream);
-    cudaLaunchAttribute cluster{};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = kSplits;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    config.attrs = &cluster;
-    config.numAttrs = kSplits > 1 && p.z.data != nullptr ? 1 : 0;
-    const Status status = check(
-        cudaLaunchKernelEx(&config, decode_kernel<X, T, K, V, Rows, Warps>, part), "gdn_decode");
-    if (!status.ok()) return status;
-  }
-  return {};
+  return for_row_slices(
+      p.rows, std::int64_t{p.v_heads} * kSplits,
+      [&](const DeviceRowTables& rows, std::int64_t, unsigned blocks) {
+        DecodeParams part = p;
+        part.rows = rows;
+        cudaLaunchConfig_t config{};
+        config.gridDim = dim3(blocks);
+        config.blockDim = dim3(Warps * 32);
+        config.stream = stream;
+        cudaLaunchAttribute cluster{};
+        cluster.id = cudaLaunchAttributeClusterDimension;
+        cluster.val.clusterDim.x = kSplits;
+        cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+        config.attrs = &cluster;
+        config.numAttrs = kSplits > 1 && p.z.data != nullptr ? 1 : 0;
+        return check(cudaLaunchKernelEx(&config, decode_kernel<X, T, K, V, Rows, Warps>, part),
+                     "gdn_decode");
+      });
 }
 
 template <class X, class T, int K, int V>
-Status run_decode(const DecodeParams& p, const core::DeviceInfo& info, void* stream) {
-  const std::int64_t heads = p.rows * p.v_heads;
-  if (heads == 0) return {};
+Status run_decode(const DecodeParams& p, const core::DeviceLaunch& launch) {
+  const std::int64_t heads = std::int64_t{p.rows.count} * p.v_heads;
+  const core::DeviceInfo& info = *launch.info;
+  const cudaStream_t stream = stream_of(launch);
   // Without clusters a norm needs the whole head in one block.
   const bool may_split = info.compute_major >= 9 || p.z.data == nullptr;
   if (may_split && heads * (V / 32) < 4 * info.num_sms) {

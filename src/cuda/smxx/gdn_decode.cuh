@@ -10,15 +10,14 @@
 namespace hybridattn::cuda {
 
 struct DecodeParams {
-  const std::int32_t *start, *length, *slot, *computed;  // [rows]
-  View mixed;                                            // [tokens, C]
-  View conv_weight, conv_state;                          // [C, W], [slots, C, W - 1]
+  DeviceRowTables rows;
+  View mixed;                    // [tokens, C]
+  View conv_weight, conv_state;  // [C, W], [slots, C, W - 1]
   View a, b, a_log, dt_bias;
   View state;               // [slots, HV, V, K]
   View z, norm_weight;      // no data: no norm
   View out;                 // [tokens, HV, V]
   std::uint32_t* counters;  // [rows, HK] blocks that have read their q and k windows
-  std::int64_t rows;
   int v_heads, k_heads, width;
   float scale, beta_factor, epsilon;
   bool sigmoid_gate, channel_decay;
@@ -28,6 +27,6 @@ DecodeParams decode_params(const ops::GdnDecodeParams& p, const core::DeviceLaun
 
 /// X: the type of activations, T: of the state at rest. The instances are in gdn_decode_*.cu.
 template <class X, class T, int K, int V>
-Status run_decode(const DecodeParams& p, const core::DeviceInfo& info, void* stream);
+Status run_decode(const DecodeParams& p, const core::DeviceLaunch& launch);
 
 }  // namespace hybridattn::cuda

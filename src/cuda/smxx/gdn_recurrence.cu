@@ -1,11 +1,9 @@
 #include "src/cuda/smxx/gdn_recurrence.cuh"
 
-#include <algorithm>
-
 #include "hybridattn/ops/l2norm.h"
-#include "src/cuda/check.h"
 #include "src/cuda/formulas.cuh"
-#include "src/cuda/smxx/warp_state.cuh"
+#include "src/cuda/grid.cuh"
+#include "src/cuda/reduce.cuh"
 
 namespace hybridattn::cuda {
 namespace {
@@ -67,7 +65,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int first_v = static_cast<int>(task % v_blocks) * kBlockRows;
   const int head = static_cast<int>(task / v_blocks % heads);
   const int index = static_cast<int>(task / v_blocks / heads);
-  const Row row = load_row(p.start, p.length, p.slot, p.computed, index);
+  const Row row = load_row(p.rows, index);
   if (row.length == 0) return;
   if (row.slot == kPadIndex) return zero_out(p, row, head, first_v);
   const int lane = threadIdx.x % 32;
@@ -155,36 +153,22 @@ __global__ void __launch_bounds__(kWarps * 32)
 template <int Parts>
 Status launch_kernel(const char* op, const RecurrenceParams& p, cudaStream_t stream) {
   const int v_blocks = (p.v_dim + kBlockRows - 1) / kBlockRows;
-  const std::int64_t blocks_of_row = std::int64_t{p.v_heads} * v_blocks;
-  // The grid's limit is 2^31 - 1 blocks; more rows go in several launches.
-  const std::int64_t rows_at_once = ((std::int64_t{1} << 31) - 1) / blocks_of_row;
-  for (std::int64_t first = 0; first < p.rows; first += rows_at_once) {
-    RecurrenceParams part = p;
-    part.start += first;
-    part.length += first;
-    part.slot += first;
-    part.computed += first;
-    if (part.kept_row != nullptr) part.kept_row += first;
-    const std::int64_t rows = std::min(p.rows - first, rows_at_once);
-    recurrence_kernel<Parts>
-        <<<static_cast<unsigned>(rows * blocks_of_row), kWarps * 32, 0, stream>>>(
-            part, static_cast<unsigned>(v_blocks));
-    const Status status = check_launch(op);
-    if (!status.ok()) return status;
-  }
-  return {};
+  return for_row_slices(p.rows, std::int64_t{p.v_heads} * v_blocks,
+                        [&](const DeviceRowTables& rows, std::int64_t first, unsigned blocks) {
+                          RecurrenceParams part = p;
+                          part.rows = rows;
+                          if (part.kept_row != nullptr) part.kept_row += first;
+                          recurrence_kernel<Parts><<<blocks, kWarps * 32, 0, stream>>>(
+                              part, static_cast<unsigned>(v_blocks));
+                          return check_launch(op);
+                        });
 }
 
 }  // namespace
 
 RecurrenceParams recurrence_params(const ops::GdnParams& p) {
   RecurrenceParams out{};
-  const DeviceRowTables& rows = *p.rows.device;
-  out.start = rows.start;
-  out.length = rows.length;
-  out.slot = rows.slot;
-  out.computed = rows.computed;
-  out.rows = rows.count;
+  out.rows = *p.rows.device;
   out.q = View(p.q);
   out.k = View(p.k);
   out.v = View(p.v);
@@ -211,8 +195,7 @@ RecurrenceParams recurrence_params(const ops::GdnVerifyParams& p) {
 }
 
 Status run_recurrence(const char* op, const RecurrenceParams& p, const core::DeviceLaunch& launch) {
-  const auto stream = static_cast<cudaStream_t>(launch.stream);
-  if (p.rows == 0) return {};
+  const cudaStream_t stream = stream_of(launch);
   if (p.k_dim <= 64) return launch_kernel<2>(op, p, stream);
   if (p.k_dim <= 128) return launch_kernel<4>(op, p, stream);
   return launch_kernel<8>(op, p, stream);

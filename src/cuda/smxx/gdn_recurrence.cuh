@@ -11,16 +11,15 @@ namespace hybridattn::cuda {
 
 /// What the recurrence kernels take.
 struct RecurrenceParams {
-  const std::int32_t *start, *length, *slot, *computed;  // [rows]
-  View q, k;                                             // [tokens, HK, K]
-  View v, out;                                           // [tokens, HV, V]
-  View log_decay;                                        // [tokens, HV] or [tokens, HV, K] f32
-  View beta;                                             // [tokens, HV] f32
-  View state;                                            // [slots, HV, V, K]
-  View kept;                                             // verify: [kept slots, HV, V, K]
+  DeviceRowTables rows;
+  View q, k;                     // [tokens, HK, K]
+  View v, out;                   // [tokens, HV, V]
+  View log_decay;                // [tokens, HV] or [tokens, HV, K] f32
+  View beta;                     // [tokens, HV] f32
+  View state;                    // [slots, HV, V, K]
+  View kept;                     // verify: [kept slots, HV, V, K]
   const std::int32_t* kept_row;  // verify: [rows] first kept slot; else nullptr
   const std::int32_t* parents;   // verify: [tokens], or nullptr: chains
-  std::int64_t rows;
   int v_heads, group, k_dim, v_dim;
   float scale;
   bool qk_l2norm, channel_decay;
@@ -29,7 +28,7 @@ struct RecurrenceParams {
 RecurrenceParams recurrence_params(const ops::GdnParams& p);
 RecurrenceParams recurrence_params(const ops::GdnVerifyParams& p);
 
-/// Launches the fast kernel where K and V are 64 or 128 and all is aligned, else the generic one.
+/// K up to 256, any V, any strides.
 Status run_recurrence(const char* op, const RecurrenceParams& p, const core::DeviceLaunch& launch);
 
 }  // namespace hybridattn::cuda

@@ -1,7 +1,5 @@
 #include "src/cuda/smxx/gdn_step_rows.cuh"
 
-#include "hybridattn/ops/l2norm.h"
-#include "src/cuda/check.h"
 #include "src/cuda/formulas.cuh"
 #include "src/cuda/grid.cuh"
 #include "src/cuda/smxx/warp_state.cuh"
@@ -32,8 +30,7 @@ __global__ void __launch_bounds__(Warps * 32)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int first_v = (static_cast<int>(task % kSplits) * Warps + warp) * Rows;
   const int head = static_cast<int>(task / kSplits % heads);
-  const Row row =
-      load_row(p.start, p.length, p.slot, p.computed, static_cast<int>(task / kSplits / heads));
+  const Row row = load_row(p.rows, static_cast<int>(task / kSplits / heads));
   if (row.length == 0) return;
   const std::int64_t out = p.out.at(row.start, head, first_v);
   if (row.slot == kPadIndex) {
@@ -49,25 +46,13 @@ __global__ void __launch_bounds__(Warps * 32)
   const int first = State::channel(lane);
   load_lane(p.q, row.start, head / p.group, first, q);
   load_lane(p.k, row.start, head / p.group, first, k);
-  float q_squares = 0.0f, k_squares = 0.0f;
 #pragma unroll
   for (int e = 0; e < State::kVector; ++e) {
-    q_squares = fmaf(q[e], q[e], q_squares);
-    k_squares = fmaf(k[e], k[e], k_squares);
     const int channel = p.channel_decay ? first + e : 0;
     decay[e] =
         decay_factor(p.log_decay.as<const float>()[p.log_decay.at(row.start, head, channel)]);
   }
-  float q_factor = p.scale, k_factor = 1.0f;
-  if (p.qk_l2norm) {
-    q_factor *= inverse_root(sum_lanes<State::kLanes>(q_squares) + kL2NormEpsilon);
-    k_factor = inverse_root(sum_lanes<State::kLanes>(k_squares) + kL2NormEpsilon);
-  }
-#pragma unroll
-  for (int e = 0; e < State::kVector; ++e) {
-    q[e] *= q_factor;
-    k[e] *= k_factor;
-  }
+  State::scale_heads(q, k, p.scale, p.qk_l2norm);
   const float beta = p.beta.as<const float>()[p.beta.at(row.start, head)];
   __syncwarp();
   State s;
@@ -81,26 +66,18 @@ __global__ void __launch_bounds__(Warps * 32)
 template <class T, int Rows, int Warps>
 Status launch_rows(const RecurrenceParams& p, cudaStream_t stream) {
   constexpr int kSplits = kDim / (Rows * Warps);
-  const std::int64_t blocks_of_row = std::int64_t{p.v_heads} * kSplits;
-  const std::int64_t rows_at_once = ((std::int64_t{1} << 31) - 1) / blocks_of_row;
-  for (std::int64_t first = 0; first < p.rows; first += rows_at_once) {
-    RecurrenceParams part = p;
-    for (const std::int32_t** array : {&part.start, &part.length, &part.slot, &part.computed}) {
-      *array += first;
-    }
-    const std::int64_t rows = std::min(p.rows - first, rows_at_once);
-    step_rows_kernel<T, Rows, Warps>
-        <<<static_cast<unsigned>(rows * blocks_of_row), Warps * 32, 0, stream>>>(part);
-    const Status status = check_launch("gdn_step");
-    if (!status.ok()) return status;
-  }
-  return {};
+  return for_row_slices(p.rows, std::int64_t{p.v_heads} * kSplits,
+                        [&](const DeviceRowTables& rows, std::int64_t, unsigned blocks) {
+                          RecurrenceParams part = p;
+                          part.rows = rows;
+                          step_rows_kernel<T, Rows, Warps><<<blocks, Warps * 32, 0, stream>>>(part);
+                          return check_launch("gdn_step");
+                        });
 }
 
 template <class T>
 Status run_typed(const RecurrenceParams& p, const core::DeviceLaunch& launch) {
-  const std::int64_t heads = p.rows * p.v_heads;
-  if (heads == 0) return {};
+  const std::int64_t heads = std::int64_t{p.rows.count} * p.v_heads;
   // Few heads: less work a warp, so that the card has enough loads in flight.
   if (heads < 4 * launch.info->num_sms) return launch_rows<T, 4, 4>(p, stream_of(launch));
   // Bytes in flight, not elements, fill the memory's pipe: a warp holds 4 KB.
@@ -111,10 +88,8 @@ Status run_typed(const RecurrenceParams& p, const core::DeviceLaunch& launch) {
 
 const char* step_rows_refusal(const ops::GdnParams& p) {
   if (p.k.dim(2) != kDim || p.v.dim(2) != kDim) return "the fast kernel has K = V = 128 only";
-  const auto size = static_cast<std::int64_t>(dtype_size(p.state.dtype));
-  auto bits = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(p.state.data));
-  for (int d = 0; d < 3; ++d) bits |= p.state.stride(d) * size;
-  return bits % 16 == 0 ? nullptr : "the fast kernel needs rows of the state aligned to 16 bytes";
+  return rows_aligned(p.state) ? nullptr
+                               : "the fast kernel needs rows of the state aligned to 16 bytes";
 }
 
 Status run_step_rows(const RecurrenceParams& p, const core::DeviceLaunch& launch) {

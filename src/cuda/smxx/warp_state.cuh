@@ -1,7 +1,9 @@
 // Rows of one head's state in the registers of a warp, and one step of the delta rule over them.
 #pragma once
 
+#include "hybridattn/ops/l2norm.h"
 #include "src/cuda/element.cuh"
+#include "src/cuda/formulas.cuh"
 #include "src/cuda/reduce.cuh"
 
 namespace hybridattn::cuda {
@@ -102,6 +104,26 @@ struct WarpState {
     }
   }
 
+  /// q times `scale`, and both normalised where `normalize` says so: the lane's channels of a head.
+  __device__ static void scale_heads(float (&q)[kVector], float (&k)[kVector], float scale,
+                                     bool normalize) {
+    float q_factor = scale, k_factor = 1.0f;
+    if (normalize) {
+      float q_squares = 0.0f, k_squares = 0.0f;
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) {
+        q_squares = fmaf(q[e], q[e], q_squares);
+        k_squares = fmaf(k[e], k[e], k_squares);
+      }
+      q_factor = scale * inverse_root(sum_lanes<kLanes>(q_squares) + kL2NormEpsilon);
+      k_factor = inverse_root(sum_lanes<kLanes>(k_squares) + kL2NormEpsilon);
+    }
+#pragma unroll
+    for (int e = 0; e < kVector; ++e) {
+      q[e] *= q_factor;
+      k[e] *= k_factor;
+    }
+  }
   /// S <- S diag(decay); u = beta (v - S k); S <- S + u k^T; o = S q. `q` and `k` are the lane's
   /// channels, `v` and `o` the warp's rows in shared memory.
   __device__ void step(const float (&q)[kVector], const float (&k)[kVector],

@@ -2,7 +2,7 @@
 
 namespace hybridattn::cuda {
 template Status run_decode<__nv_bfloat16, float, 128, 128>(const DecodeParams&,
-                                                           const core::DeviceInfo&, void*);
+                                                           const core::DeviceLaunch&);
 template Status run_decode<__nv_bfloat16, __nv_bfloat16, 128, 128>(const DecodeParams&,
-                                                                   const core::DeviceInfo&, void*);
+                                                                   const core::DeviceLaunch&);
 }  // namespace hybridattn::cuda

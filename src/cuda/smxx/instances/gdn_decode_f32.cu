@@ -1,8 +1,7 @@
 #include "src/cuda/smxx/gdn_decode-inl.cuh"
 
 namespace hybridattn::cuda {
-template Status run_decode<float, float, 128, 128>(const DecodeParams&, const core::DeviceInfo&,
-                                                   void*);
+template Status run_decode<float, float, 128, 128>(const DecodeParams&, const core::DeviceLaunch&);
 template Status run_decode<float, __nv_bfloat16, 128, 128>(const DecodeParams&,
-                                                           const core::DeviceInfo&, void*);
+                                                           const core::DeviceLaunch&);
 }  // namespace hybridattn::cuda
