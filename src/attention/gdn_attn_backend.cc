@@ -1,7 +1,6 @@
 #include "hybridattn/gdn_attn_backend.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "hybridattn/ops.h"
 #include "hybridattn/status_macros.h"
@@ -11,6 +10,7 @@
 #include "src/core/context_impl.h"
 #include "src/core/recorder.h"
 #include "src/ops/gdn_check.h"
+#include "src/ops/gdn_intermediates.h"
 #include "src/ops/gdn_prefill_params.h"
 
 namespace hybridattn {
@@ -115,43 +115,9 @@ Status check_row(const RowView& row, std::int32_t index, std::int64_t slots) {
   return {};
 }
 
-/// The intermediate tensors of one layer, float32, in the context's workspace.
-struct Workspace {
-  TensorView conv_out;   // [T, C]
-  TensorView log_decay;  // [T, HV] or [T, HV, K]
-  TensorView beta;       // [T, HV]
-  TensorView core_out;   // [T, HV, V]
-};
-
-/// Log decays of one token.
-std::int64_t decays(const RadixLinearAttention& layer) {
-  return layer.num_v_heads * std::int64_t{layer.channel_decay ? layer.head_k_dim : 1};
-}
-
-std::int64_t workspace_floats(const RadixLinearAttention& layer, std::int64_t tokens) {
-  return tokens *
-         (layer.conv_channels() + decays(layer) + layer.num_v_heads + layer.value_channels());
-}
-
-Workspace cut_workspace(std::byte* block, const RadixLinearAttention& layer, std::int64_t tokens) {
-  auto* next = reinterpret_cast<float*>(block);
-  const auto take = [&](std::int64_t elements) {
-    float* taken = next;
-    next += elements;
-    return taken;
-  };
-  Workspace w;
-  const std::int64_t heads = layer.num_v_heads;
-  w.conv_out = TensorView(take(tokens * layer.conv_channels()), DType::kF32,
-                          {tokens, layer.conv_channels()});
-  float* log_decay = take(tokens * decays(layer));
-  w.log_decay = layer.channel_decay
-                    ? TensorView(log_decay, DType::kF32, {tokens, heads, layer.head_k_dim})
-                    : TensorView(log_decay, DType::kF32, {tokens, heads});
-  w.beta = TensorView(take(tokens * heads), DType::kF32, {tokens, heads});
-  w.core_out = TensorView(take(tokens * layer.value_channels()), DType::kF32,
-                          {tokens, heads, layer.head_v_dim});
-  return w;
+ops::GdnDims dims_of(const RadixLinearAttention& layer, std::int64_t tokens) {
+  return {tokens,           layer.num_k_heads, layer.num_v_heads,
+          layer.head_k_dim, layer.head_v_dim,  layer.channel_decay};
 }
 
 Status check_args(const Plan& plan, const RadixLinearAttention& layer, const GdnRunArgs& args) {
@@ -201,23 +167,11 @@ Status run_convolution(Context& context, const GdnPlan& plan, const CausalConvAr
 
 /// The delta rule over the convolution's output: decode rows step, prefill rows go in chunks,
 /// verify rows step and keep every state.
-Status run_delta_rule(Context& context, const GdnPlan& plan, const RadixLinearAttention& layer,
-                      const Workspace& w, const TensorView& state, const TensorView& kept,
-                      const TensorView& out) {
-  const std::int64_t tokens = plan.num_tokens();
-  const std::int64_t channels = layer.conv_channels();
-  const std::int64_t hk = layer.num_k_heads;
-  const std::int64_t k_dim = layer.head_k_dim;
-  GdnArgs args;
-  args.q = w.conv_out.at(0, {tokens, hk, k_dim}, {channels, k_dim, 1});
-  args.k = w.conv_out.at(layer.key_channels(), {tokens, hk, k_dim}, {channels, k_dim, 1});
-  args.v = w.conv_out.at(2 * layer.key_channels(), {tokens, layer.num_v_heads, layer.head_v_dim},
-                         {channels, layer.head_v_dim, 1});
-  args.log_decay = w.log_decay;
-  args.beta = w.beta;
+Status run_delta_rule(Context& context, const GdnPlan& plan, const ops::GdnIntermediates& between,
+                      const TensorView& state, const TensorView& kept, const TensorView& out) {
+  GdnArgs args = between.delta_rule();
   args.state = state;
   args.out = out;
-  args.scale = 1.0f / std::sqrt(static_cast<float>(k_dim));
   args.rows = plan.steps();
   if (args.rows.count > 0) HYBRIDATTN_TRY(gdn_step(context, args));
   args.rows = plan.prefills();
@@ -238,6 +192,11 @@ GDNAttnBackend::~GDNAttnBackend() = default;
 Result<std::unique_ptr<GDNAttnBackend>> GDNAttnBackend::create(Context& context,
                                                                GdnStateView states,
                                                                GdnStateView kept) {
+  if (context.device() != DeviceType::kCpu) {
+    return error(
+        StatusCode::kUnsupported,
+        "GDNAttnBackend: the context is on cuda, must be on cpu: plans lie in host memory");
+  }
   HYBRIDATTN_TRY(check_layers(states));
   HYBRIDATTN_TRY(check_kept(states, kept));
   for (const TensorView& state : states.recurrent) {
@@ -396,10 +355,10 @@ Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& lay
   if (plan->num_tokens() == 0) return {};
   HYBRIDATTN_TRY(check_args(*plan, layer, args));
   HYBRIDATTN_TRY(core::hold_if_recording(context_, name(), *plan));
-  const std::int64_t tokens = plan->num_tokens();
-  const auto bytes = static_cast<std::size_t>(workspace_floats(layer, tokens)) * sizeof(float);
-  HYBRIDATTN_ASSIGN(std::byte * block, core::shared_workspace(context_, bytes));
-  const Workspace w = cut_workspace(block, layer, tokens);
+  const ops::GdnDims dims = dims_of(layer, plan->num_tokens());
+  HYBRIDATTN_ASSIGN(std::byte * block,
+                    core::shared_workspace(context_, ops::GdnIntermediates::bytes(dims)));
+  const ops::GdnIntermediates w(block, dims);
   const auto index = static_cast<std::size_t>(layer.gdn_index);
   const bool normed = !args.z.empty();
   const bool keeps = !kept_.conv.empty();
@@ -408,7 +367,7 @@ Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& lay
       keeps ? kept_.conv[index] : TensorView()));
   HYBRIDATTN_TRY(gdn_gates(context_, {args.a, args.b, layer.a_log, layer.dt_bias, w.log_decay,
                                       w.beta, layer.allow_neg_eigval}));
-  HYBRIDATTN_TRY(run_delta_rule(context_, *plan, layer, w, states_.recurrent[index],
+  HYBRIDATTN_TRY(run_delta_rule(context_, *plan, w, states_.recurrent[index],
                                 keeps ? kept_.recurrent[index] : TensorView(),
                                 normed ? w.core_out : args.out));
   if (normed) {

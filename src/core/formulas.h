@@ -5,30 +5,42 @@
 #include <cstdint>
 #include <limits>
 
+// Kernels in CUDA C++ call them too.
+#ifdef __CUDACC__
+#define HYBRIDATTN_HOST_DEVICE __host__ __device__
+#else
+#define HYBRIDATTN_HOST_DEVICE
+#endif
+
 namespace hybridattn::core {
 
+/// Above it softplus(x) is x.
+inline constexpr double kSoftplusThreshold = 20.0;
+
 /// log(1 + e^x), and x itself above 20, as torch has it (the difference there is under 2.1e-9).
-inline double softplus(double x) { return x > 20.0 ? x : std::log1p(std::exp(x)); }
+HYBRIDATTN_HOST_DEVICE inline double softplus(double x) {
+  return x > kSoftplusThreshold ? x : std::log1p(std::exp(x));
+}
 
 /// The range that log decays are cut to. exp(-1e4) is 0 in every type at hand.
 inline constexpr double kMinLogDecay = -1e4;
 
 /// NaN and -inf become the minimum, positive values 0: nothing that enters an exponent can
 /// overflow.
-inline double clamp_log_decay(double g) {
+HYBRIDATTN_HOST_DEVICE inline double clamp_log_decay(double g) {
   if (!(g > kMinLogDecay)) return kMinLogDecay;
   return g > 0.0 ? 0.0 : g;
 }
 
 /// g = -exp(A_log) * softplus(x), exp cut at the largest finite float so that inf * 0 cannot be.
-inline double log_decay(double a_log, double x) {
+HYBRIDATTN_HOST_DEVICE inline double log_decay(double a_log, double x) {
   double rate = std::exp(a_log);
   const double largest = std::numeric_limits<float>::max();
   if (!(rate < largest)) rate = largest;
   return clamp_log_decay(-rate * softplus(x));
 }
 
-inline double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+HYBRIDATTN_HOST_DEVICE inline double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
 /// The key (or key-value) head that a value (or query) head reads: heads are grouped, not tiled.
 constexpr std::int64_t key_head(std::int64_t head, std::int64_t group) { return head / group; }

@@ -57,6 +57,10 @@ Result<std::unique_ptr<Graph>> Graph::record(Context& context, const std::functi
                  "Graph::record: the context is recording already");
   }
   if (!fn) return invalid_argument("Graph::record: fn is empty");
+  if (context.device() != DeviceType::kCpu) {
+    return error(StatusCode::kUnsupported,
+                 "Graph::record: the context is on cuda, must be on cpu; capture its stream");
+  }
   auto impl = std::make_unique<Impl>(context);
   {
     const Recording recording(context, impl->recorder);

@@ -100,34 +100,50 @@ const DeviceInfo& device_info(Context& context) noexcept;
 /// `family`: the one that was asked for, or nullptr.
 Status no_device_kernel(const char* op, const char* family, const char* refusal);
 
-/// The implementation that serves a call. Errors: unsupported, with the reason of the last one that
-/// was asked.
+/// The implementation that serves a call, or why there is none.
 template <class Params>
-Result<const DeviceKernel<Params>*> choose_device_kernel(Context& context, const char* op,
-                                                         const Params& params) {
+struct DeviceChoice {
+  const DeviceKernel<Params>* kernel = nullptr;
+  const char* family = nullptr;   // forced, or nullptr
+  const char* refusal = nullptr;  // of the last one that was asked
+};
+
+template <class Params>
+DeviceChoice<Params> choose_device_kernel(Context& context, const Params& params) {
   const DeviceKernels<Params>& kernels = kernel_entry<Params>.cuda;
   const bool several = kernels[0].run != nullptr && kernels[1].run != nullptr;
-  const char* family = several ? forced_family(context) : nullptr;
-  const char* refusal = "this build has no kernel for it on cuda";
+  DeviceChoice<Params> choice;
+  choice.family = several ? forced_family(context) : nullptr;
+  choice.refusal = "this build has no kernel for it on cuda";
   for (const DeviceKernel<Params>& kernel : kernels) {
     if (kernel.run == nullptr) break;
-    if (family != nullptr && std::string_view(family) != kernel.family) continue;
+    if (choice.family != nullptr && std::string_view(choice.family) != kernel.family) continue;
     const char* why =
         kernel.refusal == nullptr ? nullptr : kernel.refusal(params, device_info(context));
-    if (why == nullptr) return &kernel;
-    refusal = why;
+    if (why == nullptr) {
+      choice.kernel = &kernel;
+      break;
+    }
+    choice.refusal = why;
   }
-  return no_device_kernel(op, family, refusal);
+  return choice;
+}
+
+template <class Params>
+Status launch_device_kernel(Context& context, const char* op, const DeviceKernel<Params>& kernel,
+                            const Params& params) {
+  const DeviceNeeds needs =
+      kernel.needs == nullptr ? DeviceNeeds{} : kernel.needs(params, device_info(context));
+  HYBRIDATTN_ASSIGN(const DeviceLaunch launch, begin_device_launch(context, needs));
+  HYBRIDATTN_TRY(kernel.run(params, launch));
+  return end_device_launch(context, op, kernel.family);
 }
 
 template <class Params>
 Status launch_on_device(Context& context, const char* op, const Params& params) {
-  HYBRIDATTN_ASSIGN(const DeviceKernel<Params>* kernel, choose_device_kernel(context, op, params));
-  const DeviceNeeds needs =
-      kernel->needs == nullptr ? DeviceNeeds{} : kernel->needs(params, device_info(context));
-  HYBRIDATTN_ASSIGN(const DeviceLaunch launch, begin_device_launch(context, needs));
-  HYBRIDATTN_TRY(kernel->run(params, launch));
-  return end_device_launch(context, op, kernel->family);
+  const DeviceChoice<Params> choice = choose_device_kernel(context, params);
+  if (choice.kernel == nullptr) return no_device_kernel(op, choice.family, choice.refusal);
+  return launch_device_kernel(context, op, *choice.kernel, params);
 }
 
 template <class Params>

@@ -1,6 +1,6 @@
 // The two gates on CUDA: a thread for each element of a and of b.
+#include "src/core/formulas.h"
 #include "src/cuda/element.cuh"
-#include "src/cuda/formulas.cuh"
 #include "src/cuda/grid.cuh"
 #include "src/cuda/kernels.h"
 
@@ -24,12 +24,13 @@ __global__ void __launch_bounds__(kThreads) gates_kernel(const __grid_constant__
     const std::int64_t token = i / p.channels / p.heads;
     const float x = load(p.a, p.a.at(token, head, channel));
     const float bias = load(p.dt_bias, p.dt_bias.at(head, channel));
-    const double g = log_decay(double(load(p.a_log, p.a_log.at(head))), double(x) + double(bias));
+    const double g =
+        core::log_decay(double(load(p.a_log, p.a_log.at(head))), double(x) + double(bias));
     p.log_decay.as<float>()[p.log_decay.at(token, head, channel)] = static_cast<float>(g);
     if (channel != 0) continue;
     const double b = double(load(p.b, p.b.at(token, head)));
     p.beta.as<float>()[p.beta.at(token, head)] =
-        p.beta_factor * static_cast<float>(1.0 / (1.0 + exp(-b)));
+        p.beta_factor * static_cast<float>(core::sigmoid(b));
   }
 }
 

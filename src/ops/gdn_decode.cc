@@ -1,7 +1,6 @@
 #include "hybridattn/ops/gdn_decode.h"
 
 #include <cmath>
-#include <vector>
 
 #include "hybridattn/ops/causal_conv.h"
 #include "hybridattn/ops/gdn_gates.h"
@@ -11,6 +10,7 @@
 #include "src/core/kernel.h"
 #include "src/ops/gdn_check.h"
 #include "src/ops/gdn_decode_params.h"
+#include "src/ops/gdn_intermediates.h"
 #include "src/ops/place_rows.h"
 #include "src/ops/ragged_check.h"
 
@@ -57,37 +57,7 @@ Status check_args(const GdnDecodeArgs& args, ops::GdnDecodeParams& params) {
   return {};
 }
 
-/// The float32 tensors between the ops.
-struct Between {
-  TensorView conv_out, log_decay, beta, core_out;
-};
-
-Result<Between> make_between(Context& context, const ops::GdnDecodeParams& p) {
-  const GdnDecodeArgs& x = p.args;
-  const std::int64_t tokens = x.mixed_qkv.dim(0);
-  const std::int64_t channels = x.mixed_qkv.dim(1);
-  const std::int64_t decays = p.v_heads * (x.a.rank == 3 ? p.k_dim : 1);
-  const std::int64_t floats = tokens * (channels + decays + p.v_heads + p.v_heads * p.v_dim);
-  HYBRIDATTN_ASSIGN(std::byte * block,
-                    core::shared_workspace(context, static_cast<std::size_t>(floats) * 4));
-  auto* next = reinterpret_cast<float*>(block);
-  const auto take = [&](std::int64_t count) {
-    float* taken = next;
-    next += count;
-    return taken;
-  };
-  Between b;
-  b.conv_out = TensorView(take(tokens * channels), DType::kF32, {tokens, channels});
-  float* log_decay = take(tokens * decays);
-  b.log_decay = x.a.rank == 3 ? TensorView(log_decay, DType::kF32, {tokens, p.v_heads, p.k_dim})
-                              : TensorView(log_decay, DType::kF32, {tokens, p.v_heads});
-  b.beta = TensorView(take(tokens * p.v_heads), DType::kF32, {tokens, p.v_heads});
-  b.core_out =
-      TensorView(take(tokens * p.v_heads * p.v_dim), DType::kF32, {tokens, p.v_heads, p.v_dim});
-  return b;
-}
-
-/// The norm of the tokens that rows name: stretches of neighbours at once. Padding becomes zeros.
+/// The norm of the tokens that rows name, padding aside: stretches of neighbours at once.
 Status norm_rows(Context& context, const ops::GdnDecodeParams& p, const TensorView& core_out) {
   const GdnDecodeArgs& x = p.args;
   const auto rows_of = [](const auto& view, std::int64_t first, std::int64_t count) {
@@ -112,41 +82,39 @@ Status norm_rows(Context& context, const ops::GdnDecodeParams& p, const TensorVi
   return {};
 }
 
+/// Zeros for padding: a step of nothing else writes them.
+Status zero_pads(Context& context, const ops::GdnDecodeParams& p, const GdnArgs& step) {
+  const std::int32_t one = 1, pad = kPadIndex;
+  const RaggedRows& rows = p.args.rows;
+  GdnArgs zeros = step;
+  zeros.out = p.args.out;
+  for (std::int32_t r = 0; r < rows.count; ++r) {
+    if (rows.slot[r] != kPadIndex || rows.length[r] == 0) continue;
+    zeros.rows = {1, &rows.start[r], &one, &pad, &one};
+    HYBRIDATTN_TRY(gdn_step(context, zeros));
+  }
+  return {};
+}
+
 /// The ops one after the other.
 Status run_apart(Context& context, const ops::GdnDecodeParams& p) {
   const GdnDecodeArgs& x = p.args;
-  HYBRIDATTN_ASSIGN(const Between b, make_between(context, p));
-  const std::int64_t tokens = x.mixed_qkv.dim(0);
-  const std::int64_t channels = x.mixed_qkv.dim(1);
-  const std::int64_t key_channels = x.num_k_heads * p.k_dim;
+  const ops::GdnDims dims{x.mixed_qkv.dim(0), x.num_k_heads, p.v_heads, p.k_dim, p.v_dim,
+                          x.a.rank == 3};
+  HYBRIDATTN_ASSIGN(std::byte * block,
+                    core::shared_workspace(context, ops::GdnIntermediates::bytes(dims)));
+  const ops::GdnIntermediates b(block, dims);
   HYBRIDATTN_TRY(
       causal_conv(context, {x.rows, x.mixed_qkv, x.conv_weight, x.conv_state, b.conv_out}));
   HYBRIDATTN_TRY(
       gdn_gates(context, {x.a, x.b, x.a_log, x.dt_bias, b.log_decay, b.beta, x.allow_neg_eigval}));
-  GdnArgs step;
+  GdnArgs step = b.delta_rule();
   step.rows = x.rows;
-  step.q = b.conv_out.at(0, {tokens, x.num_k_heads, p.k_dim}, {channels, p.k_dim, 1});
-  step.k = b.conv_out.at(key_channels, {tokens, x.num_k_heads, p.k_dim}, {channels, p.k_dim, 1});
-  step.v = b.conv_out.at(2 * key_channels, {tokens, p.v_heads, p.v_dim}, {channels, p.v_dim, 1});
-  step.log_decay = b.log_decay;
-  step.beta = b.beta;
   step.state = x.state;
-  step.scale = p.scale;
   step.out = x.z.empty() ? x.out : b.core_out;
   HYBRIDATTN_TRY(gdn_step(context, step));
   if (x.z.empty()) return {};
-  // Zeros of padding come from a step of nothing but padding.
-  std::vector<std::int32_t> pads;
-  for (std::int32_t r = 0; r < x.rows.count; ++r) {
-    if (x.rows.slot[r] == kPadIndex && x.rows.length[r] > 0) pads.push_back(x.rows.start[r]);
-  }
-  if (!pads.empty()) {
-    const std::vector<std::int32_t> ones(pads.size(), 1), none(pads.size(), kPadIndex);
-    step.rows = {static_cast<std::int32_t>(pads.size()), pads.data(), ones.data(), none.data(),
-                 ones.data()};
-    step.out = x.out;
-    HYBRIDATTN_TRY(gdn_step(context, step));
-  }
+  HYBRIDATTN_TRY(zero_pads(context, p, step));
   return norm_rows(context, p, b.core_out);
 }
 
@@ -158,9 +126,10 @@ Status gdn_decode(Context& context, const GdnDecodeArgs& args) {
   if (context.device() == DeviceType::kCpu) return run_apart(context, params);
   DeviceRowTables tables;
   HYBRIDATTN_TRY(ops::place_rows(context, params.args.rows, tables));
-  const auto fused = core::choose_device_kernel(context, "gdn_decode", params);
-  if (!fused.ok()) return run_apart(context, params);
-  return core::launch(context, "gdn_decode", params);
+  const auto fused = core::choose_device_kernel(context, params);
+  return fused.kernel == nullptr
+             ? run_apart(context, params)
+             : core::launch_device_kernel(context, "gdn_decode", *fused.kernel, params);
 }
 
 }  // namespace hybridattn

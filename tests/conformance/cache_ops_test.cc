@@ -10,7 +10,11 @@ class ConformanceCacheOps : public Conformance {};
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceCacheOps, ::testing::ValuesIn(all_setups()), setup_name);
 INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceCacheOps, ::testing::ValuesIn(cuda_setups()), setup_name);
 
-TEST_P(ConformanceCacheOps, StoreKvOfEveryCacheType) {
+class ConformanceStoreKv : public Conformance {};
+
+INSTANTIATE_TEST_SUITE_P(Table, ConformanceStoreKv, ::testing::ValuesIn(all_setups()), setup_name);
+
+TEST_P(ConformanceStoreKv, StoreKvOfEveryCacheType) {
   const std::int64_t page_size = 3;
   const std::vector<std::int64_t> places{7, kPadIndex, 0, 14, 8, 4};
   const Shape k_shape{5, page_size, 2, 20};

@@ -8,8 +8,11 @@ class ConformanceElementwise : public Conformance {};
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceElementwise, ::testing::ValuesIn(all_setups()),
                          setup_name);
-INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceElementwise, ::testing::ValuesIn(cuda_setups()),
-                         setup_name);
+
+class ConformanceGdnGates : public Conformance {};
+
+INSTANTIATE_TEST_SUITE_P(Table, ConformanceGdnGates, ::testing::ValuesIn(all_setups()), setup_name);
+INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceGdnGates, ::testing::ValuesIn(cuda_setups()), setup_name);
 
 Shape heads_shape() { return {5, 3, 37}; }
 constexpr std::int64_t kHeadElements = 5 * 3 * 37;
@@ -122,7 +125,7 @@ TEST_P(ConformanceElementwise, RotaryTableOfThreePositions) {
   }
 }
 
-TEST_P(ConformanceElementwise, GdnGatesOfChannels) {
+TEST_P(ConformanceGdnGates, GdnGatesOfChannels) {
   Operand a(dtype(), {7, 5, 20}, Layout::kSliced, random.values(700, -8, 8));
   Operand b(dtype(), {7, 5}, Layout::kSliced, random.values(35, -8, 8));
   Operand a_log(dtype(), {5}, Layout::kDense, random.values(5, -4, 3));
@@ -136,7 +139,7 @@ TEST_P(ConformanceElementwise, GdnGatesOfChannels) {
   expect_conforms(beta, everything(7), kGdnGatesBound, dtype());
 }
 
-TEST_P(ConformanceElementwise, GdnGates) {
+TEST_P(ConformanceGdnGates, GdnGates) {
   for (const bool negative : {false, true}) {
     Operand a(dtype(), {7, 5}, Layout::kSliced, random.values(35, -8, 8));
     Operand b(dtype(), {7, 5}, Layout::kSliced, random.values(35, -8, 8));

@@ -45,6 +45,11 @@ class ConformanceVerify : public Conformance {
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceVerify, ::testing::ValuesIn(all_setups()), setup_name);
 INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceVerify, ::testing::ValuesIn(cuda_setups()), setup_name);
 
+class ConformanceVerifyAttention : public ConformanceVerify {};
+
+INSTANTIATE_TEST_SUITE_P(Table, ConformanceVerifyAttention, ::testing::ValuesIn(all_setups()),
+                         setup_name);
+
 TEST_P(ConformanceVerify, GdnVerify) {
   Operand q = operand({kTokens, 2, 16}, -1, 1), k = operand({kTokens, 2, 16}, -1, 1);
   Operand v = operand({kTokens, 4, 32}, -1, 1);
@@ -88,7 +93,7 @@ TEST_P(ConformanceVerify, CausalConvVerify) {
   }
 }
 
-TEST_P(ConformanceVerify, AttentionOverATree) {
+TEST_P(ConformanceVerifyAttention, AttentionOverATree) {
   for (const auto& [before, window] : std::vector<std::pair<std::int32_t, std::int32_t>>{
            {0, -1}, {5, -1}, {61, -1}, {0, 1}, {0, 2}, {5, 3}, {61, 2}, {130, 64}, {130, 70}}) {
     const std::int32_t keys = before + 6;
@@ -112,7 +117,7 @@ TEST_P(ConformanceVerify, AttentionOverATree) {
   }
 }
 
-TEST_P(ConformanceVerify, ATreeDoesNotReadTheValuesBesideItsPath) {
+TEST_P(ConformanceVerifyAttention, ATreeDoesNotReadTheValuesBesideItsPath) {
   Operand q = operand({kTokens, 4, 24}, -1, 1);
   Buffer k(dtype(), {2, 4, 2, 24}), v(dtype(), {2, 4, 2, 24}), out(dtype(), {kTokens, 4, 24});
   for (Buffer* x : {&k, &v}) x->fill(random.values(x->num_elements(), -1, 1));
@@ -131,7 +136,7 @@ TEST_P(ConformanceVerify, ATreeDoesNotReadTheValuesBesideItsPath) {
   EXPECT_ERROR(attention(context(), args), kUnsupported, "row 0 is a tree and causal is false");
 }
 
-TEST_P(ConformanceVerify, CopyKvMovesInOrder) {
+TEST_P(ConformanceVerifyAttention, CopyKvMovesInOrder) {
   Buffer k(dtype(), {3, 4, 2, 24}, Layout::kSliced), v(dtype(), {3, 4, 2, 40}, Layout::kSliced);
   for (Buffer* x : {&k, &v}) x->fill(random.values(x->num_elements(), -1, 1));
   const Buffer k_before = k, v_before = v;

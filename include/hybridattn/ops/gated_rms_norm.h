@@ -19,7 +19,7 @@ struct GatedRmsNormArgs {
   float epsilon = 1e-6f;
   GateKind gate = GateKind::kSilu;
   /// Optional [T]: a token with a value other than 0 is padding. Nothing of it is read, its output
-  /// is 0.
+  /// is 0. In the memory of the context's device, as the tensors.
   const std::uint8_t* pad = nullptr;
 };
 
