@@ -1,6 +1,8 @@
 // Graph and GraphRunner: recorded steps, replayed for other rows.
 #include "hybridattn/graph_runner.h"
 
+#include <cmath>
+
 #include "tests/support/hybrid_service.h"
 
 namespace hybridattn::testing {
@@ -33,7 +35,7 @@ TEST(GraphTest, RecordingRunsNothing) {
   const Recorded recorded(world, {0, 2, 0, 2, 8});
   EXPECT_GT(recorded.graph->num_calls(), 15u);
   for (std::int32_t slot = 0; slot < 8; ++slot) {
-    for (const std::byte b : world.slot_bytes(slot)) ASSERT_EQ(b, std::byte{0xff});
+    for (const Byte b : world.slot_bytes(slot)) ASSERT_EQ(b, Byte{0xff});
   }
   for (const double value : world.output(0)) ASSERT_TRUE(std::isnan(value));
 }

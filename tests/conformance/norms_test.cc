@@ -72,7 +72,8 @@ TEST_P(ConformanceRmsNorm, RmsNormInPlace) {
 TEST_P(ConformanceNorms, GatedRmsNormOfPaddingIsZeroWhateverItHolds) {
   std::vector<double> values = random.values(4 * 2 * 32, -3, 3);
   std::fill_n(values.begin() + 2 * 2 * 32, 2 * 32, std::numeric_limits<double>::quiet_NaN());
-  const std::vector<std::uint8_t, SharedMemory<std::uint8_t>> pad{0, 0, 1, 0};
+  Bytes pad(4, 0);
+  pad[2] = 1;
   Operand x(dtype(), {4, 2, 32}, Layout::kSliced, values);
   Operand z(dtype(), {4, 2, 32}, Layout::kSliced, values);
   Operand weight(dtype(), {32}, Layout::kDense, random.values(32, -2, 2));

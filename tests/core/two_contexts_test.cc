@@ -44,7 +44,7 @@ struct Work {
   void step(int round) {
     const auto batch = ForwardBatch::create(rows(round));
     ASSERT_TRUE(batch.ok()) << batch.status().message();
-    world.poison_from(0);
+    world.poison_tokens();
     std::int32_t token = 0;
     for (std::size_t r = 0; r < 2; ++r) {
       const BatchRow& row = batch->rows()[r];
@@ -71,7 +71,7 @@ struct Work {
   HybridWorld world;
   std::unique_ptr<GraphRunner> runner;
   std::vector<std::vector<double>> outputs;
-  std::vector<std::vector<std::byte>> states;
+  std::vector<std::vector<Byte>> states;
 };
 
 /// Runs fn(0) and fn(1) in two threads that begin together.

@@ -45,7 +45,7 @@ class F01UpstreamVerbs : public ::testing::Test {
   }
   Status replay(const std::vector<std::int32_t>& indices,
                 const std::vector<std::int32_t>& lengths) {
-    world.poison_from(0);
+    world.poison_tokens();
     std::int64_t sum = 0;
     for (std::size_t i = 0; i < indices.size(); ++i) {
       sum += lengths[i];

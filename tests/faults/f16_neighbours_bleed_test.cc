@@ -6,7 +6,7 @@
 namespace hybridattn::testing {
 namespace {
 
-void append(std::vector<std::byte>& bytes, const std::vector<std::byte>& more) {
+void append(std::vector<Byte>& bytes, const std::vector<Byte>& more) {
   bytes.insert(bytes.end(), more.begin(), more.end());
 }
 
@@ -22,14 +22,14 @@ class Sequences {
     }
   }
 
-  std::vector<std::vector<std::byte>> delta_rule(const std::vector<int>& order) {
+  std::vector<std::vector<Byte>> delta_rule(const std::vector<int>& order) {
     case_.state = start_state_;
     case_.out.kernel().poison({});
     name_rows(order);
     EXPECT_OK(gdn_prefill(context_, case_.args(Source::kKernel)));
-    std::vector<std::vector<std::byte>> results;
+    std::vector<std::vector<Byte>> results;
     for (const int r : order) {
-      std::vector<std::byte> bytes = case_.state.kernel().bytes(r);
+      std::vector<Byte> bytes = case_.state.kernel().bytes(r);
       for (std::int32_t i = 0; i < length(r); ++i) {
         append(bytes, case_.out.kernel().bytes(start(r) + i));
       }
@@ -38,7 +38,7 @@ class Sequences {
     return results;
   }
 
-  std::vector<std::vector<std::byte>> convolution(const std::vector<int>& order) {
+  std::vector<std::vector<Byte>> convolution(const std::vector<int>& order) {
     Random random(17);
     Buffer x(DType::kF32, {case_.d.tokens, 70});
     Buffer w(DType::kF32, {70, 4});
@@ -50,9 +50,9 @@ class Sequences {
     name_rows(order);
     EXPECT_OK(
         causal_conv(context_, {case_.rows.view(), x.view(), w.view(), state.view(), out.view()}));
-    std::vector<std::vector<std::byte>> results;
+    std::vector<std::vector<Byte>> results;
     for (const int r : order) {
-      std::vector<std::byte> bytes = state.bytes(r);
+      std::vector<Byte> bytes = state.bytes(r);
       for (std::int32_t i = 0; i < length(r); ++i) append(bytes, out.bytes(start(r) + i));
       results.push_back(std::move(bytes));
     }
@@ -60,7 +60,7 @@ class Sequences {
   }
 
   /// Every row attends to 37 older keys and its own.
-  std::vector<std::vector<std::byte>> softmax(const std::vector<int>& order) {
+  std::vector<std::vector<Byte>> softmax(const std::vector<int>& order) {
     Random random(18);
     const auto count = static_cast<std::int64_t>(lengths_.size());
     Buffer q(DType::kF32, {case_.d.tokens, 4, 24});
@@ -82,9 +82,9 @@ class Sequences {
                                    {},
                                    {},
                                    {0.2f, true, 0.0f, -1}}));
-    std::vector<std::vector<std::byte>> results;
+    std::vector<std::vector<Byte>> results;
     for (const int r : order) {
-      std::vector<std::byte> bytes;
+      std::vector<Byte> bytes;
       for (std::int32_t i = 0; i < length(r); ++i) append(bytes, out.bytes(start(r) + i));
       results.push_back(std::move(bytes));
     }

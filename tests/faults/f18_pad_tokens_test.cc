@@ -4,8 +4,8 @@
 namespace hybridattn::testing {
 namespace {
 
-/// State bytes after 40 tokens with `left` and `right` tokens of random data around them.
-Bytes states_with_padding(Context& context, std::int32_t left, std::int32_t right) {
+/// State and window after 40 tokens with `left` and `right` tokens of random data around them.
+std::vector<Bytes> states_with_padding(Context& context, std::int32_t left, std::int32_t right) {
   const std::int64_t tokens = left + 40 + right;
   const std::int64_t width = 64;
   Random inside(1);
@@ -42,9 +42,7 @@ Bytes states_with_padding(Context& context, std::int32_t left, std::int32_t righ
     EXPECT_EQ(out.is_poison({t}), outside_row) << t;
     EXPECT_EQ(c.out.kernel().is_poison({t}), outside_row) << t;
   }
-  Bytes bytes = c.state.kernel().memory();
-  bytes.insert(bytes.end(), window.memory().begin(), window.memory().end());
-  return bytes;
+  return {c.state.kernel().memory(), window.memory()};
 }
 
 TEST(F18PadTokensAdvanceState, NothingOutsideOfARowCounts) {

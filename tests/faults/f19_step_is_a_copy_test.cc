@@ -13,7 +13,7 @@ TEST(F19OrderRace, TheBatchAndTheTableMoveOnBeforeTheStepRuns) {
     const Handle row = *table.open();
     ASSERT_OK(table.reserve(row, 6));
     const std::int32_t slot = table.slot_id(row);
-    world.poison_from(0);
+    world.poison_tokens();
     for (std::int32_t i = 0; i < 6; ++i) world.feed(5, i, i);
     std::shared_ptr<Plan> plan;
     std::unique_ptr<Graph> recorded;

@@ -15,7 +15,7 @@ TEST(F41Races, AThousandRunsAreOne) {
   const auto plan = *world.backend->plan(*batch);
   std::vector<double> first;
   for (int run = 0; run < 1000; ++run) {
-    world.poison_from(0);
+    world.poison_tokens();
     for (std::int32_t t = 0; t < 26; ++t) world.feed(9, t, t);
     ASSERT_OK(world.run(*plan));
     std::vector<double> all;

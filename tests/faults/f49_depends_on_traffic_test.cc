@@ -26,7 +26,7 @@ WorldOptions long_options(Isa isa) {
 /// the state at the end.
 struct Course {
   std::vector<std::vector<double>> outputs;
-  std::vector<std::byte> state;
+  std::vector<Byte> state;
 };
 
 Course run_in_chunks(const WorldOptions& options, std::int32_t chunk, bool drafted) {
@@ -36,7 +36,7 @@ Course run_in_chunks(const WorldOptions& options, std::int32_t chunk, bool draft
   Course run;
   std::int64_t computed = 0;
   const auto step = [&](RowKind kind, std::int32_t tokens) {
-    world.poison_from(0);
+    world.poison_tokens();
     for (std::int32_t i = 0; i < tokens; ++i) world.feed(kRequest, computed + i, i);
     const auto batch = ForwardBatch::create({{kind, 1, pages, computed, tokens}});
     auto plan = world.backend->plan(*batch);

@@ -88,7 +88,7 @@ class Speculation {
     return o;
   }
   std::shared_ptr<Plan> run(const std::vector<BatchRow>& rows, const std::vector<Fed>& fed) {
-    world_.poison_from(0);
+    world_.poison_tokens();
     for (std::size_t i = 0; i < fed.size(); ++i) {
       world_.feed(fed[i].request, fed[i].position, static_cast<std::int32_t>(i));
     }

@@ -18,7 +18,7 @@ class F51CountsMoved : public ::testing::Test {
   void prefill(const std::vector<std::pair<Handle, std::uint64_t>>& rows, std::int32_t tokens) {
     std::vector<BatchRow> batch_rows;
     std::int32_t token = 0;
-    world.poison_from(0);
+    world.poison_tokens();
     for (const auto& [row, request] : rows) {
       ASSERT_OK(table.reserve(row, tokens + 8));
       batch_rows.push_back(*table.batch_row(row, kPrefill, tokens));

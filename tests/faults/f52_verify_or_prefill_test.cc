@@ -32,7 +32,7 @@ TEST_P(F52VerifyOrPrefill, PromptsOfEveryLengthBesideDrafts) {
     plan = *world.backend->plan(batch);
     EXPECT_OK(world.run(*plan));
   };
-  world.poison_from(0);
+  world.poison_tokens();
   world.feed(50, 0, 0);
   run({{kPrefill, 7, pages, 0, 1}});
   EXPECT_EQ(world.output(0), drafting.advance(kPrefill, 1)[0]);
@@ -44,7 +44,7 @@ TEST_P(F52VerifyOrPrefill, PromptsOfEveryLengthBesideDrafts) {
     world.poison_page(20);
     world.poison_page(21);
     AloneRequest prompt(static_cast<std::uint64_t>(length), options, 16);
-    world.poison_from(0);
+    world.poison_tokens();
     std::int32_t token = 0;
     for (std::int32_t i = 0; i <= kDrafts; ++i) world.feed(50, computed + i, token++);
     for (std::int32_t i = 0; i < length; ++i) {
@@ -63,7 +63,7 @@ TEST_P(F52VerifyOrPrefill, PromptsOfEveryLengthBesideDrafts) {
     EXPECT_EQ(world.slot_bytes(7), drafting.state());
     computed += kDrafts + 1;
     // One more token of the prompt alone, beside drafts: a last chunk of one.
-    world.poison_from(0);
+    world.poison_tokens();
     world.feed(50, computed, 0);
     world.feed(static_cast<std::uint64_t>(length), length, 1);
     run({{kVerify, 7, pages, computed, 1}, {kPrefill, 2, {20, 21}, length, 1}});

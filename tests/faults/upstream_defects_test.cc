@@ -147,9 +147,9 @@ TEST(D5Snapshots, HaveASlotOfTheirOwnAndNeverChange) {
   auto pool = *GdnStatePool::create(*context, shape, 2, 1);
   const auto bytes = [&](std::int32_t slot) {
     const TensorView& state = pool->view().recurrent[0];
-    const auto* first = static_cast<const std::byte*>(state.data) +
+    const auto* first = static_cast<const Byte*>(state.data) +
                         slot * state.stride(0) * static_cast<std::int64_t>(sizeof(float));
-    return std::vector<std::byte>(first, first + state.stride(0) * 4);
+    return std::vector<Byte>(first, first + state.stride(0) * 4);
   };
   const auto running = *pool->slots().allocate(2);
   const Handle snapshot = (*pool->track_slots().allocate(1))[0];
@@ -190,7 +190,7 @@ TEST(D6IgnoredInputs, HeightAndWidthGiveTheirAngles) {
 
 TEST(D6IgnoredInputs, AnIdleBatchGivesZerosAndTouchesNoState) {
   HybridWorld world;
-  world.poison_from(0);
+  world.poison_tokens();
   const auto before = world.slot_bytes(0);
   const auto batch = *ForwardBatch::create({{RowKind::kPad, kPadIndex, {}, 0, 3}});
   EXPECT_EQ(batch.mode(), ForwardMode::kIdle);

@@ -231,7 +231,7 @@ class Session {
     const std::vector<BatchRow> rows = rows_of(parts);
     const auto batch = ForwardBatch::create(rows);
     FUZZ_CHECK(batch.ok(), batch.status().message());
-    world_.poison_from(0);
+    world_.poison_tokens();
     for (std::size_t i = 0; i < parts.size(); ++i) {
       if (parts[i].request != nullptr) {
         feed(parts[i], batch->token_start(static_cast<std::int32_t>(i)));
@@ -332,14 +332,14 @@ class Session {
   }
 
   /// Bytes of each slot, then those of each place of each page.
-  std::vector<std::vector<std::byte>> everything() const {
-    std::vector<std::vector<std::byte>> all;
+  std::vector<std::vector<testing::Byte>> everything() const {
+    std::vector<std::vector<testing::Byte>> all;
     for (std::int32_t s = 0; s < world_.options.slots; ++s) all.push_back(world_.slot_bytes(s));
     for (std::int32_t p = 0; p < world_.options.pages; ++p) append_places(p, all);
     return all;
   }
-  void append_places(std::int32_t page, std::vector<std::vector<std::byte>>& all) const {
-    const std::vector<std::byte> bytes = world_.page_bytes(page);
+  void append_places(std::int32_t page, std::vector<std::vector<testing::Byte>>& all) const {
+    const std::vector<testing::Byte> bytes = world_.page_bytes(page);
     const auto size = static_cast<std::size_t>(world_.options.page_size);
     const std::size_t widths[] = {sizeof(float) * HybridWorld::kHk * HybridWorld::kDim,
                                   sizeof(float) * HybridWorld::kHk * HybridWorld::kVDim};
@@ -358,7 +358,7 @@ class Session {
   }
   /// Before a commit: the slots of prefill and decode rows with tokens and the places of all new
   /// tokens may differ, nothing else.
-  void check_bystanders(const std::vector<std::vector<std::byte>>& before,
+  void check_bystanders(const std::vector<std::vector<testing::Byte>>& before,
                         const std::vector<Part>& parts) const {
     std::set<std::size_t> named;
     const std::int64_t size = world_.options.page_size;

@@ -7,15 +7,17 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/support/shared_memory.h"
+
 namespace hybridattn::testing {
 
 /// Runs the named rows in the given order in one call, each from its own initial state, and returns
 /// the bytes of each row's results in the same order.
-using RowRunner = std::function<std::vector<std::vector<std::byte>>(const std::vector<int>& order)>;
+using RowRunner = std::function<std::vector<std::vector<Byte>>(const std::vector<int>& order)>;
 
 inline ::testing::AssertionResult alone_equals_together(
     const RowRunner& run, int rows, const std::vector<std::vector<int>>& orders) {
-  std::vector<std::vector<std::byte>> alone;
+  std::vector<std::vector<Byte>> alone;
   for (int r = 0; r < rows; ++r) alone.push_back(run({r})[0]);
   for (const std::vector<int>& order : orders) {
     const auto together = run(order);

@@ -45,7 +45,7 @@ class Canary {
 /// A pattern that differs from byte to byte, so that moved bytes are seen too.
 inline void fill_pattern(Buffer& buffer) {
   for (std::size_t i = 0; i < buffer.memory().size(); ++i) {
-    buffer.memory()[i] = static_cast<std::byte>((i * 37 + i / 251) & 0x7f);
+    buffer.memory()[i] = static_cast<Byte>((i * 37 + i / 251) & 0x7f);
   }
 }
 

@@ -57,7 +57,7 @@ class HybridService {
   void step(const std::vector<Part>& parts) {
     auto batch = batch_of(parts);
     ASSERT_TRUE(batch.ok()) << batch.status().message();
-    world.poison_from(0);
+    world.poison_tokens();
     for (std::size_t i = 0; i < parts.size(); ++i) {
       if (parts[i].kind == RowKind::kPad) continue;
       const std::int64_t before = live_.at(parts[i].request).computed;
@@ -116,7 +116,7 @@ class HybridService {
   }
 
   /// Bytes of all slots and pages that no row of the step owns.
-  std::vector<std::vector<std::byte>> bystanders(const std::vector<Part>& parts) const {
+  std::vector<std::vector<Byte>> bystanders(const std::vector<Part>& parts) const {
     std::vector<bool> slots(static_cast<std::size_t>(world.options.slots), false);
     std::vector<bool> pages(static_cast<std::size_t>(world.options.pages), false);
     for (const Part& part : parts) {
@@ -125,7 +125,7 @@ class HybridService {
       slots[static_cast<std::size_t>(live.slot)] = true;
       for (const std::int32_t page : live.pages) pages[static_cast<std::size_t>(page)] = true;
     }
-    std::vector<std::vector<std::byte>> bytes;
+    std::vector<std::vector<Byte>> bytes;
     for (std::size_t s = 0; s < slots.size(); ++s) {
       if (!slots[s]) bytes.push_back(world.slot_bytes(static_cast<std::int32_t>(s)));
     }

@@ -1,5 +1,7 @@
 #include "tests/support/hybrid_world.h"
 
+#include <algorithm>
+
 namespace hybridattn::testing {
 namespace {
 
@@ -9,7 +11,7 @@ Buffer filled(const Shape& shape, Random& random, double low, double high) {
   return buffer;
 }
 
-void append(std::vector<std::byte>& to, const std::vector<std::byte>& more) {
+void append(std::vector<Byte>& to, const std::vector<Byte>& more) {
   to.insert(to.end(), more.begin(), more.end());
 }
 
@@ -117,30 +119,25 @@ void HybridWorld::make_attention_layer(std::int32_t id, Random& random) {
   attention_.push_back(std::move(l));
 }
 
-void HybridWorld::feed_row(Buffer& buffer, std::int32_t token, double low, double high,
-                           Random& random) {
-  buffer.for_each({token},
-                  [&](std::size_t offset) { buffer.store(offset, random.uniform(low, high)); });
-}
-
 void HybridWorld::feed(std::uint64_t request, std::int64_t position, std::int32_t token) {
   Random random(request * 1000003 + static_cast<std::uint64_t>(position));
+  touched_ = std::max(touched_, token + 1);
   for (GdnLayer& l : gdn_) {
-    feed_row(l.mixed, token, -1.5, 1.5, random);
-    feed_row(l.a, token, -3, 3, random);
-    feed_row(l.b, token, -3, 3, random);
-    feed_row(l.z, token, -3, 3, random);
+    l.mixed.fill_part(token, random, -1.5, 1.5);
+    l.a.fill_part(token, random, -3, 3);
+    l.b.fill_part(token, random, -3, 3);
+    l.z.fill_part(token, random, -3, 3);
   }
   for (AttentionLayer& l : attention_) {
-    feed_row(l.q, token, -1.5, 1.5, random);
-    feed_row(l.k, token, -1.5, 1.5, random);
-    feed_row(l.v, token, -1.5, 1.5, random);
-    feed_row(l.gate, token, -3, 3, random);
+    l.q.fill_part(token, random, -1.5, 1.5);
+    l.k.fill_part(token, random, -1.5, 1.5);
+    l.v.fill_part(token, random, -1.5, 1.5);
+    l.gate.fill_part(token, random, -3, 3);
   }
 }
 
-void HybridWorld::poison_from(std::int32_t token) {
-  for (std::int32_t t = token; t < options.max_tokens; ++t) {
+void HybridWorld::poison_tokens() {
+  for (std::int32_t t = 0; t < touched_; ++t) {
     for (GdnLayer& l : gdn_) {
       for (Buffer* b : {&l.mixed, &l.a, &l.b, &l.z, &l.out}) b->poison({t});
     }
@@ -158,6 +155,7 @@ TensorView HybridWorld::head(Buffer& buffer, std::int32_t tokens) {
 
 Status HybridWorld::run(const Plan& plan) {
   const std::int32_t tokens = plan.num_tokens();
+  touched_ = std::max(touched_, tokens);
   const auto run_gdn = [&](GdnLayer& l) {
     return backend->run_gdn(plan, l.layer,
                             {head(l.mixed, tokens), head(l.a, tokens), head(l.b, tokens),
@@ -201,8 +199,8 @@ std::vector<double> HybridWorld::lse(std::int32_t token) const {
   return all;
 }
 
-std::vector<std::byte> HybridWorld::slot_bytes(std::int32_t slot) const {
-  std::vector<std::byte> all;
+std::vector<Byte> HybridWorld::slot_bytes(std::int32_t slot) const {
+  std::vector<Byte> all;
   for (const GdnLayer& l : gdn_) {
     append(all, l.recurrent.bytes(slot));
     append(all, l.conv.bytes(slot));
@@ -210,8 +208,8 @@ std::vector<std::byte> HybridWorld::slot_bytes(std::int32_t slot) const {
   return all;
 }
 
-std::vector<std::byte> HybridWorld::page_bytes(std::int32_t page) const {
-  std::vector<std::byte> all;
+std::vector<Byte> HybridWorld::page_bytes(std::int32_t page) const {
+  std::vector<Byte> all;
   for (const AttentionLayer& l : attention_) {
     append(all, l.k_cache.bytes(page));
     append(all, l.v_cache.bytes(page));
@@ -274,7 +272,7 @@ AloneRequest::AloneRequest(std::uint64_t id, const WorldOptions& like, std::int6
 }
 
 std::vector<std::vector<double>> AloneRequest::advance(RowKind kind, std::int32_t tokens) {
-  world_.poison_from(0);
+  world_.poison_tokens();
   for (std::int32_t i = 0; i < tokens; ++i) world_.feed(id_, computed_ + i, i);
   auto batch = ForwardBatch::create({{kind, 0, pages_, computed_, tokens}});
   EXPECT_TRUE(batch.ok()) << batch.status().message();

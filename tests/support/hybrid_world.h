@@ -48,8 +48,8 @@ class HybridWorld {
 
   /// Writes the inputs of one token; `token` is its place in the stream.
   void feed(std::uint64_t request, std::int64_t position, std::int32_t token);
-  /// Poisons all inputs and outputs from `token` on.
-  void poison_from(std::int32_t token);
+  /// Poisons the inputs and outputs of all tokens; those that nobody has touched are so from birth.
+  void poison_tokens();
   /// Runs every layer of the plan.
   Status run(const Plan& plan);
   /// All layers' outputs of one token, one after the other.
@@ -57,11 +57,11 @@ class HybridWorld {
   /// The log-sum-exps of all attention layers.
   std::vector<double> lse(std::int32_t token) const;
   /// Bytes of everything that belongs to a slot, and to a page.
-  std::vector<std::byte> slot_bytes(std::int32_t slot) const;
-  std::vector<std::byte> page_bytes(std::int32_t page) const;
+  std::vector<Byte> slot_bytes(std::int32_t slot) const;
+  std::vector<Byte> page_bytes(std::int32_t page) const;
   /// The memory of one layer's states, or keys or values: `count` slots or pages of equal size.
   struct CacheBuffer {
-    std::span<const std::byte> memory;
+    std::span<const Byte> memory;
     std::int32_t count;
     bool of_slots;
   };
@@ -88,11 +88,11 @@ class HybridWorld {
   };
   void make_gdn_layer(std::int32_t id, Random& random);
   void make_attention_layer(std::int32_t id, Random& random);
-  void feed_row(Buffer& buffer, std::int32_t token, double low, double high, Random& random);
   TensorView head(Buffer& buffer, std::int32_t tokens);
 
   std::vector<GdnLayer> gdn_;
   std::vector<AttentionLayer> attention_;
+  std::int32_t touched_ = 0;  // tokens that were ever fed or run; a replay runs what was recorded
 };
 
 /// One request that lives in a world of its own: what its outputs and state are without any
@@ -102,7 +102,7 @@ class AloneRequest {
   AloneRequest(std::uint64_t id, const WorldOptions& like, std::int64_t max_tokens);
   /// The next tokens as one row; returns their outputs, token after token.
   std::vector<std::vector<double>> advance(RowKind kind, std::int32_t tokens);
-  std::vector<std::byte> state() const { return world_.slot_bytes(0); }
+  std::vector<Byte> state() const { return world_.slot_bytes(0); }
 
  private:
   std::uint64_t id_;

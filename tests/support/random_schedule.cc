@@ -33,7 +33,7 @@ ScheduleSide::ScheduleSide(const WorldOptions& options, bool graph)
   for (const HybridWorld::CacheBuffer& cache : world.cache_buffers()) {
     const std::size_t bytes = cache.memory.size() / static_cast<std::size_t>(cache.count);
     for (std::int32_t id = 0; id < cache.count; ++id) {
-      const std::byte* data = cache.memory.data() + static_cast<std::size_t>(id) * bytes;
+      const Byte* data = cache.memory.data() + static_cast<std::size_t>(id) * bytes;
       regions_.push_back({data, bytes, cache.of_slots, id, {data, data + bytes}});
     }
   }
@@ -246,7 +246,7 @@ void RandomSchedule::step() {
   std::shuffle(works.begin(), works.end(), random_.engine());
   std::vector<std::vector<BatchRow>> rows(sides_.size());
   std::int32_t token = 0;
-  for (auto& side : sides_) side->world.poison_from(0);
+  for (auto& side : sides_) side->world.poison_tokens();
   for (Work& work : works) {
     work.first = token;
     for (std::size_t i = 0; i < sides_.size(); ++i) {

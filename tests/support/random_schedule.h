@@ -34,11 +34,11 @@ class ScheduleSide {
 
  private:
   struct Region {
-    const std::byte* data;
+    const Byte* data;
     std::size_t bytes;
     bool is_slot;
     std::int32_t id;
-    std::vector<std::byte> copy;
+    std::vector<Byte> copy;
   };
   std::shared_ptr<Plan> eager_;
   struct Size {

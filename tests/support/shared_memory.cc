@@ -1,6 +1,9 @@
 #include "tests/support/shared_memory.h"
 
+#include <algorithm>
+#include <cstring>
 #include <memory>
+#include <new>
 
 #include "src/core/context_impl.h"
 #include "src/core/device.h"
@@ -41,6 +44,28 @@ bool cuda_present() { return device() != nullptr; }
 Allocator& shared_memory() {
   static Heap heap;
   return cuda_present() ? device()->pinned() : heap;
+}
+
+Bytes::Bytes(std::size_t size) : size_(size) {
+  if (size == 0) return;
+  data_ = static_cast<Byte*>(shared_memory().allocate(size));
+  if (data_ == nullptr) throw std::bad_alloc();
+}
+
+Bytes::Bytes(std::size_t size, Byte value) : Bytes(size) {
+  if (size > 0) std::memset(data_, value, size);
+}
+
+Bytes::Bytes(const Bytes& other) : Bytes(other.size_) {
+  if (size_ > 0) std::memcpy(data_, other.data_, size_);
+}
+
+Bytes::~Bytes() {
+  if (size_ > 0) shared_memory().deallocate(data_, size_);
+}
+
+bool Bytes::operator==(const Bytes& other) const {
+  return std::equal(begin(), end(), other.begin(), other.end());
 }
 
 }  // namespace hybridattn::testing

@@ -3,8 +3,7 @@
 #pragma once
 
 #include <cstddef>
-#include <new>
-#include <vector>
+#include <utility>
 
 #include "hybridattn/context.h"
 
@@ -17,25 +16,44 @@ bool cuda_present();
 /// Pinned host memory where cuda_present(), else the heap. Aligned to 64 bytes.
 Allocator& shared_memory();
 
-/// The same for containers.
-template <class T>
-struct SharedMemory {
-  using value_type = T;
-  SharedMemory() = default;
-  template <class U>
-  SharedMemory(const SharedMemory<U>&) {}
+/// Vectors of it are filled, copied and compared whole, those of std::byte one by one: that is what
+/// tests under sanitizers would wait for.
+using Byte = unsigned char;
 
-  T* allocate(std::size_t count) {
-    void* data = shared_memory().allocate(count * sizeof(T));
-    if (data == nullptr) throw std::bad_alloc();
-    return static_cast<T*>(data);
+/// Bytes in shared_memory().
+class Bytes {
+ public:
+  Bytes() = default;
+  Bytes(std::size_t size, Byte value);
+  Bytes(const Bytes& other);
+  Bytes(Bytes&& other) noexcept : data_(other.data_), size_(other.size_) { other.forget(); }
+  Bytes& operator=(Bytes other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
   }
-  void deallocate(T* data, std::size_t count) {
-    shared_memory().deallocate(data, count * sizeof(T));
+  ~Bytes();
+
+  Byte* data() { return data_; }
+  const Byte* data() const { return data_; }
+  std::size_t size() const { return size_; }
+  Byte& operator[](std::size_t i) { return data_[i]; }
+  const Byte& operator[](std::size_t i) const { return data_[i]; }
+  Byte* begin() { return data_; }
+  Byte* end() { return data_ + size_; }
+  const Byte* begin() const { return data_; }
+  const Byte* end() const { return data_ + size_; }
+  bool operator==(const Bytes& other) const;
+
+ private:
+  explicit Bytes(std::size_t size);
+  void forget() {
+    data_ = nullptr;
+    size_ = 0;
   }
-  bool operator==(const SharedMemory&) const { return true; }
+
+  Byte* data_ = nullptr;
+  std::size_t size_ = 0;
 };
-
-using Bytes = std::vector<std::byte, SharedMemory<std::byte>>;
 
 }  // namespace hybridattn::testing

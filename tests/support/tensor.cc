@@ -43,7 +43,7 @@ std::optional<Run> dense_run(const Buffer& buffer, const Index& prefix) {
   }
   std::int64_t at = 0;
   for (std::size_t d = 0; d < prefix.size(); ++d) at += prefix[d] * view.strides[d];
-  const auto base = static_cast<const std::byte*>(view.data) - buffer.memory().data();
+  const auto base = static_cast<const Byte*>(view.data) - buffer.memory().data();
   return Run{static_cast<std::size_t>(base) + to_size(at) * buffer.element_size(),
              to_size(elements) * buffer.element_size()};
 }
@@ -67,7 +67,7 @@ Buffer::Buffer(DType dtype, Shape shape, Layout layout) : dtype_(dtype), shape_(
   std::int64_t last = base_;
   for (std::size_t d = 0; d < shape_.size(); ++d) last += (shape_[d] - 1) * strides_[d];
   const std::int64_t elements = product(shape_) == 0 ? 1 : last + 1 + gap;
-  memory_.assign(to_size(elements) * dtype_size(dtype_), std::byte{0xff});
+  memory_ = Bytes(to_size(elements) * dtype_size(dtype_), 0xff);
 }
 
 TensorView Buffer::view() {
@@ -87,7 +87,7 @@ ConstTensorView Buffer::view() const { return const_cast<Buffer*>(this)->view();
 std::int64_t Buffer::num_elements() const { return product(shape_); }
 
 double Buffer::load(std::size_t offset) const {
-  const std::byte* from = memory_.data() + offset;
+  const Byte* from = memory_.data() + offset;
   const auto read = [&]<class T>(T value) {
     std::memcpy(&value, from, sizeof(value));
     return value;
@@ -154,6 +154,16 @@ void Buffer::fill(const std::vector<double>& values) {
   for_each({}, [&](std::size_t offset) { store(offset, values[next++]); });
 }
 
+void Buffer::fill_part(std::int64_t first, Random& random, double low, double high) {
+  if (const auto run = dense_run(*this, {first})) {
+    for (std::size_t b = 0; b < run->bytes; b += element_size()) {
+      store(run->offset + b, random.uniform(low, high));
+    }
+    return;
+  }
+  for_each({first}, [&](std::size_t offset) { store(offset, random.uniform(low, high)); });
+}
+
 Buffer Buffer::to_f64() const {
   Buffer copy(DType::kF64, shape_);
   copy.fill(values());
@@ -183,12 +193,12 @@ std::vector<double> Buffer::gather(const std::vector<std::int64_t>& first) const
   return out;
 }
 
-std::vector<std::byte> Buffer::bytes(std::int64_t first) const {
+std::vector<Byte> Buffer::bytes(std::int64_t first) const {
   if (const auto run = dense_run(*this, {first})) {
     const auto begin = memory_.begin() + static_cast<std::ptrdiff_t>(run->offset);
     return {begin, begin + static_cast<std::ptrdiff_t>(run->bytes)};
   }
-  std::vector<std::byte> out;
+  std::vector<Byte> out;
   for_each({first}, [&](std::size_t offset) {
     for (std::size_t b = 0; b < element_size(); ++b) out.push_back(memory_[offset + b]);
   });
@@ -199,7 +209,7 @@ bool Buffer::is_poison(const Index& prefix) const {
   bool intact = true;
   for_each(prefix, [&](std::size_t offset) {
     for (std::size_t b = 0; b < element_size(); ++b) {
-      intact = intact && memory_[offset + b] == std::byte{0xff};
+      intact = intact && memory_[offset + b] == Byte{0xff};
     }
   });
   return intact;
@@ -211,7 +221,7 @@ bool Buffer::gaps_intact() const {
     for (std::size_t b = 0; b < element_size(); ++b) element[offset + b] = true;
   });
   for (std::size_t i = 0; i < memory_.size(); ++i) {
-    if (!element[i] && memory_[i] != std::byte{0xff}) return false;
+    if (!element[i] && memory_[i] != Byte{0xff}) return false;
   }
   return true;
 }

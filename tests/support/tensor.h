@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -18,6 +17,25 @@ namespace hybridattn::testing {
 using Shape = std::vector<std::int64_t>;
 using Index = std::vector<std::int64_t>;
 
+/// SplitMix64 (Steele, Lea, Flood 2014): one word of state, so that a fresh one for each token costs
+/// nothing.
+class RandomEngine {
+ public:
+  using result_type = std::uint64_t;
+  explicit RandomEngine(std::uint64_t seed) : state_(seed) {}
+  static constexpr result_type min() { return 0; }
+  static constexpr result_type max() { return ~result_type{0}; }
+  result_type operator()() {
+    std::uint64_t x = state_ += 0x9e3779b97f4a7c15;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+    return x ^ (x >> 31);
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
 /// The same numbers on every platform: standard distributions are not.
 class Random {
  public:
@@ -30,10 +48,10 @@ class Random {
     return low + static_cast<std::int64_t>(engine_() % static_cast<std::uint64_t>(high - low + 1));
   }
   std::vector<double> values(std::int64_t count, double low, double high);
-  std::mt19937_64& engine() { return engine_; }
+  RandomEngine& engine() { return engine_; }
 
  private:
-  std::mt19937_64 engine_;
+  RandomEngine engine_;
 };
 
 /// How a buffer lies in memory. The gaps hold NaN and must still do so after every call.
@@ -61,6 +79,8 @@ class Buffer {
   std::vector<double> values() const;
   /// Rounds each value to the dtype.
   void fill(const std::vector<double>& values);
+  /// Random values for everything under a first index.
+  void fill_part(std::int64_t first, Random& random, double low, double high);
   /// A dense copy in double.
   Buffer to_f64() const;
   /// Rounds a value to the element at a byte offset, as for_each gives them.
@@ -70,7 +90,7 @@ class Buffer {
   /// Row-major values of the parts with the given first indices, one after the other.
   std::vector<double> gather(const std::vector<std::int64_t>& first) const;
   /// Bytes of one part.
-  std::vector<std::byte> bytes(std::int64_t first) const;
+  std::vector<Byte> bytes(std::int64_t first) const;
   /// Every byte under `prefix` is still 0xff.
   bool is_poison(const Index& prefix) const;
   /// Every byte outside of the elements is still 0xff.
