@@ -17,8 +17,8 @@ namespace hybridattn::testing {
 using Shape = std::vector<std::int64_t>;
 using Index = std::vector<std::int64_t>;
 
-/// SplitMix64 (Steele, Lea, Flood 2014): one word of state, so that a fresh one for each token costs
-/// nothing.
+/// SplitMix64 (Steele, Lea, Flood 2014): one word of state, so that a fresh one for each token
+/// costs nothing.
 class RandomEngine {
  public:
   using result_type = std::uint64_t;
