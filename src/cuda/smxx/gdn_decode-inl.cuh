@@ -63,14 +63,16 @@ __device__ inline float decay_of(const DecodeParams& p, std::int64_t token, int 
   return decay_factor(load(p.a_log, p.a_log.at(head)), x);
 }
 
-/// A block: kWarps * Rows rows of one head of one row of the batch. Blocks of a head are
-/// neighbours, and one cluster where there is a norm.
-template <class X, class T, int K, int V, int Rows, int Warps>
+/// A block: Warps * kParts * Rows rows of one head of one row of the batch; a warp computes a part
+/// while the next kAhead are on their way. Blocks of a head are neighbours, and one cluster where
+/// there is a norm.
+template <class X, class T, int K, int V, int Rows, int kParts, int kAhead, int Warps>
 __global__ void __launch_bounds__(Warps * 32)
     decode_kernel(const __grid_constant__ DecodeParams p) {
   using State = WarpState<T, K, Rows>;
   constexpr int kThreads = Warps * 32;
-  constexpr int kBlockV = Rows * Warps;
+  constexpr int kWarpRows = Rows * kParts;
+  constexpr int kBlockV = kWarpRows * Warps;
   constexpr int kSplits = V / kBlockV;
   constexpr int kQkParts = (2 * K + kThreads - 1) / kThreads;
   constexpr int kVParts = (kBlockV + kThreads - 1) / kThreads;
@@ -123,9 +125,15 @@ __global__ void __launch_bounds__(Warps * 32)
       norm_weight[part] = load(p.norm_weight, p.norm_weight.at(first_v + i));
     }
   }
-  T* state = p.state.as<T>() + p.state.at(row.slot, head, first_v + tid / 32 * Rows);
-  typename State::Raw raw{};
-  if (row.computed > 0) State::fetch(state, p.state.stride[2], lane, raw);
+  T* state = p.state.as<T>() + p.state.at(row.slot, head, first_v + tid / 32 * kWarpRows);
+  const std::int64_t part_step = Rows * p.state.stride[2];
+  typename State::Raw raw[kAhead]{};
+  if (row.computed > 0) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      State::fetch(state + i * part_step, p.state.stride[2], lane, raw[i]);
+    }
+  }
   if (p.channel_decay) {
     for (int i = tid; i < K; i += kThreads) decays[i] = decay_of<X>(p, row.start, head, i);
   } else if (tid == kThreads - 1) {
@@ -163,10 +171,17 @@ __global__ void __launch_bounds__(Warps * 32)
     decay[e] = decays[p.channel_decay ? State::channel(lane) + e : 0];
   }
   State::scale_heads(q, k, p.scale, true);
-  State s;
-  s.unpack(raw);
-  s.step(q, k, decay, beta, v + tid / 32 * Rows, o + tid / 32 * Rows, lane);
-  s.store(state, p.state.stride[2], lane);
+#pragma unroll
+  for (int i = 0; i < kParts; ++i) {
+    State s;
+    s.unpack(raw[i % kAhead]);
+    if (row.computed > 0 && i + kAhead < kParts) {
+      State::fetch(state + (i + kAhead) * part_step, p.state.stride[2], lane, raw[i % kAhead]);
+    }
+    const int first = tid / 32 * kWarpRows + i * Rows;
+    s.step(q, k, decay, beta, v + first, o + first, lane);
+    s.store(state + i * part_step, p.state.stride[2], lane);
+  }
   __syncthreads();
   if (last_reader) {
 #pragma unroll
@@ -213,9 +228,9 @@ __global__ void __launch_bounds__(Warps * 32)
   }
 }
 
-template <class X, class T, int K, int V, int Rows, int Warps>
+template <class X, class T, int K, int V, int Rows, int kParts, int kAhead, int Warps>
 Status launch_decode(const DecodeParams& p, cudaStream_t stream) {
-  constexpr int kSplits = V / (Rows * Warps);
+  constexpr int kSplits = V / (Rows * kParts * Warps);
   return for_row_slices(
       p.rows, std::int64_t{p.v_heads} * kSplits,
       [&](const DeviceRowTables& rows, std::int64_t, unsigned blocks) {
@@ -231,7 +246,8 @@ Status launch_decode(const DecodeParams& p, cudaStream_t stream) {
         cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
         config.attrs = &cluster;
         config.numAttrs = kSplits > 1 && p.z.data != nullptr ? 1 : 0;
-        return check(cudaLaunchKernelEx(&config, decode_kernel<X, T, K, V, Rows, Warps>, part),
+        return check(cudaLaunchKernelEx(
+                         &config, decode_kernel<X, T, K, V, Rows, kParts, kAhead, Warps>, part),
                      "gdn_decode");
       });
 }
@@ -244,10 +260,14 @@ Status run_decode(const DecodeParams& p, const core::DeviceLaunch& launch) {
   // Without clusters a norm needs the whole head in one block.
   const bool may_split = info.compute_major >= 9 || p.z.data == nullptr;
   if (may_split && heads * (V / 32) < 4 * info.num_sms) {
-    return launch_decode<X, T, K, V, 4, 4>(p, stream);
+    return launch_decode<X, T, K, V, 4, 1, 1, 4>(p, stream);
   }
-  if (may_split && heads < 2 * info.num_sms) return launch_decode<X, T, K, V, 8, 4>(p, stream);
-  return launch_decode<X, T, K, V, 16, V / 16>(p, stream);
+  if (may_split && heads < 2 * info.num_sms) {
+    return launch_decode<X, T, K, V, 8, 1, 1, 4>(p, stream);
+  }
+  // A 16-bit state is twice the work a byte: small parts leave registers for more blocks.
+  if constexpr (sizeof(T) == 2) return launch_decode<X, T, K, V, 4, V / 16, 2, 4>(p, stream);
+  return launch_decode<X, T, K, V, 16, 1, 1, V / 16>(p, stream);
 }
 
 }  // namespace hybridattn::cuda

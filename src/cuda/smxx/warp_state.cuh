@@ -56,7 +56,9 @@ struct Fold {
   __device__ static bool speaks(int lane) { return (lane & (Lanes / N - 1)) == 0; }
 };
 
-/// `Rows` rows of a state [V][K] of elements T, spread so that each load is 16 bytes a lane.
+/// `Rows` rows of a state [V][K] of elements T, spread so that each load is 16 bytes a lane. Stores
+/// pass through the cache as streams: the states of a model's layers are many times its size, and
+/// none is needed again before all others. Loads that do so gain less than they lose.
 template <class T, int K, int Rows>
 struct WarpState {
   static constexpr int kVector = 16 / static_cast<int>(sizeof(T));
@@ -100,7 +102,7 @@ struct WarpState {
       T* elements = reinterpret_cast<T*>(&raw);
 #pragma unroll
       for (int e = 0; e < kVector; ++e) elements[e] = from_float<T>(s[i][e]);
-      *reinterpret_cast<uint4*>(base + row(lane, i) * row_stride + channel(lane)) = raw;
+      __stcs(reinterpret_cast<uint4*>(base + row(lane, i) * row_stride + channel(lane)), raw);
     }
   }
 
