@@ -19,6 +19,20 @@ const char* refusal(const ops::GdnDecodeParams& p, const core::DeviceInfo&) {
   return nullptr;
 }
 
+bool aligned(const void* data, std::uintptr_t bytes) {
+  return reinterpret_cast<std::uintptr_t>(data) % bytes == 0;
+}
+
+/// Whether the windows, taps and inputs of an even channel and the next can be read as words.
+bool pairs_are_words(const GdnDecodeArgs& x, std::int64_t width) {
+  const ConstTensorView mixed = x.mixed_qkv, weight = x.conv_weight, state = x.conv_state;
+  return dtype_size(mixed.dtype) == 2 && width == 4 &&                                      //
+         mixed.stride(1) == 1 && mixed.stride(0) % 2 == 0 && aligned(mixed.data, 4) &&      //
+         weight.stride(1) == 1 && weight.stride(0) == width && aligned(weight.data, 16) &&  //
+         state.stride(2) == 1 && state.stride(1) == width - 1 && state.stride(0) % 2 == 0 &&
+         aligned(state.data, 4);
+}
+
 core::DeviceNeeds needs(const ops::GdnDecodeParams& p, const core::DeviceInfo&) {
   return {0, static_cast<std::size_t>(p.args.rows.device->count) *
                  static_cast<std::size_t>(p.args.num_k_heads)};
@@ -65,6 +79,7 @@ DecodeParams decode_params(const ops::GdnDecodeParams& p, const core::DeviceLaun
   out.epsilon = x.norm_epsilon;
   out.sigmoid_gate = x.gate == GateKind::kSigmoid;
   out.channel_decay = x.a.rank == 3;
+  out.paired = pairs_are_words(x, p.width);
   return out;
 }
 

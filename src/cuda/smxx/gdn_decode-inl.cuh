@@ -2,58 +2,12 @@
 #pragma once
 
 #include "src/cuda/cluster.cuh"
-#include "src/cuda/conv.cuh"
 #include "src/cuda/formulas.cuh"
 #include "src/cuda/grid.cuh"
-#include "src/cuda/smxx/gdn_decode.cuh"
+#include "src/cuda/smxx/gdn_decode_conv.cuh"
 #include "src/cuda/smxx/warp_state.cuh"
 
 namespace hybridattn::cuda {
-
-/// One channel of the convolution: its inputs, the newest last, and its taps. Filters of fewer taps
-/// have zeros in front.
-struct ConvChannel {
-  float inputs[kMaxConvWidth];
-  float taps[kMaxConvWidth];
-
-  __device__ float result() const {
-    float sum = 0.0f;
-#pragma unroll
-    for (int w = 0; w < kMaxConvWidth; ++w) sum = fmaf(taps[w], inputs[w], sum);
-    return silu(sum);
-  }
-};
-
-template <class X>
-__device__ inline ConvChannel load_channel(const DecodeParams& p, const Row& row, int channel) {
-  const int shift = kMaxConvWidth - p.width;
-  const X* window = p.conv_state.as<const X>() + p.conv_state.at(row.slot, channel);
-  const X* taps = p.conv_weight.as<const X>() + p.conv_weight.at(channel);
-  ConvChannel out;
-#pragma unroll
-  for (int w = 0; w < kMaxConvWidth; ++w) {
-    out.inputs[w] = out.taps[w] = 0.0f;
-    if (w >= shift) out.taps[w] = to_float(taps[(w - shift) * p.conv_weight.stride[1]]);
-    if (w >= shift && w + 1 < kMaxConvWidth && row.computed > 0) {
-      out.inputs[w] = to_float(window[(w - shift) * p.conv_state.stride[2]]);
-    }
-  }
-  out.inputs[kMaxConvWidth - 1] = to_float(p.mixed.as<const X>()[p.mixed.at(row.start, channel)]);
-  return out;
-}
-
-template <class X>
-__device__ inline void store_window(const DecodeParams& p, const Row& row, int channel,
-                                    const ConvChannel& conv) {
-  X* window = p.conv_state.as<X>() + p.conv_state.at(row.slot, channel);
-  const int shift = kMaxConvWidth - p.width;
-#pragma unroll
-  for (int w = 1; w < kMaxConvWidth; ++w) {
-    if (w > shift) {
-      window[(w - 1 - shift) * p.conv_state.stride[2]] = from_float<X>(conv.inputs[w]);
-    }
-  }
-}
 
 /// exp(g) of a head or of one of its channels.
 template <class X>
@@ -74,11 +28,14 @@ __global__ void __launch_bounds__(Warps * 32)
   constexpr int kWarpRows = Rows * kParts;
   constexpr int kBlockV = kWarpRows * Warps;
   constexpr int kSplits = V / kBlockV;
-  constexpr int kQkParts = (2 * K + kThreads - 1) / kThreads;
+  constexpr int kQkPairs = (K + kThreads - 1) / kThreads;  // of a thread
+  constexpr int kVPairs = (kBlockV / 2 + kThreads - 1) / kThreads;
   constexpr int kVParts = (kBlockV + kThreads - 1) / kThreads;
+  static_assert(K % 2 == 0 && kBlockV % 2 == 0);
   __shared__ alignas(16) float qk[2 * K];
   __shared__ float decays[K];
-  __shared__ float v[kBlockV], o[kBlockV];
+  __shared__ alignas(8) float v[kBlockV];
+  __shared__ float o[kBlockV];
   __shared__ float beta;
   __shared__ bool last_reader;
 
@@ -104,16 +61,19 @@ __global__ void __launch_bounds__(Warps * 32)
     return i < K ? k_head * K + i : (p.k_heads - 1 + k_head) * K + i;
   };
   const int v_channel = 2 * p.k_heads * K + head * V + first_v;
-  ConvChannel qk_conv[kQkParts], v_conv[kVParts];
+  const auto v_pair = [&](int part) {  // threads that have the fewest of q and k begin
+    return part * kThreads + (tid + kThreads / 2) % kThreads;
+  };
+  ConvPair<X> qk_conv[kQkPairs], v_conv[kVPairs];
 #pragma unroll
-  for (int part = 0; part < kQkParts; ++part) {
+  for (int part = 0; part < kQkPairs; ++part) {
     const int i = part * kThreads + tid;
-    if (i < 2 * K) qk_conv[part] = load_channel<X>(p, row, qk_channel(i));
+    if (i < K) qk_conv[part].load(p, row, qk_channel(2 * i));
   }
 #pragma unroll
-  for (int part = 0; part < kVParts; ++part) {
-    const int i = part * kThreads + tid;
-    if (i < kBlockV) v_conv[part] = load_channel<X>(p, row, v_channel + i);
+  for (int part = 0; part < kVPairs; ++part) {
+    const int i = v_pair(part);
+    if (i < kBlockV / 2) v_conv[part].load(p, row, v_channel + 2 * i);
   }
   float z[kVParts], norm_weight[kVParts];
 #pragma unroll
@@ -144,17 +104,19 @@ __global__ void __launch_bounds__(Warps * 32)
     beta = p.beta_factor * sigmoid(b);
   }
 #pragma unroll
-  for (int part = 0; part < kQkParts; ++part) {
+  for (int part = 0; part < kQkPairs; ++part) {
     const int i = part * kThreads + tid;
-    if (i < 2 * K) qk[i] = qk_conv[part].result();
+    if (i < K) qk_conv[part].results(qk + 2 * i);
   }
 #pragma unroll
-  for (int part = 0; part < kVParts; ++part) {
-    const int i = part * kThreads + tid;
-    if (i < kBlockV) v[i] = v_conv[part].result();
+  for (int part = 0; part < kVPairs; ++part) {
+    const int i = v_pair(part);
+    if (i >= kBlockV / 2) continue;
+    v_conv[part].results(v + 2 * i);
+    v_conv[part].store_windows(p, row, v_channel + 2 * i);  // nobody else reads them
   }
   __syncthreads();
-  if (tid == kThreads - 1) {
+  if (tid == 0) {
     // The windows of q and k are read by all blocks of the key head; the last one moves them on.
     // By a thread that has stored nothing: the fence would wait for it.
     __threadfence();
@@ -185,15 +147,10 @@ __global__ void __launch_bounds__(Warps * 32)
   __syncthreads();
   if (last_reader) {
 #pragma unroll
-    for (int part = 0; part < kQkParts; ++part) {
+    for (int part = 0; part < kQkPairs; ++part) {
       const int i = part * kThreads + tid;
-      if (i < 2 * K) store_window<X>(p, row, qk_channel(i), qk_conv[part]);
+      if (i < K) qk_conv[part].store_windows(p, row, qk_channel(2 * i));
     }
-  }
-#pragma unroll
-  for (int part = 0; part < kVParts; ++part) {
-    const int i = part * kThreads + tid;
-    if (i < kBlockV) store_window<X>(p, row, v_channel + i, v_conv[part]);  // nobody else reads it
   }
   if (p.z.data == nullptr) {
     for (int i = tid; i < kBlockV; i += kThreads) out[i] = from_float<X>(o[i]);

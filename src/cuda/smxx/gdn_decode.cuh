@@ -21,6 +21,7 @@ struct DecodeParams {
   int v_heads, k_heads, width;
   float scale, beta_factor, epsilon;
   bool sigmoid_gate, channel_decay;
+  bool paired;  // two channels of the convolution are whole words
 };
 
 DecodeParams decode_params(const ops::GdnDecodeParams& p, const core::DeviceLaunch& launch);
