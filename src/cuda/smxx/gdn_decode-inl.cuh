@@ -1,7 +1,6 @@
 // The kernel behind gdn_decode.cuh. Included by the files that instantiate it.
 #pragma once
 
-#include "src/cuda/cluster.cuh"
 #include "src/cuda/formulas.cuh"
 #include "src/cuda/grid.cuh"
 #include "src/cuda/smxx/gdn_decode_conv.cuh"
@@ -17,40 +16,37 @@ __device__ inline float decay_of(const DecodeParams& p, std::int64_t token, int 
   return decay_factor(load(p.a_log, p.a_log.at(head)), x);
 }
 
-/// A block: Warps * kParts * Rows rows of one head of one row of the batch; a warp computes a part
-/// while the next kAhead are on their way. Blocks of a head are neighbours, and one cluster where
-/// there is a norm.
+/// A block: one head of one row of the batch. A warp computes a part of its rows while the next
+/// kAhead are on their way. A head over several blocks, a cluster for the norm, was slower at every
+/// size: the wait for the others costs more than the state takes to load.
 template <class X, class T, int K, int V, int Rows, int kParts, int kAhead, int Warps>
 __global__ void __launch_bounds__(Warps * 32)
     decode_kernel(const __grid_constant__ DecodeParams p) {
   using State = WarpState<T, K, Rows>;
   constexpr int kThreads = Warps * 32;
   constexpr int kWarpRows = Rows * kParts;
-  constexpr int kBlockV = kWarpRows * Warps;
-  constexpr int kSplits = V / kBlockV;
   constexpr int kQkPairs = (K + kThreads - 1) / kThreads;  // of a thread
-  constexpr int kVPairs = (kBlockV / 2 + kThreads - 1) / kThreads;
-  constexpr int kVParts = (kBlockV + kThreads - 1) / kThreads;
-  static_assert(K % 2 == 0 && kBlockV % 2 == 0);
+  constexpr int kVPairs = (V / 2 + kThreads - 1) / kThreads;
+  constexpr int kVParts = (V + kThreads - 1) / kThreads;
+  static_assert(K % 2 == 0 && V % 2 == 0 && kWarpRows * Warps == V);
   __shared__ alignas(16) float qk[2 * K];
   __shared__ float decays[K];
-  __shared__ alignas(8) float v[kBlockV];
-  __shared__ float o[kBlockV];
+  __shared__ alignas(8) float v[V];
+  __shared__ float o[V];
   __shared__ float beta;
   __shared__ bool last_reader;
 
   const auto heads = static_cast<unsigned>(p.v_heads);
   const unsigned task = blockIdx.x;  // 32 bits: a division of 64 is a subroutine
-  const int first_v = static_cast<int>(task % kSplits) * kBlockV;
-  const int head = static_cast<int>(task / kSplits % heads);
-  const auto index = static_cast<int>(task / kSplits / heads);
+  const int head = static_cast<int>(task % heads);
+  const auto index = static_cast<int>(task / heads);
   const int tid = static_cast<int>(threadIdx.x);
   const int lane = tid % 32;
   const Row row = load_row(p.rows, index);
   if (row.length == 0) return;
-  X* out = p.out.as<X>() + p.out.at(row.start, head, first_v);
+  X* out = p.out.as<X>() + p.out.at(row.start, head);
   if (row.slot == kPadIndex) {
-    for (int i = tid; i < kBlockV; i += kThreads) out[i] = from_float<X>(0.0f);
+    for (int i = tid; i < V; i += kThreads) out[i] = from_float<X>(0.0f);
     return;
   }
   // All loads first, the small ones in front of the state: what is made of them is ready when the
@@ -60,7 +56,7 @@ __global__ void __launch_bounds__(Warps * 32)
   const auto qk_channel = [&](int i) {
     return i < K ? k_head * K + i : (p.k_heads - 1 + k_head) * K + i;
   };
-  const int v_channel = 2 * p.k_heads * K + head * V + first_v;
+  const int v_channel = 2 * p.k_heads * K + head * V;
   const auto v_pair = [&](int part) {  // threads that have the fewest of q and k begin
     return part * kThreads + (tid + kThreads / 2) % kThreads;
   };
@@ -73,19 +69,19 @@ __global__ void __launch_bounds__(Warps * 32)
 #pragma unroll
   for (int part = 0; part < kVPairs; ++part) {
     const int i = v_pair(part);
-    if (i < kBlockV / 2) v_conv[part].load(p, row, v_channel + 2 * i);
+    if (i < V / 2) v_conv[part].load(p, row, v_channel + 2 * i);
   }
   float z[kVParts], norm_weight[kVParts];
 #pragma unroll
   for (int part = 0; part < kVParts; ++part) {
     const int i = part * kThreads + tid;
     z[part] = norm_weight[part] = 0.0f;
-    if (i < kBlockV && p.z.data != nullptr) {
-      z[part] = to_float(p.z.as<const X>()[p.z.at(row.start, head, first_v + i)]);
-      norm_weight[part] = load(p.norm_weight, p.norm_weight.at(first_v + i));
+    if (i < V && p.z.data != nullptr) {
+      z[part] = to_float(p.z.as<const X>()[p.z.at(row.start, head, i)]);
+      norm_weight[part] = load(p.norm_weight, p.norm_weight.at(i));
     }
   }
-  T* state = p.state.as<T>() + p.state.at(row.slot, head, first_v + tid / 32 * kWarpRows);
+  T* state = p.state.as<T>() + p.state.at(row.slot, head, tid / 32 * kWarpRows);
   const std::int64_t part_step = Rows * p.state.stride[2];
   typename State::Raw raw[kAhead]{};
   if (row.computed > 0) {
@@ -111,7 +107,7 @@ __global__ void __launch_bounds__(Warps * 32)
 #pragma unroll
   for (int part = 0; part < kVPairs; ++part) {
     const int i = v_pair(part);
-    if (i >= kBlockV / 2) continue;
+    if (i >= V / 2) continue;
     v_conv[part].results(v + 2 * i);
     v_conv[part].store_windows(p, row, v_channel + 2 * i);  // nobody else reads them
   }
@@ -121,7 +117,7 @@ __global__ void __launch_bounds__(Warps * 32)
     // By a thread that has stored nothing: the fence would wait for it.
     __threadfence();
     std::uint32_t* counter = p.counters + std::int64_t{index} * p.k_heads + k_head;
-    last_reader = atomicAdd(counter, 1u) == static_cast<unsigned>(group * kSplits - 1);
+    last_reader = atomicAdd(counter, 1u) == static_cast<unsigned>(group - 1);
     if (last_reader) *counter = 0;
   }
 
@@ -153,33 +149,18 @@ __global__ void __launch_bounds__(Warps * 32)
     }
   }
   if (p.z.data == nullptr) {
-    for (int i = tid; i < kBlockV; i += kThreads) out[i] = from_float<X>(o[i]);
+    for (int i = tid; i < V; i += kThreads) out[i] = from_float<X>(o[i]);
     return;
   }
-  // The norm is over the whole head: each warp that writes adds all squares, in one order whatever
-  // the number of blocks.
+  // Each warp adds all squares, in one order.
   float squares = 0.0f;
-#if __CUDA_ARCH__ >= 900
-  if (kSplits > 1) {
-    sync_cluster();
 #pragma unroll
-    for (int i = 0; i < V / 32; ++i) {
-      const int at = i * 32 + lane;
-      const float x = load_from_block(o + at % kBlockV, static_cast<unsigned>(at / kBlockV));
-      squares = fmaf(x, x, squares);
-    }
-    sync_cluster();
-  }
-#endif
-  if (kSplits == 1) {
-#pragma unroll
-    for (int i = 0; i < V / 32; ++i) squares = fmaf(o[i * 32 + lane], o[i * 32 + lane], squares);
-  }
+  for (int i = 0; i < V / 32; ++i) squares = fmaf(o[i * 32 + lane], o[i * 32 + lane], squares);
   const float factor = inverse_root(sum_lanes(squares) * (1.0f / V) + p.epsilon);
 #pragma unroll
   for (int part = 0; part < kVParts; ++part) {
     const int i = part * kThreads + tid;
-    if (i >= kBlockV) continue;
+    if (i >= V) continue;
     const float gate = p.sigmoid_gate ? sigmoid(z[part]) : silu(z[part]);
     out[i] = from_float<X>(o[i] * factor * norm_weight[part] * gate);
   }
@@ -187,40 +168,23 @@ __global__ void __launch_bounds__(Warps * 32)
 
 template <class X, class T, int K, int V, int Rows, int kParts, int kAhead, int Warps>
 Status launch_decode(const DecodeParams& p, cudaStream_t stream) {
-  constexpr int kSplits = V / (Rows * kParts * Warps);
-  return for_row_slices(
-      p.rows, std::int64_t{p.v_heads} * kSplits,
-      [&](const DeviceRowTables& rows, std::int64_t, unsigned blocks) {
-        DecodeParams part = p;
-        part.rows = rows;
-        cudaLaunchConfig_t config{};
-        config.gridDim = dim3(blocks);
-        config.blockDim = dim3(Warps * 32);
-        config.stream = stream;
-        cudaLaunchAttribute cluster{};
-        cluster.id = cudaLaunchAttributeClusterDimension;
-        cluster.val.clusterDim.x = kSplits;
-        cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-        config.attrs = &cluster;
-        config.numAttrs = kSplits > 1 && p.z.data != nullptr ? 1 : 0;
-        return check(cudaLaunchKernelEx(
-                         &config, decode_kernel<X, T, K, V, Rows, kParts, kAhead, Warps>, part),
-                     "gdn_decode");
-      });
+  return for_row_slices(p.rows, p.v_heads,
+                        [&](const DeviceRowTables& rows, std::int64_t, unsigned blocks) {
+                          DecodeParams part = p;
+                          part.rows = rows;
+                          decode_kernel<X, T, K, V, Rows, kParts, kAhead, Warps>
+                              <<<blocks, Warps * 32, 0, stream>>>(part);
+                          return check_launch("gdn_decode");
+                        });
 }
 
 template <class X, class T, int K, int V>
 Status run_decode(const DecodeParams& p, const core::DeviceLaunch& launch) {
   const std::int64_t heads = std::int64_t{p.rows.count} * p.v_heads;
-  const core::DeviceInfo& info = *launch.info;
   const cudaStream_t stream = stream_of(launch);
-  // Without clusters a norm needs the whole head in one block.
-  const bool may_split = info.compute_major >= 9 || p.z.data == nullptr;
-  if (may_split && heads * (V / 32) < 4 * info.num_sms) {
-    return launch_decode<X, T, K, V, 4, 1, 1, 4>(p, stream);
-  }
-  if (may_split && heads < 2 * info.num_sms) {
-    return launch_decode<X, T, K, V, 8, 1, 1, 4>(p, stream);
+  // No more heads than blocks that run at once: as many loads in flight as a block can have.
+  if (heads < 2 * launch.info->num_sms) {
+    return launch_decode<X, T, K, V, 8, 1, 1, V / 8>(p, stream);
   }
   // A 16-bit state is twice the work a byte: small parts leave registers for more blocks.
   if constexpr (sizeof(T) == 2) return launch_decode<X, T, K, V, 4, V / 16, 2, 4>(p, stream);
