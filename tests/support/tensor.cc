@@ -121,6 +121,10 @@ void Buffer::store(std::size_t offset, double value) {
 }
 
 void Buffer::for_each(const Index& prefix, const std::function<void(std::size_t)>& fn) const {
+  if (const auto run = dense_run(*this, prefix)) {
+    for (std::size_t b = 0; b < run->bytes; b += element_size()) fn(run->offset + b);
+    return;
+  }
   std::int64_t at = base_;
   for (std::size_t d = 0; d < prefix.size(); ++d) at += prefix[d] * strides_[d];
   if (prefix.size() == shape_.size()) return fn(to_size(at) * element_size());
@@ -155,12 +159,6 @@ void Buffer::fill(const std::vector<double>& values) {
 }
 
 void Buffer::fill_part(std::int64_t first, Random& random, double low, double high) {
-  if (const auto run = dense_run(*this, {first})) {
-    for (std::size_t b = 0; b < run->bytes; b += element_size()) {
-      store(run->offset + b, random.uniform(low, high));
-    }
-    return;
-  }
   for_each({first}, [&](std::size_t offset) { store(offset, random.uniform(low, high)); });
 }
 
@@ -182,12 +180,6 @@ void Buffer::poison(const Index& prefix) {
 std::vector<double> Buffer::gather(const std::vector<std::int64_t>& first) const {
   std::vector<double> out;
   for (const std::int64_t i : first) {
-    if (const auto run = dense_run(*this, {i})) {
-      for (std::size_t b = 0; b < run->bytes; b += element_size()) {
-        out.push_back(load(run->offset + b));
-      }
-      continue;
-    }
     for_each({i}, [&](std::size_t offset) { out.push_back(load(offset)); });
   }
   return out;
