@@ -28,6 +28,42 @@ __device__ inline void load_transposed(std::uint32_t (&out)[4], std::uint32_t ad
                : "memory");
 }
 
+/// Four 8x8 matrices of 16-bit elements to shared memory, addresses as for loads.
+__device__ inline void store_matrices(std::uint32_t address, const std::uint32_t (&x)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+               : "memory");
+#else
+  const auto lane = threadIdx.x % 32;
+#pragma unroll
+  for (unsigned i = 0; i < 4; ++i) {
+    const std::uint32_t row = __shfl_sync(0xffffffffu, address, 8 * i + lane / 4);
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(row + 4 * (lane % 4)), "r"(x[i]) : "memory");
+  }
+#endif
+}
+/// The same, each transposed.
+__device__ inline void store_transposed(std::uint32_t address, const std::uint32_t (&x)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+      : "memory");
+#else
+  const auto lane = threadIdx.x % 32;
+#pragma unroll
+  for (unsigned i = 0; i < 4; ++i) {
+#pragma unroll
+    for (unsigned e = 0; e < 2; ++e) {
+      const std::uint32_t row = __shfl_sync(0xffffffffu, address, 8 * i + 2 * (lane % 4) + e);
+      const auto half = static_cast<unsigned short>(x[i] >> (16 * e));
+      asm volatile("st.shared.b16 [%0], %1;" ::"r"(row + 2 * (lane / 4)), "h"(half) : "memory");
+    }
+  }
+#endif
+}
+
 /// 16 bytes of shared memory.
 __device__ inline uint4 load_piece(std::uint32_t address) {
   uint4 piece;
@@ -83,48 +119,6 @@ __device__ inline void multiply_add<__half>(float (&d)[4], const std::uint32_t (
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-/// A float as tf32 and what that leaves out: the three products of the parts give a product almost
-/// as exact as float's.
-struct SplitFloat {
-  std::uint32_t high, low;
-  __device__ explicit SplitFloat(float x) {
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(high) : "f"(x));
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(low) : "f"(x - __uint_as_float(high)));
-  }
-};
-
-__device__ inline void multiply_add_tf32(float (&d)[4], const std::uint32_t (&a)[4],
-                                         std::uint32_t b0, std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-/// A right operand [8][8] of floats in shared memory, row-major with a row stride in floats.
-struct SplitColumns {
-  SplitFloat b0, b1;
-  __device__ SplitColumns(const float* b, int stride)
-      : b0(b[static_cast<int>(threadIdx.x) % 4 * stride + static_cast<int>(threadIdx.x) % 32 / 4]),
-        b1(b[(static_cast<int>(threadIdx.x) % 4 + 4) * stride +
-             static_cast<int>(threadIdx.x) % 32 / 4]) {}
-};
-
-/// d += a b for a [16][8] in shared memory, to nearly the exactness of float.
-__device__ inline void multiply_add_float(float (&d)[4], const float* a, int a_stride,
-                                          const SplitColumns& b) {
-  const int g = static_cast<int>(threadIdx.x) % 32 / 4;
-  const int t = static_cast<int>(threadIdx.x) % 4;
-  const SplitFloat a0(a[g * a_stride + t]), a1(a[(g + 8) * a_stride + t]);
-  const SplitFloat a2(a[g * a_stride + t + 4]), a3(a[(g + 8) * a_stride + t + 4]);
-  const std::uint32_t high[4] = {a0.high, a1.high, a2.high, a3.high};
-  const std::uint32_t low[4] = {a0.low, a1.low, a2.low, a3.low};
-  multiply_add_tf32(d, low, b.b0.high, b.b1.high);
-  multiply_add_tf32(d, high, b.b0.low, b.b1.low);
-  multiply_add_tf32(d, high, b.b0.high, b.b1.high);
 }
 
 /// 16 bytes from global to shared memory behind the threads' back; zeros where `valid` is false.

@@ -38,6 +38,7 @@ ChunkParams chunk_params(const ops::GdnParams& p, const core::DeviceLaunch& laun
   out.beta = View(p.beta);
   out.state = View(p.state);
   out.records = reinterpret_cast<ChunkRecord*>(launch.scratch);
+  out.tokens = p.q.dim(0);
   out.k_heads = static_cast<int>(p.k.dim(1));
   out.v_heads = static_cast<int>(p.v.dim(1));
   out.group = static_cast<int>(p.group);

@@ -25,18 +25,33 @@ inline constexpr int kChunk = kGdnChunk;
 static_assert(kChunk == 64, "the kernels' tiles are of 64 tokens");
 inline constexpr int kChunkDim = 128;
 
-/// What is left of a chunk of one head. The matrices are rows of 128 bytes whose 16-byte pieces are
-/// swapped by piece ^ (row % 8): as wgmma's 128-byte swizzle has it, and free of bank conflicts.
-struct ChunkRecord {
-  unsigned char solve[kChunk * kChunk * 2];   // T
-  unsigned char scores[kChunk * kChunk * 2];  // P T, so that the output does not wait for U
-  float key_factor[kChunk];                   // exp(G) r
-  float query_factor[kChunk];                 // exp(G) scale / |q|
-  float update_factor[kChunk];                // exp(G_last - G) r
-  float state_factor;                         // exp(G_last)
-  float unused[63];
+/// Factors of a chunk's tokens.
+struct ChunkFactors {
+  float key_factor[kChunk];     // exp(G) r
+  float query_factor[kChunk];   // exp(G) scale / |q|
+  float update_factor[kChunk];  // exp(G_last - G) r
+  float state_factor;           // exp(G_last)
+  float unused[3];
 };
-static_assert(sizeof(ChunkRecord) % 1024 == 0);
+
+/// The matrices of a chunk, T and P T, in columns of 16: rows of 32 bytes whose two 16-byte pieces
+/// change places by row / 4 % 2, as wgmma's 32-byte swizzle has it, and free of bank conflicts.
+struct ChunkMatrices {
+  unsigned char columns[4][2][kChunk * 32];
+};
+inline constexpr int kSolve = 0;   // T
+inline constexpr int kScores = 1;  // P T, so that the output does not wait for U
+
+/// Blocks of [16][16] of both matrices up to the diagonal.
+inline constexpr int kLowerBlocks = 2 * (4 + 3 + 2 + 1);
+inline constexpr int kBlockBytes = 16 * 32;
+
+/// What is left of a chunk of one head.
+struct alignas(16) ChunkRecord {
+  /// ChunkMatrices without the blocks above the diagonals, which are zero.
+  unsigned char matrices[kLowerBlocks][kBlockBytes];
+  ChunkFactors factors;
+};
 
 struct ChunkParams {
   DeviceRowTables rows;
@@ -46,6 +61,7 @@ struct ChunkParams {
   View beta;             // [tokens, HV] f32
   View state;            // [slots, HV, 128, 128]
   ChunkRecord* records;  // [chunks, HV]
+  std::int64_t tokens;   // of q, k and v
   int k_heads, v_heads, group;
   float scale;
   bool qk_l2norm;
@@ -64,6 +80,19 @@ Status prepare_chunks(const ChunkParams& p, const core::DeviceLaunch& launch);
 template <int RowBytes = 128>
 __device__ inline int swizzled(int row, int piece) {
   return row * RowBytes + ((piece ^ (row & 7)) << 4);
+}
+
+/// Byte of a 16-byte piece of a row of 32 bytes.
+__device__ inline int narrow_swizzled(int row, int piece) {
+  return row * 32 + ((piece ^ (row / 4 % 2)) << 4);
+}
+
+/// Where block `at` of a record's matrices stands in ChunkMatrices.
+__device__ constexpr int matrix_byte(int at) {
+  const int column = at < 8 ? 0 : at < 14 ? 1 : at < 18 ? 2 : 3;
+  const int rest = at - column * (9 - column);
+  const int rows = 4 - column;
+  return (column * 2 + rest / rows) * (kChunk * 32) + (column + rest % rows) * kBlockBytes;
 }
 
 }  // namespace hybridattn::cuda

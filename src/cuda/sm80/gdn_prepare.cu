@@ -1,11 +1,9 @@
 // The half of the chunked delta rule that does not depend on the state: a block for each chunk and
 // key head, which serves all value heads of that key head.
 #include "hybridattn/ops/l2norm.h"
-#include "src/cuda/formulas.cuh"
 #include "src/cuda/grid.cuh"
-#include "src/cuda/mma.cuh"
-#include "src/cuda/reduce.cuh"
-#include "src/cuda/sm80/gdn_chunk.cuh"
+#include "src/cuda/sm80/gdn_decay.cuh"
+#include "src/cuda/sm80/gdn_solve.cuh"
 
 namespace hybridattn::cuda {
 namespace {
@@ -13,33 +11,27 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kPieces = kChunkDim / 8;  // 16-byte pieces of a row of q or k
 constexpr int kRowBytes = kPieces * 16;
-/// Floats of a row of L: fragments of 8 rows and 4 columns hit 32 banks.
-constexpr int kStride = 72;
 
 /// Heads whose gates are summed at once, by a warp each.
 constexpr int kHeads = 4;
 
-/// The products of a thread's fragments, K K^T and Q K^T: they take the place of K and Q, which
-/// leaves registers for more blocks.
-struct KeyProducts {
-  float4 kk[8][kThreads];
-  float4 qk[8][kThreads];
+/// The gates of a head in a chunk.
+struct HeadGates {
+  float sum_high[kChunk], sum_low[kChunk];  // G / log(2), in two parts
+  float beta[kChunk];
 };
 
 struct PrepareShared {
-  union {
+  union {  // keys and queries make room for the heads as soon as their products are there
     struct {
-      alignas(128) unsigned char k[kChunk * kChunkDim * 2];
-      alignas(128) unsigned char q[kChunk * kChunkDim * 2];
+      alignas(128) unsigned char k[kChunk * kRowBytes];
+      alignas(128) unsigned char q[kChunk * kRowBytes];
     };
-    KeyProducts products;
+    SolveShared solve;
   };
-  float matrix[kChunk * kStride];                           // L, then (I + L)^-1
-  alignas(128) unsigned char solve[kChunk * kChunk * 2];    // T, as in the record
-  float product[4][32 * 8];                                 // of each warp
-  float key_norm[kChunk], query_norm[kChunk];               // 1 / |k|, scale / |q|
-  float sum_high[kHeads][kChunk], sum_low[kHeads][kChunk];  // G / log(2), in two parts
-  float beta[kHeads][kChunk];
+  float key_norm[kChunk], query_norm[kChunk];  // 1 / |k|, scale / |q|
+  HeadGates gates[kHeads];
+  float columns[4][kChunk];  // exp(G_ref - G_j) r_j, ref the last token before the warp's rows
 };
 
 template <class X>
@@ -76,292 +68,215 @@ __device__ void row_norms(const unsigned char* tile, bool normalize, float scale
   if (threadIdx.x % 2 == 0) out[row] = factor;
 }
 
-/// The running sum of log decays of a chunk, in two floats, over log(2). By one warp.
-__device__ void sum_decays(const ChunkParams& p, std::int64_t first, int count, int head,
-                           PrepareShared& shared, int slot) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  double sums[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int token = 2 * lane + i;
-    float g = 0.0f, beta = 0.0f;
-    if (token < count) {
-      g = clamp_log_decay(p.log_decay.as<const float>()[p.log_decay.at(first + token, head)]);
-      beta = p.beta.as<const float>()[p.beta.at(first + token, head)];
-    }
-    sums[i] = double(g) * 1.4426950408889634 + (i > 0 ? sums[0] : 0.0);
-    shared.beta[slot][token] = beta;
-  }
-  double before = sums[1];
-#pragma unroll
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const double other = __shfl_up_sync(kAllLanes, before, offset);
-    if (lane >= offset) before += other;
-  }
-  before -= sums[1];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const double sum = before + sums[i];
-    const auto high = static_cast<float>(sum);
-    shared.sum_high[slot][2 * lane + i] = high;
-    shared.sum_low[slot][2 * lane + i] = static_cast<float>(sum - double(high));
-  }
-}
-
-/// exp(G_i - G_j).
-__device__ float decay_between(const PrepareShared& shared, int slot, int i, int j) {
-  return power_of_two((shared.sum_high[slot][i] - shared.sum_high[slot][j]) +
-                      (shared.sum_low[slot][i] - shared.sum_low[slot][j]));
-}
-
-/// Rows [16 block, 16 block + 16) of K K^T and Q K^T up to the diagonal.
-template <class X>
-__device__ void key_products(PrepareShared& shared, int block) {
+/// Rows of K K^T and Q K^T, those of a thread: of each 8 columns two of row g and two of row g + 8.
+struct KeyProducts {
   float kk[8][4], qk[8][4];
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+};
+
+template <class X>
+__device__ void multiply_keys(const PrepareShared& shared, const SolvePlace& at,
+                              KeyProducts& products) {
   const std::uint32_t k_tile = shared_address(shared.k);
   const std::uint32_t q_tile = shared_address(shared.q);
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) kk[n][e] = qk[n][e] = 0.0f;
+    for (int e = 0; e < 4; ++e) products.kk[n][e] = products.qk[n][e] = 0.0f;
   }
 #pragma unroll 1
   for (int step = 0; step < kChunkDim / 16; ++step) {
     std::uint32_t a_k[4], a_q[4];
-    const int a_at = swizzled<kRowBytes>(16 * block + lane % 16, 2 * step + lane / 16);
-    load_matrices(a_k, k_tile + a_at);
-    load_matrices(a_q, q_tile + a_at);
+    const int row = swizzled<kRowBytes>(16 * at.block + at.lane % 16, 2 * step + at.lane / 16);
+    load_matrices(a_k, k_tile + row);
+    load_matrices(a_q, q_tile + row);
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
-      if (pair > block) break;
+      if (pair > at.block) break;
       std::uint32_t b[4];
-      load_matrices(b, k_tile + swizzled<kRowBytes>(16 * pair + lane % 8 + lane / 16 * 8,
-                                                    2 * step + lane / 8 % 2));
-      multiply_add<X>(kk[2 * pair], a_k, b[0], b[1]);
-      multiply_add<X>(kk[2 * pair + 1], a_k, b[2], b[3]);
-      multiply_add<X>(qk[2 * pair], a_q, b[0], b[1]);
-      multiply_add<X>(qk[2 * pair + 1], a_q, b[2], b[3]);
+      load_matrices(b, k_tile + swizzled<kRowBytes>(16 * pair + at.lane % 8 + at.lane / 16 * 8,
+                                                    2 * step + at.lane / 8 % 2));
+      multiply_add<X>(products.kk[2 * pair], a_k, b[0], b[1]);
+      multiply_add<X>(products.kk[2 * pair + 1], a_k, b[2], b[3]);
+      multiply_add<X>(products.qk[2 * pair], a_q, b[0], b[1]);
+      multiply_add<X>(products.qk[2 * pair + 1], a_q, b[2], b[3]);
     }
-  }
-  __syncthreads();  // everybody has read K and Q
-#pragma unroll
-  for (int n = 0; n < 8; ++n) {
-    if (n / 2 > block) break;
-    shared.products.kk[n][threadIdx.x] = make_float4(kk[n][0], kk[n][1], kk[n][2], kk[n][3]);
-    shared.products.qk[n][threadIdx.x] = make_float4(qk[n][0], qk[n][1], qk[n][2], qk[n][3]);
   }
 }
 
 __device__ float2 load_float2(const float* at) { return *reinterpret_cast<const float2*>(at); }
 
-/// L to shared memory, P as the left operand of a product.
-template <class X>
-__device__ void write_products(PrepareShared& shared, int block, int slot,
-                               std::uint32_t (&operand)[4][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int t = lane % 4;
-  const int row = 16 * block + lane / 4;
-  float beta[2], query[2], high[2], low[2];
+/// exp(G_i - G_j).
+__device__ float decay_between(const HeadGates& gates, int i, int j) {
+  return power_of_two((gates.sum_high[i] - gates.sum_high[j]) +
+                      (gates.sum_low[i] - gates.sum_low[j]));
+}
+
+/// Decays of whole blocks are products of one factor a row and one a column, none above 1:
+/// exp(G_i - G_j) = exp(G_i - G_ref) exp(G_ref - G_j), ref the last token before the row's block.
+/// These are the columns'.
+__device__ void write_columns(PrepareShared& shared, const HeadGates& gates, const SolvePlace& at) {
+  const int first = 16 * at.block;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int i = row + 8 * half;
-    beta[half] = shared.beta[slot][i] * shared.key_norm[i];
-    query[half] = shared.query_norm[i];
-    high[half] = shared.sum_high[slot][i];
-    low[half] = shared.sum_low[slot][i];
+  for (int i = 0; i < 2; ++i) {
+    const int j = at.lane + 32 * i;
+    shared.columns[at.block][j] =
+        j < first ? decay_between(gates, first - 1, j) * shared.key_norm[j] : 0.0f;
   }
-#pragma unroll
-  for (int n = 0; n < 8; ++n) {
-    const bool below = n / 2 <= block;
-    const int j = 8 * n + 2 * t;
-    float kk[4] = {}, qk[4] = {};
-    float2 high_j{}, low_j{}, norm_j{};
-    if (below) {
-      const float4 k = shared.products.kk[n][threadIdx.x];
-      const float4 q = shared.products.qk[n][threadIdx.x];
-      kk[0] = k.x, kk[1] = k.y, kk[2] = k.z, kk[3] = k.w;
-      qk[0] = q.x, qk[1] = q.y, qk[2] = q.z, qk[3] = q.w;
-      high_j = load_float2(&shared.sum_high[slot][j]);
-      low_j = load_float2(&shared.sum_low[slot][j]);
-      norm_j = load_float2(&shared.key_norm[j]);
-    }
+  __syncwarp();
+}
+
+/// What a thread multiplies its rows with.
+struct RowFactors {
+  float high[2], low[2];     // G / log(2)
+  float entry[2], query[2];  // beta r, scale / |q|
+  float decay[2];            // exp(G - G_ref)
+
+  __device__ RowFactors(const PrepareShared& shared, const HeadGates& gates, const SolvePlace& at) {
+    const int before = max(16 * at.block - 1, 0);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int i = row + 8 * half;
-      float scores[2] = {0.0f, 0.0f}, entries[2] = {0.0f, 0.0f};
-      if (below) {
-        // exp(G_i - G_j), which is at most 1 where it counts.
-        const float decay[2] = {
-            power_of_two((high[half] - high_j.x) + (low[half] - low_j.x)) * norm_j.x,
-            power_of_two((high[half] - high_j.y) + (low[half] - low_j.y)) * norm_j.y};
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          if (j + e <= i) scores[e] = query[half] * decay[e] * qk[2 * half + e];
-          if (j + e < i) entries[e] = beta[half] * decay[e] * kk[2 * half + e];
-        }
-      }
-      // Zeros above the diagonal: the products of whole halves read them.
-      *reinterpret_cast<float2*>(shared.matrix + i * kStride + j) =
-          make_float2(entries[0], entries[1]);
-      operand[n / 2][n % 2 * 2 + half] = pack<X>(scores[0], scores[1]);
+      const int i = 16 * at.block + at.g + 8 * half;
+      high[half] = gates.sum_high[i];
+      low[half] = gates.sum_low[i];
+      entry[half] = gates.beta[i] * shared.key_norm[i];
+      query[half] = shared.query_norm[i];
+      decay[half] =
+          power_of_two((high[half] - gates.sum_high[before]) + (low[half] - gates.sum_low[before]));
     }
+  }
+};
+
+/// The two blocks of 8 columns on the diagonal: L as floats for the substitution, with anything
+/// above its diagonal; P as words of an operand.
+template <class X>
+__device__ void scale_diagonal(PrepareShared& shared, const HeadGates& gates, const SolvePlace& at,
+                               const RowFactors& rows, int n, const float (&kk)[4],
+                               const float (&qk)[4], std::uint32_t (&words)[2]) {
+  const int column = 8 * n + 2 * at.t;  // in the block
+  const int j = 16 * at.block + column;
+  const float2 high = load_float2(&gates.sum_high[j]), low = load_float2(&gates.sum_low[j]);
+  const float2 norm = load_float2(&shared.key_norm[j]);
+  float* to = shared.solve.floats[at.block] + column * kFloatStride + at.g;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = at.g + 8 * half;
+    const float decay[2] = {
+        power_of_two((rows.high[half] - high.x) + (rows.low[half] - low.x)) * norm.x,
+        power_of_two((rows.high[half] - high.y) + (rows.low[half] - low.y)) * norm.y};
+    to[8 * half] = rows.entry[half] * decay[0] * kk[2 * half];
+    to[8 * half + kFloatStride] = rows.entry[half] * decay[1] * kk[2 * half + 1];
+    // Above the diagonal the decay is over 1, and may be infinite.
+    words[half] =
+        pack<X>(column <= row ? rows.query[half] * decay[0] * qk[2 * half] : 0.0f,
+                column + 1 <= row ? rows.query[half] * decay[1] * qk[2 * half + 1] : 0.0f);
   }
 }
 
-/// The four diagonal blocks of 16: I + L becomes its inverse. A thread for each column.
-__device__ void invert_diagonal(float* matrix) {
-  const int tid = static_cast<int>(threadIdx.x);
-  if (tid >= kChunk) return;
-  float* block = matrix + (tid / 16) * 16 * (kStride + 1);
-  const int column = tid % 16;
-  float x[16];
+/// 16 columns left of the diagonal block: L as an operand in shared memory, P as words of one.
+template <class X>
+__device__ void scale_block(PrepareShared& shared, const SolvePlace& at, const RowFactors& rows,
+                            int m, const float (&kk)[8][4], const float (&qk)[8][4],
+                            std::uint32_t (&words)[4]) {
+  SplitOperand split;
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    float sum = i == column ? 1.0f : 0.0f;
+  for (int n = 0; n < 2; ++n) {
+    const float2 column = load_float2(&shared.columns[at.block][16 * m + 8 * n + 2 * at.t]);
+    const auto& k = kk[2 * m + n];
+    const auto& q = qk[2 * m + n];
 #pragma unroll
-    for (int j = 0; j < 16; j += 4) {
-      if (j >= i) continue;
-      const float4 row = *reinterpret_cast<const float4*>(block + i * kStride + j);
-      const float entries[4] = {row.x, row.y, row.z, row.w};
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if (j + e < i) sum = fmaf(-entries[e], x[j + e], sum);
-      }
+    for (int half = 0; half < 2; ++half) {
+      const float entry = rows.entry[half] * rows.decay[half];
+      const float query = rows.query[half] * rows.decay[half];
+      split.set(2 * half + n, k[2 * half] * column.x * entry, k[2 * half + 1] * column.y * entry);
+      words[2 * n + half] =
+          pack<X>(q[2 * half] * column.x * query, q[2 * half + 1] * column.y * query);
     }
-    x[i] = sum;
   }
-  __syncwarp();  // the two blocks of a warp are read to the end
-#pragma unroll
-  for (int i = 0; i < 16; ++i) block[i * kStride + column] = x[i];
+  auto& block = shared.solve.lower[lower_index(at.block, m)];
+  block[0][at.lane] = make_uint4(split.high[0], split.high[1], split.high[2], split.high[3]);
+  block[1][at.lane] = make_uint4(split.low[0], split.low[1], split.low[2], split.low[3]);
 }
 
-/// With A = [[T1, 0], [L, T2]] of halves of Size: L becomes -T2 L T1. A warp does 8 columns,
-/// `first`. T1 and T2 are lower triangles, whose zeros are left out by blocks.
-template <int Size>
-__device__ void join_halves(float* corner, int first, float* product) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int g = lane / 4, t = lane % 4;
-  float* lower = corner + Size * kStride;
-  float sums[Size / 16][4];
+__device__ std::uint32_t scores_address(const SolveShared& shared, const SolvePlace& at, int m) {
+  return shared_address(shared.matrices.columns[m][kScores]) +
+         narrow_swizzled(16 * at.block + at.lane % 16, at.lane / 16);
+}
+
+/// L and P to shared memory.
+template <class X>
+__device__ void scale_products(PrepareShared& shared, const HeadGates& gates, const SolvePlace& at,
+                               const KeyProducts& products) {
+  const RowFactors rows(shared, gates, at);
 #pragma unroll
-  for (int m = 0; m < Size / 16; ++m) {
+  for (int m = 0; m < 4; ++m) {
+    std::uint32_t words[4];
+    if (m < at.block && m < 3) {
+      scale_block<X>(shared, at, rows, m, products.kk, products.qk, words);
+      store_matrices(scores_address(shared.solve, at, m), words);
+    } else if (m == at.block) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) sums[m][e] = 0.0f;
-  }
-#pragma unroll
-  for (int step = 0; step < Size / 8; ++step) {
-    if (8 * step < first) continue;
-    const SplitColumns b(corner + 8 * step * kStride + first, kStride);
-#pragma unroll
-    for (int m = 0; m < Size / 16; ++m) {
-      multiply_add_float(sums[m], lower + 16 * m * kStride + 8 * step, kStride, b);
-    }
-  }
-#pragma unroll
-  for (int m = 0; m < Size / 16; ++m) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      product[(16 * m + g + e / 2 * 8) * 8 + 2 * t + e % 2] = sums[m][e];
-      sums[m][e] = 0.0f;
+      for (int n = 0; n < 2; ++n) {
+        std::uint32_t pair[2];
+        scale_diagonal<X>(shared, gates, at, rows, n, products.kk[2 * m + n],
+                          products.qk[2 * m + n], pair);
+        words[2 * n] = pair[0];
+        words[2 * n + 1] = pair[1];
+      }
+      store_matrices(scores_address(shared.solve, at, m), words);
     }
   }
   __syncwarp();
-#pragma unroll
-  for (int step = 0; step < Size / 8; ++step) {
-    const SplitColumns b(product + 8 * step * 8, 8);
-#pragma unroll
-    for (int m = 0; m < Size / 16; ++m) {
-      if (8 * step >= 16 * (m + 1)) continue;
-      multiply_add_float(sums[m], lower + 16 * m * kStride + Size + 8 * step, kStride, b);
-    }
-  }
-  __syncthreads();  // everybody has read L
-#pragma unroll
-  for (int m = 0; m < Size / 16; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      *reinterpret_cast<float2*>(lower + (16 * m + g + 8 * half) * kStride + first + 2 * t) =
-          make_float2(-sums[m][2 * half], -sums[m][2 * half + 1]);
-    }
-  }
-  __syncthreads();
 }
 
-/// (I + L)^-1 in place, in float throughout.
-__device__ void invert(PrepareShared& shared) {
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  invert_diagonal(shared.matrix);
-  __syncthreads();
-  join_halves<16>(shared.matrix + warp / 2 * 32 * (kStride + 1), warp % 2 * 8,
-                  shared.product[warp]);
-  join_halves<32>(shared.matrix, warp * 8, shared.product[warp]);
-}
-
+/// P T in the place of P, the warp's rows: what a piece of P T replaces is not needed by the next.
 template <class X>
-__device__ void write_solve(PrepareShared& shared, ChunkRecord& record, int slot) {
-#pragma unroll
-  for (int part = 0; part < kChunk * 8 / kThreads; ++part) {
-    const int at = part * kThreads + static_cast<int>(threadIdx.x);
-    const int i = at / 8;
-    const int piece = at % 8;
-    std::uint32_t words[4];
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int j = 8 * piece + 2 * e;
-      const float* from = shared.matrix + i * kStride + j;
-      words[e] = pack<X>(j <= i ? from[0] * shared.beta[slot][j] : 0.0f,
-                         j + 1 <= i ? from[1] * shared.beta[slot][j + 1] : 0.0f);
-    }
-    const uint4 row = make_uint4(words[0], words[1], words[2], words[3]);
-    *reinterpret_cast<uint4*>(record.solve + swizzled(i, piece)) = row;
-    *reinterpret_cast<uint4*>(shared.solve + swizzled(i, piece)) = row;
-  }
-}
-
-/// P T of the warp's rows.
-template <class X>
-__device__ void write_scores(const PrepareShared& shared, ChunkRecord& record, int block,
-                             const std::uint32_t (&scores)[4][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const std::uint32_t tile = shared_address(shared.solve);
+__device__ void multiply_scores(SolveShared& shared, const SolvePlace& at) {
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) {
+    if (pair > at.block) break;
     float sums[2][4] = {};
-    if (pair <= block) {
 #pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        if (step < pair || step > block) continue;  // T is 0 above its diagonal, P above its own
-        std::uint32_t b[4];
-        load_transposed(b, tile + swizzled(16 * step + lane % 16, 2 * pair + lane / 16));
-        multiply_add<X>(sums[0], scores[step], b[0], b[1]);
-        multiply_add<X>(sums[1], scores[step], b[2], b[3]);
-      }
+    for (int step = pair; step < 4; ++step) {  // T is 0 above its diagonal, P above its own
+      if (step > at.block) break;
+      std::uint32_t a[4], b[4];
+      load_matrices(a, scores_address(shared, at, step));
+      load_transposed(b, shared_address(shared.matrices.columns[pair][kSolve]) +
+                             narrow_swizzled(16 * step + at.lane % 16, at.lane / 16));
+      multiply_add<X>(sums[0], a, b[0], b[1]);
+      multiply_add<X>(sums[1], a, b[2], b[3]);
     }
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        *reinterpret_cast<std::uint32_t*>(
-            record.scores + swizzled(16 * block + 8 * half + lane / 4, 2 * pair + n) +
-            4 * (lane % 4)) = pack<X>(sums[n][2 * half], sums[n][2 * half + 1]);
-      }
-    }
+    store_matrices(scores_address(shared, at, pair),
+                   {pack<X>(sums[0][0], sums[0][1]), pack<X>(sums[0][2], sums[0][3]),
+                    pack<X>(sums[1][0], sums[1][1]), pack<X>(sums[1][2], sums[1][3])});
   }
 }
 
-__device__ void write_factors(const PrepareShared& shared, ChunkRecord& record, int slot) {
-  const int i = static_cast<int>(threadIdx.x);
-  if (i >= kChunk) return;
-  const float decay = power_of_two(shared.sum_high[slot][i] + shared.sum_low[slot][i]);
-  record.key_factor[i] = decay * shared.key_norm[i];
-  record.query_factor[i] = decay * shared.query_norm[i];
-  record.update_factor[i] = decay_between(shared, slot, kChunk - 1, i) * shared.key_norm[i];
-  if (i == kChunk - 1) record.state_factor = decay;
+__device__ void write_factors(const PrepareShared& shared, const HeadGates& gates,
+                              const SolvePlace& at, ChunkFactors& factors) {
+  const int i = 32 * (at.block % 2) + at.lane;
+  if (at.block < 2) {
+    const float decay = power_of_two(gates.sum_high[i] + gates.sum_low[i]);
+    factors.key_factor[i] = decay * shared.key_norm[i];
+    factors.query_factor[i] = decay * shared.query_norm[i];
+    if (i == kChunk - 1) factors.state_factor = decay;
+  } else {
+    factors.update_factor[i] = decay_between(gates, kChunk - 1, i) * shared.key_norm[i];
+  }
+}
+
+__device__ void write_record(const ChunkMatrices& matrices, const SolvePlace& at,
+                             ChunkRecord& record) {
+  const auto* from = reinterpret_cast<const unsigned char*>(&matrices);
+#pragma unroll
+  for (int i = 0; i < kLowerBlocks / 4; ++i) {
+    const int block = 4 * i + at.block;
+    reinterpret_cast<uint4*>(record.matrices[block])[at.lane] =
+        reinterpret_cast<const uint4*>(from + matrix_byte(block))[at.lane];
+  }
 }
 
 template <class X>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, 4)
     prepare_kernel(const __grid_constant__ ChunkParams p) {
   extern __shared__ unsigned char raw[];
   PrepareShared& shared = *reinterpret_cast<PrepareShared*>(raw);
@@ -379,28 +294,36 @@ __global__ void __launch_bounds__(kThreads, 3)
   __syncthreads();
   row_norms<X>(shared.k, p.qk_l2norm, 1.0f, shared.key_norm);
   row_norms<X>(shared.q, p.qk_l2norm, p.scale, shared.query_norm);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   // The last rows have the most columns: each block gives them to another warp, as warps have
   // quarters of the multiprocessor of their own.
-  const int block = (static_cast<int>(threadIdx.x) / 32 + chunk + k_head) % 4;
-  key_products<X>(shared, block);
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int block = (warp + chunk + k_head) % 4;
+  KeyProducts products;
+  multiply_keys<X>(shared, SolvePlace(block), products);
   for (int h = 0; h < p.group; ++h) {
     const int head = k_head * p.group + h;
-    const int slot = h % kHeads;
-    if (slot == 0) {
+    if (h % kHeads == 0) {
       __syncthreads();
-      if (h + warp < p.group) sum_decays(p, first, count, head + warp, shared, warp);
+      if (h + warp < p.group) {
+        const LaneGates gates(p, first, count, head + warp);
+        sum_decays(gates, shared.gates[warp].sum_high, shared.gates[warp].sum_low);
+        *reinterpret_cast<float2*>(&shared.gates[warp].beta[2 * (threadIdx.x % 32)]) =
+            make_float2(gates.beta[0], gates.beta[1]);
+      }
     }
     __syncthreads();
+    const SolvePlace at(block);
+    const HeadGates& gates = shared.gates[h % kHeads];
     ChunkRecord& record = p.records[std::int64_t{chunk} * p.v_heads + head];
-    std::uint32_t scores[4][4];
-    write_products<X>(shared, block, slot, scores);
-    write_factors(shared, record, slot);
+    write_columns(shared, gates, at);
+    scale_products<X>(shared, gates, at, products);
+    write_factors(shared, gates, at, record.factors);
+    solve_diagonal<X>(at, gates.beta, shared.solve);
+    solve_below<X>(at, gates.beta, shared.solve);
     __syncthreads();
-    invert(shared);
-    write_solve<X>(shared, record, slot);
+    multiply_scores<X>(shared.solve, at);
     __syncthreads();
-    write_scores<X>(shared, record, block, scores);
+    write_record(shared.solve.matrices, at, record);
   }
 }
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include <cuda.h>
+
 #include "src/cuda/mma.cuh"
 
 namespace hybridattn::cuda {
@@ -16,6 +18,18 @@ __device__ inline std::uint64_t matrix_descriptor(std::uint32_t address, int lea
   constexpr std::uint64_t kRowGroup = std::uint64_t{1024 >> 4} << 32;  // 8 rows
   return kSwizzle128 | kRowGroup | (static_cast<std::uint64_t>(leading >> 4) << 16) |
          ((address & 0x3ffff) >> 4);
+}
+
+/// The same of rows of 32 bytes in the 32-byte swizzle.
+__device__ inline std::uint64_t narrow_descriptor(std::uint32_t address) {
+  constexpr std::uint64_t kSwizzle32 = std::uint64_t{3} << 62;
+  constexpr std::uint64_t kRowGroup = std::uint64_t{256 >> 4} << 32;  // 8 rows
+  return kSwizzle32 | kRowGroup | ((address & 0x3ffff) >> 4);
+}
+/// The operand `bytes` further on.
+__device__ inline std::uint64_t advance(std::uint64_t descriptor, int bytes) {
+  const auto low = static_cast<std::uint32_t>(descriptor) + static_cast<std::uint32_t>(bytes >> 4);
+  return (descriptor & ~std::uint64_t{0xffffffff}) | low;
 }
 
 /// Registers that a matrix instruction reads or writes are in place.
@@ -142,14 +156,17 @@ __device__ inline void copy_bulk(void* to, const void* from, int bytes, std::uin
       "l"(from), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
-/// Four 8x8 matrices of 16-bit elements to shared memory, each transposed.
-__device__ inline void store_transposed(std::uint32_t address, std::uint32_t a, std::uint32_t b,
-                                        std::uint32_t c, std::uint32_t d) {
+/// A box of a tensor of three dimensions to shared memory, by one thread, counted by the barrier.
+__device__ inline void copy_box(void* to, const CUtensorMap& map, int first, int second, int third,
+                                std::uint64_t* barrier) {
   asm volatile(
-      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
-      "r"(a), "r"(b), "r"(c), "r"(d)
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3, %4}], [%5];" ::"r"(shared_address(to)),
+      "l"(&map), "r"(first), "r"(second), "r"(third), "r"(shared_address(barrier))
       : "memory");
 }
+
+/// Registers of a thread, of whole warpgroups; what some give others can take.
 template <int Registers>
 __device__ inline void raise_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));

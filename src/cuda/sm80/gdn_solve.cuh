@@ -1,0 +1,263 @@
+// (I + L)^-1 of a chunk, by four warps.
+//
+// Warp w has rows [16 w, 16 w + 16) of L, and T = (I + L)^-1 is found in blocks of 16, all of them
+// transposed: then the sums of one product are the operand of the next. The blocks of the diagonal
+// by substitution in float; then
+//   T_10 = -T_11 L_10 T_00,  T_21 = -T_22 L_21 T_11,  T_32 = -T_33 L_32 T_22
+//   T_20 = -T_22 N_20,  T_3a = -T_33 N_3a - T_32 N_2a   for a = 0, 1
+//   N_ia = sum over a <= m < 2 of L_im T_ma.
+// The operands are pairs of fp16, 22 bits: where keys are normalised and beta is at most 2, each
+// factor I - beta k k^T has norm 1 or less, so no entry of L or T exceeds 2.
+#pragma once
+
+#include "src/cuda/mma.cuh"
+#include "src/cuda/sm80/gdn_chunk.cuh"
+
+namespace hybridattn::cuda {
+
+/// A thread's place among the rows: g and g + 8 of the 16 of block `block`; of each 8 columns 2 t
+/// and 2 t + 1.
+struct SolvePlace {
+  int block, lane, g, t;
+
+  __device__ explicit SolvePlace(int block_of_warp)
+      : block(block_of_warp), lane(static_cast<int>(threadIdx.x) % 32) {
+    // What follows from these would be kept from one head to the next, in registers that are not
+    // there.
+    asm volatile("" : "+r"(block), "+r"(lane));
+    g = lane / 4;
+    t = lane % 4;
+  }
+};
+
+/// A [16][16] block as two of fp16, high parts and what they leave.
+struct SplitBlock {
+  unsigned char high[16 * 32], low[16 * 32];
+};
+
+/// Floats from one row of a diagonal block to the next.
+inline constexpr int kFloatStride = 20;
+
+struct SolveShared {
+  alignas(128) ChunkMatrices matrices;  // T; P, then P T
+  SplitBlock diagonal[4];               // T_ii^T
+  SplitBlock below[2];                  // T_10^T, T_32^T
+  uint4 lower[6][2][32];                // L_im, m < i, as right operands: high parts, low parts
+  float floats[4][16 * kFloatStride];   // L_ii^T, then T_ii^T
+};
+
+/// The barrier of the four warps, which come to it from places of their own.
+__device__ inline void join_warps() { asm volatile("bar.sync 1, 128;" ::: "memory"); }
+
+/// Four registers of a split operand, of four pairs of floats.
+struct SplitOperand {
+  std::uint32_t high[4], low[4];
+
+  __device__ void set(int i, float a, float b) {
+    high[i] = pack<__half>(a, b);
+    const float2 back = unpack<__half>(high[i]);
+    low[i] = pack<__half>(a - back.x, b - back.y);
+  }
+};
+
+/// The place of L_im among the blocks below the diagonal.
+__device__ inline int lower_index(int i, int m) { return i * (i - 1) / 2 + m; }
+
+/// A block as a left operand.
+__device__ inline SplitOperand load_left(const SolvePlace& at, const SplitBlock& block) {
+  const std::uint32_t from =
+      shared_address(block.high) + narrow_swizzled(at.lane % 16, at.lane / 16);
+  SplitOperand out;
+  load_matrices(out.high, from);
+  load_matrices(out.low, from + sizeof(block.high));
+  return out;
+}
+/// A block as a right operand: two registers for each 8 columns.
+__device__ inline SplitOperand load_right(const SolvePlace& at, const SplitBlock& block) {
+  const std::uint32_t from =
+      shared_address(block.high) + narrow_swizzled(at.lane % 16, at.lane / 16);
+  SplitOperand out;
+  load_transposed(out.high, from);
+  load_transposed(out.low, from + sizeof(block.high));
+  return out;
+}
+__device__ inline void store_block(const SolvePlace& at, SplitBlock& block, const SplitOperand& x) {
+  const std::uint32_t to = shared_address(block.high) + narrow_swizzled(at.lane % 16, at.lane / 16);
+  store_matrices(to, x.high);
+  store_matrices(to + sizeof(block.high), x.low);
+}
+
+/// The sums of a [16][16] product: 8 columns each.
+using BlockSums = float[2][4];
+
+__device__ inline SplitOperand to_left(const BlockSums& sums) {
+  SplitOperand out;
+  out.set(0, sums[0][0], sums[0][1]);
+  out.set(1, sums[0][2], sums[0][3]);
+  out.set(2, sums[1][0], sums[1][1]);
+  out.set(3, sums[1][2], sums[1][3]);
+  return out;
+}
+
+/// -sums as a left operand.
+__device__ inline SplitOperand to_negative_left(const BlockSums& sums) {
+  SplitOperand out;
+  out.set(0, -sums[0][0], -sums[0][1]);
+  out.set(1, -sums[0][2], -sums[0][3]);
+  out.set(2, -sums[1][0], -sums[1][1]);
+  out.set(3, -sums[1][2], -sums[1][3]);
+  return out;
+}
+
+/// sums[p] += a[p] B[p], in three products of the parts each, none of which waits for its
+/// neighbour.
+template <int Products>
+__device__ inline void multiply_split(BlockSums (&sums)[Products],
+                                      const SplitOperand (&a)[Products],
+                                      const SplitOperand (&b)[Products]) {
+#pragma unroll
+  for (int part = 0; part < 3; ++part) {
+#pragma unroll
+    for (int p = 0; p < Products; ++p) {
+      const auto& left = part == 0 ? a[p].low : a[p].high;
+      const auto& right = part == 1 ? b[p].low : b[p].high;
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        multiply_add<__half>(sums[p][n], left, right[2 * n], right[2 * n + 1]);
+      }
+    }
+  }
+}
+
+/// L_im^T as a right operand.
+__device__ inline SplitOperand load_lower(const SolvePlace& at, const SolveShared& shared, int i,
+                                          int m) {
+  const auto& block = shared.lower[lower_index(i, m)];
+  const uint4 high = block[0][at.lane], low = block[1][at.lane];
+  return {{high.x, high.y, high.z, high.w}, {low.x, low.y, low.z, low.w}};
+}
+
+/// T_ij from T_ij^T without beta.
+template <class X>
+__device__ void write_solve(const SolvePlace& at, const float* beta, int i, int j,
+                            const BlockSums& x, float sign, ChunkMatrices& matrices) {
+  const float first = sign * beta[16 * j + at.g];
+  const float second = sign * beta[16 * j + at.g + 8];
+  store_transposed(
+      shared_address(matrices.columns[j][kSolve]) +
+          narrow_swizzled(16 * i + at.lane % 8 + at.lane / 16 * 8, at.lane / 8 % 2),
+      {pack<X>(first * x[0][0], first * x[0][1]), pack<X>(second * x[0][2], second * x[0][3]),
+       pack<X>(first * x[1][0], first * x[1][1]), pack<X>(second * x[1][2], second * x[1][3])});
+}
+
+/// The warp's block of the diagonal: T_ii by substitution, a lane for each column, twice.
+template <class X>
+__device__ void solve_diagonal(const SolvePlace& at, const float* beta, SolveShared& shared) {
+  const int column = at.lane % 16;
+  float* lower = shared.floats[at.block];
+  float x[16];
+#pragma unroll
+  for (int i = 0; i < 16; ++i) x[i] = i == column ? 1.0f : 0.0f;
+#pragma unroll
+  for (int j = 0; j < 15; ++j) {
+#pragma unroll
+    for (int quad = (j + 1) / 4; quad < 4; ++quad) {
+      const float4 l = *reinterpret_cast<const float4*>(lower + j * kFloatStride + 4 * quad);
+      const float entries[4] = {l.x, l.y, l.z, l.w};
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        if (4 * quad + e > j) x[4 * quad + e] = fmaf(-entries[e], x[j], x[4 * quad + e]);
+      }
+    }
+  }
+  __syncwarp();
+  // A row of T_ii^T from each lane, back as sums of a product are.
+  if (at.lane < 16) {
+#pragma unroll
+    for (int quad = 0; quad < 4; ++quad) {
+      *reinterpret_cast<float4*>(lower + column * kFloatStride + 4 * quad) =
+          make_float4(x[4 * quad], x[4 * quad + 1], x[4 * quad + 2], x[4 * quad + 3]);
+    }
+  }
+  __syncwarp();
+  BlockSums block;
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 pair = *reinterpret_cast<const float2*>(
+          lower + (at.g + 8 * half) * kFloatStride + 8 * n + 2 * at.t);
+      block[n][2 * half] = pair.x;
+      block[n][2 * half + 1] = pair.y;
+    }
+  }
+  store_block(at, shared.diagonal[at.block], to_left(block));
+  write_solve<X>(at, beta, at.block, at.block, block, 1.0f, shared.matrices);
+  __syncwarp();
+}
+
+/// A product alone.
+__device__ inline void multiply_split(BlockSums& sums, const SplitOperand& a,
+                                      const SplitOperand& b) {
+  multiply_split<1>(reinterpret_cast<BlockSums(&)[1]>(sums),
+                    reinterpret_cast<const SplitOperand(&)[1]>(a),
+                    reinterpret_cast<const SplitOperand(&)[1]>(b));
+}
+
+/// The blocks of T below the diagonal: each warp does what it needs again rather than wait for
+/// another.
+template <class X>
+__device__ void solve_below(const SolvePlace& at, const float* beta, SolveShared& shared) {
+  join_warps();
+  const auto& diagonal = shared.diagonal;
+  const auto lower = [&](int i, int m) { return load_lower(at, shared, i, m); };
+  if (at.block == 0) {  // T_10
+    BlockSums n = {}, x = {};
+    multiply_split(n, load_left(at, diagonal[0]), lower(1, 0));
+    multiply_split(x, to_left(n), load_right(at, diagonal[1]));
+    store_block(at, shared.below[0], to_negative_left(x));
+    write_solve<X>(at, beta, 1, 0, x, -1.0f, shared.matrices);
+    join_warps();
+  } else if (at.block == 1) {  // T_32, and from it T_31
+    BlockSums n[1] = {}, x[2] = {};
+    multiply_split(n[0], load_left(at, diagonal[2]), lower(3, 2));
+    multiply_split(x[0], to_left(n[0]), load_right(at, diagonal[3]));
+    store_block(at, shared.below[1], to_negative_left(x[0]));
+    write_solve<X>(at, beta, 3, 2, x[0], -1.0f, shared.matrices);
+    join_warps();
+    BlockSums below[2] = {};
+    const SplitOperand t11 = load_left(at, diagonal[1]);
+    multiply_split<2>(below, {t11, t11}, {lower(3, 1), lower(2, 1)});
+    multiply_split(x[1], to_left(below[0]), load_right(at, diagonal[3]));
+    multiply_split(x[1], to_left(below[1]), load_right(at, shared.below[1]));
+    write_solve<X>(at, beta, 3, 1, x[1], -1.0f, shared.matrices);
+  } else if (at.block == 2) {  // T_21 and T_20
+    BlockSums n[2] = {}, x[2] = {};
+    multiply_split<2>(n, {load_left(at, diagonal[1]), load_left(at, diagonal[0])},
+                      {lower(2, 1), lower(2, 0)});
+    const SplitOperand t22 = load_right(at, diagonal[2]);
+    multiply_split(x[0], to_left(n[0]), t22);
+    write_solve<X>(at, beta, 2, 1, x[0], -1.0f, shared.matrices);
+    join_warps();
+    multiply_split(n[1], load_left(at, shared.below[0]), lower(2, 1));
+    multiply_split(x[1], to_left(n[1]), t22);
+    write_solve<X>(at, beta, 2, 0, x[1], -1.0f, shared.matrices);
+  } else {  // T_30
+    BlockSums n[2] = {}, x[2] = {};
+    const SplitOperand t00 = load_left(at, diagonal[0]);
+    multiply_split<2>(n, {t00, t00}, {lower(3, 0), lower(2, 0)});
+    join_warps();
+    const SplitOperand t10 = load_left(at, shared.below[0]);
+    multiply_split<2>(n, {t10, t10}, {lower(3, 1), lower(2, 1)});
+    multiply_split<2>(x, {to_left(n[0]), to_left(n[1])},
+                      {load_right(at, diagonal[3]), load_right(at, shared.below[1])});
+#pragma unroll
+    for (int n8 = 0; n8 < 2; ++n8) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) x[0][n8][e] += x[1][n8][e];
+    }
+    write_solve<X>(at, beta, 3, 0, x[0], -1.0f, shared.matrices);
+  }
+}
+
+}  // namespace hybridattn::cuda
