@@ -216,7 +216,6 @@ void record_launch(Context& context, const char* op, std::function<void(Launch&)
 }
 
 void end_launch(Context& context, const Launch& launch) noexcept {
-  // Target names are shorter than the string's inline buffer: no allocation.
   if (*launch.target != '\0') context.impl().last_target = launch.target;
 }
 

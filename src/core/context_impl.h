@@ -36,7 +36,7 @@ class __attribute__((visibility("hidden"))) Context::Impl {
   bool batch_invariant = false;
   bool chunk_invariant = false;
   std::function<void(std::string_view)> log;
-  std::string last_target;
+  const char* last_target = "";        // of a kernel, as it named itself: never an allocation
   const char* last_op = nullptr;       // of the accelerator
   core::Recorder* recorder = nullptr;  // borrowed, while a graph is recorded
 
