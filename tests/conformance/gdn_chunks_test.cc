@@ -29,9 +29,8 @@ GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GdnChunksAgain);
 constexpr std::int64_t kDim = 128, kTokens = 420, kSlots = 9;
 
 GdnProblem make_problem(Random& random, DType dtype, DType state, std::int64_t heads,
-                        const Rows& rows) {
-  return GdnProblem(random, dtype, state, Layout::kDense, rows, kTokens, kSlots, kDim, kDim, false,
-                    heads);
+                        const Rows& rows, Layout layout = Layout::kDense) {
+  return GdnProblem(random, dtype, state, layout, rows, kTokens, kSlots, kDim, kDim, false, heads);
 }
 
 TEST_P(ConformanceGdnChunks, OfRaggedRows) {
@@ -71,6 +70,35 @@ TEST_P(ConformanceGdnChunks, OfNearlyParallelKeys) {
   const std::int64_t keys = kTokens * GdnProblem::kKeyHeads * kDim;
   problem.k = Operand(dtype(), {kTokens, GdnProblem::kKeyHeads, kDim}, Layout::kDense,
                       random.values(keys, 0.9, 1));
+  problem.poison(kTokens, kSlots);
+  run(gdn_prefill, reference::gdn_recurrence, [&](Source s) { return problem.args(s); });
+  expect_conforms(problem.out, rows.tokens(), bound(), dtype());
+  expect_conforms(problem.state, rows.slots(), bound(), dtype());
+}
+
+/// Tensors that are slices of wider ones, with more heads on a key head than are prepared at once.
+TEST_P(ConformanceGdnChunks, OfStridedTensors) {
+  Rows rows;
+  rows.add(3, 150, 2, 9);
+  rows.add(160, 77, 4, 0);
+  for (const Layout layout : {Layout::kSliced, Layout::kTransposed}) {
+    GdnProblem problem = make_problem(random, dtype(), DType::kF32, 12, rows, layout);
+    problem.poison(kTokens, kSlots);
+    run(gdn_prefill, reference::gdn_recurrence, [&](Source s) { return problem.args(s); });
+    expect_conforms(problem.out, rows.tokens(), bound(), dtype());
+    expect_conforms(problem.state, rows.slots(), bound(), dtype());
+  }
+}
+
+/// Keys that are not normalised, most of them shorter than 1 and some longer.
+TEST_P(ConformanceGdnChunks, OfKeysAsTheyAre) {
+  Rows rows;
+  rows.add(0, 200, 2, 9);
+  GdnProblem problem = make_problem(random, dtype(), DType::kF32, 4, rows);
+  problem.l2norm = false;
+  const std::int64_t keys = kTokens * GdnProblem::kKeyHeads * kDim;
+  problem.k = Operand(dtype(), {kTokens, GdnProblem::kKeyHeads, kDim}, Layout::kDense,
+                      random.values(keys, -0.16, 0.16));
   problem.poison(kTokens, kSlots);
   run(gdn_prefill, reference::gdn_recurrence, [&](Source s) { return problem.args(s); });
   expect_conforms(problem.out, rows.tokens(), bound(), dtype());

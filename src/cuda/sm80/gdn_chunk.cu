@@ -13,6 +13,11 @@ const char* chunk_refusal(const ops::GdnParams& p) {
   }
   for (const ConstTensorView& view : {p.q, p.k, p.v, ConstTensorView(p.out)}) {
     if (!rows_aligned(view)) return "the chunked kernels need heads aligned to 16 bytes";
+    for (int d = 0; d < 2; ++d) {
+      if (view.dim(d) > 1 && view.stride(d) <= 0) {
+        return "the chunked kernels need strides over 0: the copy engine knows no others";
+      }
+    }
   }
   for (int d = 0; d < 3; ++d) {
     if (p.state.stride(d) % 2 != 0) return "the chunked kernels need rows of the state aligned";

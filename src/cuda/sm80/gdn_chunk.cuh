@@ -90,9 +90,11 @@ __device__ inline int narrow_swizzled(int row, int piece) {
 /// Where block `at` of a record's matrices stands in ChunkMatrices.
 __device__ constexpr int matrix_byte(int at) {
   const int column = at < 8 ? 0 : at < 14 ? 1 : at < 18 ? 2 : 3;
-  const int rest = at - column * (9 - column);
   const int rows = 4 - column;
-  return (column * 2 + rest / rows) * (kChunk * 32) + (column + rest % rows) * kBlockBytes;
+  const int rest = at - column * (9 - column);
+  const int matrix = rest >= rows ? 1 : 0;
+  const int row = column + rest - matrix * rows;
+  return (column * 2 + matrix) * (kChunk * 32) + row * kBlockBytes;
 }
 
 }  // namespace hybridattn::cuda

@@ -53,16 +53,20 @@ __device__ void load_tile(unsigned char* tile, const View& x, std::int64_t first
 template <class X>
 __device__ void row_norms(const unsigned char* tile, bool normalize, float scale, float* out) {
   const int row = static_cast<int>(threadIdx.x) / 2;
-  float squares = 0.0f;
+  float sums[2] = {};
 #pragma unroll
   for (int i = 0; i < kPieces / 2; ++i) {
-    const int piece = i * 2 + static_cast<int>(threadIdx.x) % 2;
+    // Eight lanes, a piece of each half of four rows, read from all banks.
+    const int half = static_cast<int>(threadIdx.x) % 2;
+    const int piece = half * (kPieces / 2) + (i ^ (4 * half));
     const uint4 words = *reinterpret_cast<const uint4*>(tile + swizzled<kRowBytes>(row, piece));
     for (const std::uint32_t word : {words.x, words.y, words.z, words.w}) {
       const float2 pair = unpack<X>(word);
-      squares = fmaf(pair.x, pair.x, fmaf(pair.y, pair.y, squares));
+      sums[0] = fmaf(pair.x, pair.x, sums[0]);
+      sums[1] = fmaf(pair.y, pair.y, sums[1]);
     }
   }
+  float squares = sums[0] + sums[1];
   squares = sum_lanes<2>(squares);
   const float factor = normalize ? scale * inverse_root(squares + kL2NormEpsilon) : scale;
   if (threadIdx.x % 2 == 0) out[row] = factor;
@@ -290,11 +294,12 @@ __global__ void __launch_bounds__(kThreads, 4)
   load_tile<X>(shared.k, p.k, first, count, k_head);
   load_tile<X>(shared.q, p.q, first, count, k_head);
   commit_copies();
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  LaneGates lane_gates(p, first, warp < p.group ? count : 0, k_head * p.group + warp);
   wait_copies<0>();
   __syncthreads();
   row_norms<X>(shared.k, p.qk_l2norm, 1.0f, shared.key_norm);
   row_norms<X>(shared.q, p.qk_l2norm, p.scale, shared.query_norm);
-  const int warp = static_cast<int>(threadIdx.x) / 32;
   // The last rows have the most columns: each block gives them to another warp, as warps have
   // quarters of the multiprocessor of their own.
   const int block = (warp + chunk + k_head) % 4;
@@ -304,12 +309,12 @@ __global__ void __launch_bounds__(kThreads, 4)
     const int head = k_head * p.group + h;
     if (h % kHeads == 0) {
       __syncthreads();
-      if (h + warp < p.group) {
-        const LaneGates gates(p, first, count, head + warp);
-        sum_decays(gates, shared.gates[warp].sum_high, shared.gates[warp].sum_low);
-        *reinterpret_cast<float2*>(&shared.gates[warp].beta[2 * (threadIdx.x % 32)]) =
-            make_float2(gates.beta[0], gates.beta[1]);
+      if (h > 0) {
+        lane_gates = LaneGates(p, first, h + warp < p.group ? count : 0, head + warp);
       }
+      sum_decays(lane_gates, shared.gates[warp].sum_high, shared.gates[warp].sum_low);
+      *reinterpret_cast<float2*>(&shared.gates[warp].beta[2 * (threadIdx.x % 32)]) =
+          make_float2(lane_gates.beta[0], lane_gates.beta[1]);
     }
     __syncthreads();
     const SolvePlace at(block);

@@ -46,9 +46,6 @@ struct SolveShared {
   float floats[4][16 * kFloatStride];   // L_ii^T, then T_ii^T
 };
 
-/// The barrier of the four warps, which come to it from places of their own.
-__device__ inline void join_warps() { asm volatile("bar.sync 1, 128;" ::: "memory"); }
-
 /// Four registers of a split operand, of four pairs of floats.
 struct SplitOperand {
   std::uint32_t high[4], low[4];
@@ -204,60 +201,77 @@ __device__ inline void multiply_split(BlockSums& sums, const SplitOperand& a,
                     reinterpret_cast<const SplitOperand(&)[1]>(b));
 }
 
-/// The blocks of T below the diagonal: each warp does what it needs again rather than wait for
-/// another.
+/// T_10 by the first warp.
+template <class X>
+__device__ void solve_10(const SolvePlace& at, const float* beta, SolveShared& shared) {
+  BlockSums n = {}, x = {};
+  multiply_split(n, load_left(at, shared.diagonal[0]), load_lower(at, shared, 1, 0));
+  multiply_split(x, to_left(n), load_right(at, shared.diagonal[1]));
+  store_block(at, shared.below[0], to_negative_left(x));
+  write_solve<X>(at, beta, 1, 0, x, -1.0f, shared.matrices);
+}
+
+/// T_32 by the second warp, which needs it for T_31 afterwards.
+template <class X>
+__device__ void solve_32(const SolvePlace& at, const float* beta, SolveShared& shared) {
+  BlockSums n = {}, x = {};
+  multiply_split(n, load_left(at, shared.diagonal[2]), load_lower(at, shared, 3, 2));
+  multiply_split(x, to_left(n), load_right(at, shared.diagonal[3]));
+  store_block(at, shared.below[1], to_negative_left(x));
+  write_solve<X>(at, beta, 3, 2, x, -1.0f, shared.matrices);
+}
+template <class X>
+__device__ void solve_31(const SolvePlace& at, const float* beta, SolveShared& shared) {
+  BlockSums n[2] = {}, x = {};
+  const SplitOperand t11 = load_left(at, shared.diagonal[1]);
+  multiply_split<2>(n, {t11, t11}, {load_lower(at, shared, 3, 1), load_lower(at, shared, 2, 1)});
+  multiply_split(x, to_left(n[0]), load_right(at, shared.diagonal[3]));
+  multiply_split(x, to_left(n[1]), load_right(at, shared.below[1]));
+  write_solve<X>(at, beta, 3, 1, x, -1.0f, shared.matrices);
+}
+
+/// T_21 by the third warp, then T_20.
+template <class X>
+__device__ void solve_21(const SolvePlace& at, const float* beta, SolveShared& shared) {
+  BlockSums n = {}, x = {};
+  multiply_split(n, load_left(at, shared.diagonal[1]), load_lower(at, shared, 2, 1));
+  multiply_split(x, to_left(n), load_right(at, shared.diagonal[2]));
+  write_solve<X>(at, beta, 2, 1, x, -1.0f, shared.matrices);
+}
+template <class X>
+__device__ void solve_20(const SolvePlace& at, const float* beta, SolveShared& shared) {
+  BlockSums n = {}, x = {};
+  multiply_split(n, load_left(at, shared.diagonal[0]), load_lower(at, shared, 2, 0));
+  multiply_split(n, load_left(at, shared.below[0]), load_lower(at, shared, 2, 1));
+  multiply_split(x, to_left(n), load_right(at, shared.diagonal[2]));
+  write_solve<X>(at, beta, 2, 0, x, -1.0f, shared.matrices);
+}
+
+/// T_30 by the last warp.
+template <class X>
+__device__ void solve_30(const SolvePlace& at, const float* beta, SolveShared& shared) {
+  BlockSums n[2] = {}, x = {};
+  const SplitOperand t00 = load_left(at, shared.diagonal[0]);
+  multiply_split<2>(n, {t00, t00}, {load_lower(at, shared, 3, 0), load_lower(at, shared, 2, 0)});
+  const SplitOperand t10 = load_left(at, shared.below[0]);
+  multiply_split<2>(n, {t10, t10}, {load_lower(at, shared, 3, 1), load_lower(at, shared, 2, 1)});
+  multiply_split(x, to_left(n[0]), load_right(at, shared.diagonal[3]));
+  multiply_split(x, to_left(n[1]), load_right(at, shared.below[1]));
+  write_solve<X>(at, beta, 3, 0, x, -1.0f, shared.matrices);
+}
+
+/// The blocks of T below the diagonal, of which the diagonal's must be there: each warp does what
+/// it needs again rather than wait for another.
 template <class X>
 __device__ void solve_below(const SolvePlace& at, const float* beta, SolveShared& shared) {
-  join_warps();
-  const auto& diagonal = shared.diagonal;
-  const auto lower = [&](int i, int m) { return load_lower(at, shared, i, m); };
-  if (at.block == 0) {  // T_10
-    BlockSums n = {}, x = {};
-    multiply_split(n, load_left(at, diagonal[0]), lower(1, 0));
-    multiply_split(x, to_left(n), load_right(at, diagonal[1]));
-    store_block(at, shared.below[0], to_negative_left(x));
-    write_solve<X>(at, beta, 1, 0, x, -1.0f, shared.matrices);
-    join_warps();
-  } else if (at.block == 1) {  // T_32, and from it T_31
-    BlockSums n[1] = {}, x[2] = {};
-    multiply_split(n[0], load_left(at, diagonal[2]), lower(3, 2));
-    multiply_split(x[0], to_left(n[0]), load_right(at, diagonal[3]));
-    store_block(at, shared.below[1], to_negative_left(x[0]));
-    write_solve<X>(at, beta, 3, 2, x[0], -1.0f, shared.matrices);
-    join_warps();
-    BlockSums below[2] = {};
-    const SplitOperand t11 = load_left(at, diagonal[1]);
-    multiply_split<2>(below, {t11, t11}, {lower(3, 1), lower(2, 1)});
-    multiply_split(x[1], to_left(below[0]), load_right(at, diagonal[3]));
-    multiply_split(x[1], to_left(below[1]), load_right(at, shared.below[1]));
-    write_solve<X>(at, beta, 3, 1, x[1], -1.0f, shared.matrices);
-  } else if (at.block == 2) {  // T_21 and T_20
-    BlockSums n[2] = {}, x[2] = {};
-    multiply_split<2>(n, {load_left(at, diagonal[1]), load_left(at, diagonal[0])},
-                      {lower(2, 1), lower(2, 0)});
-    const SplitOperand t22 = load_right(at, diagonal[2]);
-    multiply_split(x[0], to_left(n[0]), t22);
-    write_solve<X>(at, beta, 2, 1, x[0], -1.0f, shared.matrices);
-    join_warps();
-    multiply_split(n[1], load_left(at, shared.below[0]), lower(2, 1));
-    multiply_split(x[1], to_left(n[1]), t22);
-    write_solve<X>(at, beta, 2, 0, x[1], -1.0f, shared.matrices);
-  } else {  // T_30
-    BlockSums n[2] = {}, x[2] = {};
-    const SplitOperand t00 = load_left(at, diagonal[0]);
-    multiply_split<2>(n, {t00, t00}, {lower(3, 0), lower(2, 0)});
-    join_warps();
-    const SplitOperand t10 = load_left(at, shared.below[0]);
-    multiply_split<2>(n, {t10, t10}, {lower(3, 1), lower(2, 1)});
-    multiply_split<2>(x, {to_left(n[0]), to_left(n[1])},
-                      {load_right(at, diagonal[3]), load_right(at, shared.below[1])});
-#pragma unroll
-    for (int n8 = 0; n8 < 2; ++n8) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) x[0][n8][e] += x[1][n8][e];
-    }
-    write_solve<X>(at, beta, 3, 0, x[0], -1.0f, shared.matrices);
-  }
+  __syncthreads();
+  if (at.block == 0) solve_10<X>(at, beta, shared);
+  if (at.block == 1) solve_32<X>(at, beta, shared);
+  if (at.block == 2) solve_21<X>(at, beta, shared);
+  __syncthreads();
+  if (at.block == 1) solve_31<X>(at, beta, shared);
+  if (at.block == 2) solve_20<X>(at, beta, shared);
+  if (at.block == 3) solve_30<X>(at, beta, shared);
 }
 
 }  // namespace hybridattn::cuda

@@ -74,7 +74,8 @@ __device__ void clear_tail(ChunkInputs<Walkers>& inputs, int count) {
   }
 }
 
-/// The loads of all chunks, by one warp.
+/// The loads of all chunks, by one warp: its first lane arrives with the copies where these need
+/// nothing more.
 template <int Walkers>
 __device__ void load_chunks(const ChunkParams& p, const WalkMaps& maps, const WalkTask& task,
                             WalkShared<Walkers>& shared) {
@@ -85,14 +86,17 @@ __device__ void load_chunks(const ChunkParams& p, const WalkMaps& maps, const Wa
     WalkStage<Walkers>& stage = shared.stages[s];
     if (c >= kStages) wait_barrier(&shared.empty[s], (c / kStages + 1) % 2);
     const int count = task.row.length - c * kChunk;
-    std::uint64_t* barrier = count >= kChunk ? &shared.full[s] : &shared.tail;
-    if (first_lane) begin_copies(p, maps, task, c, stage, barrier);
-    if (count >= kChunk) continue;
-    wait_barrier(&shared.tail, 0);
-    clear_tail(stage.inputs, count);
-    fence_async_proxy();
-    __syncwarp();
-    if (first_lane) arrive(&shared.full[s]);
+    const bool whole = count >= kChunk;
+    if (first_lane) {
+      begin_copies(p, maps, task, c, stage, whole ? &shared.full[s] : &shared.tail);
+      if (whole) continue;
+    }
+    if (!whole) {
+      wait_barrier(&shared.tail, 0);
+      clear_tail(stage.inputs, count);
+      fence_async_proxy();
+    }
+    arrive(&shared.full[s]);
   }
 }
 
@@ -124,7 +128,7 @@ template <int Walkers>
 __device__ void init_shared(WalkShared<Walkers>& shared) {
   if (threadIdx.x == 0) {
     for (int s = 0; s < WalkShared<Walkers>::kStages; ++s) {
-      init_barrier(&shared.full[s], 1);
+      init_barrier(&shared.full[s], 32);
       init_barrier(&shared.empty[s], 4 * Walkers * kArrivalsOfWarp);
     }
     init_barrier(&shared.tail, 1);
