@@ -1,6 +1,6 @@
-// The walk over the chunks of one head of one row, as the kernels of this folder share it: a
-// warpgroup holds 64 rows of S in registers for the whole row and exchanges nothing with anybody: S
-// is the left operand of every product, converted in place. Other warps bring the chunks.
+// A step of the walk over the chunks of one head of one row: a warpgroup holds 64 rows of S in
+// registers for the whole row and exchanges nothing with anybody: S is the left operand of every
+// product, converted in place. Other warps bring the chunks.
 #pragma once
 
 #include "src/cuda/sm80/gdn_chunk.cuh"
@@ -10,12 +10,11 @@ namespace hybridattn::cuda {
 
 inline constexpr int kTileBytes = kChunk * 128;  // 64 rows of 64 elements
 
-/// q, k and v of a chunk in shared memory.
-template <int Walkers>
+/// q, k and 64 channels of v of a chunk in shared memory.
 struct ChunkInputs {
   /// Halves of the channels, in each K above Q: one product of S with both.
   unsigned char kq[2][2][kTileBytes];
-  unsigned char v[Walkers * kTileBytes];  // then the output
+  unsigned char v[kTileBytes];  // then the output
 };
 
 /// What a block walks over.
@@ -138,24 +137,20 @@ struct StateRows {
   }
 };
 
-/// One chunk: the output of the warpgroup's channels, S after it. `wait_inputs` returns
-/// when q, k, v and the factors are there, `wait_matrices` when the matrices are; `matrices_read`
-/// and `inputs_read` are called when they are no longer needed. `left`: tokens from the chunk's
-/// first to the row's end.
-template <class X, class WaitInputs, class WaitMatrices, class MatricesRead, class InputsRead>
-__device__ void walk_chunk(StateRows& rows, OutputPlace<X>& place, const unsigned char* kq,
-                           unsigned char* v_tile, const ChunkFactors& factors,
-                           const ChunkMatrices& matrices, int left, const WaitInputs& wait_inputs,
-                           const WaitMatrices& wait_matrices, const MatricesRead& matrices_read,
-                           const InputsRead& inputs_read) {
+/// One chunk: the output of the warpgroup's channels, S after it. `wait` returns when the chunk is
+/// there. `left`: tokens from the chunk's first to the row's end.
+template <class X, class Wait>
+__device__ void walk_chunk(StateRows& rows, OutputPlace<X>& place, ChunkInputs& inputs,
+                           const ChunkMatrices& matrices, const ChunkFactors& factors, int left,
+                           const Wait& wait) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) % 128 / 32;
   auto& s = rows.s;
   std::uint32_t state[8][4], operand[4][4], values[4][4];
   float xo[64];  // [64 channels][64 tokens] twice: S K^T, then U; S Q^T, then the output
   to_operand<X, 8>(s, state);
-  wait_inputs();
-  const std::uint64_t rows_of_kq = matrix_descriptor(shared_address(kq), 16);
+  wait();
+  const std::uint64_t rows_of_kq = matrix_descriptor(shared_address(inputs.kq), 16);
   begin_products();
 #pragma unroll
   for (int step = 0; step < 8; ++step) {
@@ -166,10 +161,9 @@ __device__ void walk_chunk(StateRows& rows, OutputPlace<X>& place, const unsigne
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) {  // V^T of the warp's channels
     load_transposed(values[pair],
-                    shared_address(v_tile) +
+                    shared_address(inputs.v) +
                         swizzled(16 * pair + lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2));
   }
-  wait_matrices();
   wait_products<0>();
   hold(xo);
   // V - exp(G) r S k, as the left operand.
@@ -199,7 +193,6 @@ __device__ void walk_chunk(StateRows& rows, OutputPlace<X>& place, const unsigne
   for (int i = 0; i < 64; ++i) s[i] *= state_factor;
   wait_products<0>();
   hold(xo);
-  matrices_read();
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
     const float2 factor = column_factors(factors.update_factor, n);
@@ -209,17 +202,16 @@ __device__ void walk_chunk(StateRows& rows, OutputPlace<X>& place, const unsigne
       operand[n / 2][n % 2 * 2 + half] = pack<X>(factor.x * xo[at], factor.y * xo[at + 1]);
     }
   }
-  const std::uint64_t columns_of_k = matrix_descriptor(shared_address(kq), 2 * kTileBytes);
+  const std::uint64_t columns_of_k = matrix_descriptor(shared_address(inputs.kq), 2 * kTileBytes);
   begin_products();
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
     multiply_columns<X>(s, operand[step], advance(columns_of_k, step * 2048));
   }
   commit_products();
-  store_output<X>(place, shared_address(v_tile), xo, left);
+  store_output<X>(place, shared_address(inputs.v), xo, left);
   wait_products<0>();
   hold(s);
-  inputs_read();
 }
 
 /// Zeros for a padded row.

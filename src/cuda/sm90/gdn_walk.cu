@@ -1,6 +1,8 @@
-// The walk over chunks whose records lie in memory. A block: one head of one row, 64 or 128 of its
-// V channels; one or two warpgroups walk, the last warp loads by the copy engine: copies by threads
-// would take half of shared memory's time from the products.
+// The walk over chunks whose records lie in memory. A block: one head of one row, 64 of its V
+// channels; a warpgroup walks, the last warp loads by the copy engine: copies by threads would take
+// half of shared memory's time from the products. Blocks of whole heads, two warpgroups that share
+// q and k, take as long as two of these one after the other, and longer where rows differ in
+// length.
 #include "src/cuda/grid.cuh"
 #include "src/cuda/sm90/gdn_state.cuh"
 #include "src/cuda/sm90/gdn_walk.cuh"
@@ -9,17 +11,20 @@
 namespace hybridattn::cuda {
 namespace {
 
-template <int Walkers>
+constexpr int kWalkers = 128;            // a warpgroup
+constexpr int kThreads = kWalkers + 32;  // and the loader
+constexpr int kStages = 3;
+constexpr int kChannels = 64;  // V channels of a block
+constexpr int kParts = kChunkDim / kChannels;
+
 struct alignas(1024) WalkStage {
-  ChunkInputs<Walkers> inputs;
+  ChunkInputs inputs;
   ChunkMatrices matrices;
   ChunkFactors factors;
 };
 
-template <int Walkers>
 struct WalkShared {
-  static constexpr int kStages = 3;
-  alignas(1024) WalkStage<Walkers> stages[kStages];
+  WalkStage stages[kStages];
   std::uint64_t full[kStages], empty[kStages], tail;
 };
 
@@ -29,9 +34,8 @@ struct WalkMaps {
 };
 
 /// Begins a chunk's copies, which `barrier` counts. By one thread.
-template <int Walkers>
 __device__ void begin_copies(const ChunkParams& p, const WalkMaps& maps, const WalkTask& task,
-                             int c, WalkStage<Walkers>& stage, std::uint64_t* barrier) {
+                             int c, WalkStage& stage, std::uint64_t* barrier) {
   const ChunkRecord& record = p.records[std::int64_t{task.first_chunk + c} * p.v_heads + task.head];
   const int first = task.row.start + c * kChunk;
   const int k_head = task.head / p.group;
@@ -41,11 +45,7 @@ __device__ void begin_copies(const ChunkParams& p, const WalkMaps& maps, const W
     copy_box(stage.inputs.kq[half][0], maps.k, 64 * half, k_head, first, barrier);
     copy_box(stage.inputs.kq[half][1], maps.q, 64 * half, k_head, first, barrier);
   }
-#pragma unroll
-  for (int w = 0; w < Walkers; ++w) {
-    copy_box(stage.inputs.v + w * kTileBytes, maps.v, task.first_v + 64 * w, task.head, first,
-             barrier);
-  }
+  copy_box(stage.inputs.v, maps.v, task.first_v, task.head, first, barrier);
   auto* matrices = reinterpret_cast<unsigned char*>(&stage.matrices);
   int block = 0;
 #pragma unroll
@@ -62,8 +62,7 @@ __device__ void begin_copies(const ChunkParams& p, const WalkMaps& maps, const W
 
 /// Zeros in the place of the tokens behind the row: they are another row's, and whatever they are,
 /// its products with zero must be zero. By one warp.
-template <int Walkers>
-__device__ void clear_tail(ChunkInputs<Walkers>& inputs, int count) {
+__device__ void clear_tail(ChunkInputs& inputs, int count) {
   constexpr int kTiles = sizeof(inputs) / kTileBytes;
   auto* tile = reinterpret_cast<unsigned char*>(&inputs);
   for (int t = 0; t < kTiles; ++t, tile += kTileBytes) {
@@ -76,14 +75,12 @@ __device__ void clear_tail(ChunkInputs<Walkers>& inputs, int count) {
 
 /// The loads of all chunks, by one warp: its first lane arrives with the copies where these need
 /// nothing more.
-template <int Walkers>
 __device__ void load_chunks(const ChunkParams& p, const WalkMaps& maps, const WalkTask& task,
-                            WalkShared<Walkers>& shared) {
-  constexpr int kStages = WalkShared<Walkers>::kStages;
+                            WalkShared& shared) {
   const bool first_lane = threadIdx.x % 32 == 0;
   for (int c = 0; c < task.chunks; ++c) {
     const int s = c % kStages;
-    WalkStage<Walkers>& stage = shared.stages[s];
+    WalkStage& stage = shared.stages[s];
     if (c >= kStages) wait_barrier(&shared.empty[s], (c / kStages + 1) % 2);
     const int count = task.row.length - c * kChunk;
     const bool whole = count >= kChunk;
@@ -100,36 +97,27 @@ __device__ void load_chunks(const ChunkParams& p, const WalkMaps& maps, const Wa
   }
 }
 
-template <class X, int Walkers>
-__device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared<Walkers>& shared,
-                     int walker) {
-  constexpr int kStages = WalkShared<Walkers>::kStages;
-  const int first_v = task.first_v + 64 * walker;
+template <class X>
+__device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared& shared) {
   StateRows rows;
-  rows.load(p, task, first_v);
-  OutputPlace<X> place(p, task, first_v);
+  rows.load(p, task, task.first_v);
+  OutputPlace<X> place(p, task, task.first_v);
   for (int c = 0; c < task.chunks; ++c) {
     const int s = c % kStages;
-    WalkStage<Walkers>& stage = shared.stages[s];
-    walk_chunk<X>(
-        rows, place, stage.inputs.kq[0][0], stage.inputs.v + walker * kTileBytes, stage.factors,
-        stage.matrices, task.row.length - c * kChunk,
-        [&] { wait_barrier(&shared.full[s], c / kStages % 2); }, [] {}, [] {},
-        [&] { arrive_as_warp(&shared.empty[s]); });
+    WalkStage& stage = shared.stages[s];
+    walk_chunk<X>(rows, place, stage.inputs, stage.matrices, stage.factors,
+                  task.row.length - c * kChunk,
+                  [&] { wait_barrier(&shared.full[s], c / kStages % 2); });
+    arrive_as_warp(&shared.empty[s]);
   }
-  rows.store(p, task, first_v);
+  rows.store(p, task, task.first_v);
 }
 
-/// Two walkers take registers from the loader, which whole warpgroups alone can give.
-template <int Walkers>
-constexpr int kWalkThreads = 128 * Walkers + (Walkers == 2 ? 128 : 32);
-
-template <int Walkers>
-__device__ void init_shared(WalkShared<Walkers>& shared) {
+__device__ void init_shared(WalkShared& shared) {
   if (threadIdx.x == 0) {
-    for (int s = 0; s < WalkShared<Walkers>::kStages; ++s) {
+    for (int s = 0; s < kStages; ++s) {
       init_barrier(&shared.full[s], 32);
-      init_barrier(&shared.empty[s], 4 * Walkers * kArrivalsOfWarp);
+      init_barrier(&shared.empty[s], kWalkers / 32 * kArrivalsOfWarp);
     }
     init_barrier(&shared.tail, 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -144,56 +132,42 @@ __device__ void init_shared(WalkShared<Walkers>& shared) {
   __syncthreads();
 }
 
-template <class X, int Walkers>
-__global__ void __launch_bounds__(kWalkThreads<Walkers>, 1)
+template <class X>
+__global__ void __launch_bounds__(kThreads, 1)
     walk_kernel(const __grid_constant__ ChunkParams p, const __grid_constant__ WalkMaps maps) {
-  constexpr int kParts = 2 / Walkers;  // blocks of a head
   extern __shared__ unsigned char raw[];
-  auto& shared =
-      *reinterpret_cast<WalkShared<Walkers>*>(raw + (1024 - (shared_address(raw) & 1023)) % 1024);
+  auto& shared = *reinterpret_cast<WalkShared*>(raw + (1024 - (shared_address(raw) & 1023)) % 1024);
   const auto heads = static_cast<unsigned>(p.v_heads);
   const auto index = static_cast<int>(blockIdx.x / (heads * kParts));
   WalkTask task;
   task.row = load_row(p.rows, index);
   task.head = static_cast<int>(blockIdx.x / kParts % heads);
-  task.first_v = static_cast<int>(blockIdx.x % kParts) * 64;
+  task.first_v = static_cast<int>(blockIdx.x % kParts) * kChannels;
   task.first_chunk = p.rows.first_chunk[index];
   task.chunks = (task.row.length + kChunk - 1) / kChunk;
   if (task.chunks == 0) return;
-  if (task.row.slot == kPadIndex) return zero_out<X>(p, task, 64 * Walkers);
+  if (task.row.slot == kPadIndex) return zero_out<X>(p, task, kChannels);
   init_shared(shared);
-  const int walker = static_cast<int>(threadIdx.x) / 128;
-  if (walker == Walkers) {
-    if constexpr (Walkers == 2) lower_registers<40>();
-    if (threadIdx.x < 128 * Walkers + 32) load_chunks<Walkers>(p, maps, task, shared);
+  if (threadIdx.x < kWalkers) {
+    walk<X>(p, task, shared);
   } else {
-    if constexpr (Walkers == 2) raise_registers<232>();
-    walk<X, Walkers>(p, task, shared, walker);
+    load_chunks(p, maps, task, shared);
   }
-}
-
-template <class X, int Walkers>
-Status launch_walk(const ChunkParams& p, const core::DeviceLaunch& launch) {
-  constexpr int kBytes = static_cast<int>(sizeof(WalkShared<Walkers>)) + 1024;
-  HYBRIDATTN_TRY(allow_shared_memory("gdn_prefill", walk_kernel<X, Walkers>, kBytes));
-  WalkMaps maps;
-  HYBRIDATTN_TRY(encode_token_boxes(p.q, p.tokens, p.k_heads, kChunkDim, &maps.q));
-  HYBRIDATTN_TRY(encode_token_boxes(p.k, p.tokens, p.k_heads, kChunkDim, &maps.k));
-  HYBRIDATTN_TRY(encode_token_boxes(p.v, p.tokens, p.v_heads, kChunkDim, &maps.v));
-  const auto blocks = static_cast<unsigned>(std::int64_t{p.rows.count} * p.v_heads * (2 / Walkers));
-  walk_kernel<X, Walkers><<<blocks, kWalkThreads<Walkers>, kBytes, stream_of(launch)>>>(p, maps);
-  return check_launch("gdn_prefill");
 }
 
 }  // namespace
 
 template <class X>
 Status walk_chunks_sm90(const ChunkParams& p, const core::DeviceLaunch& launch) {
-  // Half a head to a block where whole heads would leave multiprocessors idle.
-  if (std::int64_t{p.rows.count} * p.v_heads * 2 <= launch.info->num_sms) {
-    return launch_walk<X, 1>(p, launch);
-  }
-  return launch_walk<X, 2>(p, launch);
+  constexpr int kBytes = static_cast<int>(sizeof(WalkShared)) + 1024;
+  HYBRIDATTN_TRY(allow_shared_memory("gdn_prefill", walk_kernel<X>, kBytes));
+  WalkMaps maps;
+  HYBRIDATTN_TRY(encode_token_boxes(p.q, p.tokens, p.k_heads, kChunkDim, &maps.q));
+  HYBRIDATTN_TRY(encode_token_boxes(p.k, p.tokens, p.k_heads, kChunkDim, &maps.k));
+  HYBRIDATTN_TRY(encode_token_boxes(p.v, p.tokens, p.v_heads, kChunkDim, &maps.v));
+  const auto blocks = static_cast<unsigned>(std::int64_t{p.rows.count} * p.v_heads * kParts);
+  walk_kernel<X><<<blocks, kThreads, kBytes, stream_of(launch)>>>(p, maps);
+  return check_launch("gdn_prefill");
 }
 
 template Status walk_chunks_sm90<__nv_bfloat16>(const ChunkParams&, const core::DeviceLaunch&);

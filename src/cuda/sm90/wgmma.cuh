@@ -166,14 +166,4 @@ __device__ inline void copy_box(void* to, const CUtensorMap& map, int first, int
       : "memory");
 }
 
-/// Registers of a thread, of whole warpgroups; what some give others can take.
-template <int Registers>
-__device__ inline void raise_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
-}
-template <int Registers>
-__device__ inline void lower_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
-}
-
 }  // namespace hybridattn::cuda
