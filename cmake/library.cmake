@@ -34,7 +34,6 @@ endif()
 
 if(HYBRIDATTN_CUDA)
   include(cuda)
-  set(cuda_objects $<TARGET_OBJECTS:hybridattn_cuda_objects>)
 endif()
 
 # add_library_form(FORM TYPE): hybridattn_FORM, whose installed name is hybridattn::FORM.

@@ -7,6 +7,7 @@
 namespace hybridattn::cuda {
 namespace {
 
+#if defined(HYBRIDATTN_CUDA_SM90)
 const char* refusal_sm90(const ops::GdnPrefillParams& p, const core::DeviceInfo& info) {
   if (info.compute_major != 9) return "the sm90 kernels run on compute capability 9.0 alone";
   return chunk_refusal(p);
@@ -29,6 +30,8 @@ Status run_sm90(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch
                                    : run_chunks<__half>(params, launch);
 }
 
+#endif
+
 Status run_smxx(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch) {
   return run_recurrence("gdn_prefill", recurrence_params(p), launch);
 }
@@ -36,7 +39,11 @@ Status run_smxx(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch
 }  // namespace
 
 core::DeviceKernels<ops::GdnPrefillParams> gdn_prefill_kernels() {
+#if defined(HYBRIDATTN_CUDA_SM90)
   return {{{"sm90", refusal_sm90, needs, run_sm90}, {"smxx", nullptr, nullptr, run_smxx}}};
+#else
+  return {{{"smxx", nullptr, nullptr, run_smxx}}};
+#endif
 }
 
 }  // namespace hybridattn::cuda

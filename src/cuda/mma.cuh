@@ -91,7 +91,7 @@ template <class X>
 __device__ float2 unpack(std::uint32_t pair);
 template <>
 __device__ inline float2 unpack<__nv_bfloat16>(std::uint32_t pair) {
-  return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
+  return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
 }
 template <>
 __device__ inline float2 unpack<__half>(std::uint32_t pair) {
