@@ -12,6 +12,8 @@ class ConformanceGdnChunks : public Conformance {
     if (context().last_kernel_target() != "sm90") return kGdnPrefillBound;
     return dtype() == DType::kBF16 ? kGdnChunksBF16Bound : kGdnChunksF16Bound;
   }
+  /// Runs the problem, whose state is float32, with all poisoned that it must not read.
+  void expect_prefill_conforms(GdnProblem& problem);
 };
 
 std::vector<Setup> setups() {
@@ -27,6 +29,13 @@ INSTANTIATE_TEST_SUITE_P(Cuda, GdnChunksAgain, ::testing::ValuesIn(cuda_setups()
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GdnChunksAgain);
 
 constexpr std::int64_t kDim = 128, kTokens = 420, kSlots = 9;
+
+void ConformanceGdnChunks::expect_prefill_conforms(GdnProblem& problem) {
+  problem.poison(kTokens, kSlots);
+  run(gdn_prefill, reference::gdn_recurrence, [&](Source s) { return problem.args(s); });
+  expect_conforms(problem.out, problem.rows.tokens(), bound(), dtype());
+  expect_conforms(problem.state, problem.rows.slots(), bound(), dtype());
+}
 
 GdnProblem make_problem(Random& random, DType dtype, DType state, std::int64_t heads,
                         const Rows& rows, Layout layout = Layout::kDense) {
@@ -70,10 +79,7 @@ TEST_P(ConformanceGdnChunks, OfNearlyParallelKeys) {
   const std::int64_t keys = kTokens * GdnProblem::kKeyHeads * kDim;
   problem.k = Operand(dtype(), {kTokens, GdnProblem::kKeyHeads, kDim}, Layout::kDense,
                       random.values(keys, 0.9, 1));
-  problem.poison(kTokens, kSlots);
-  run(gdn_prefill, reference::gdn_recurrence, [&](Source s) { return problem.args(s); });
-  expect_conforms(problem.out, rows.tokens(), bound(), dtype());
-  expect_conforms(problem.state, rows.slots(), bound(), dtype());
+  expect_prefill_conforms(problem);
 }
 
 /// Tensors that are slices of wider ones, with more heads on a key head than are prepared at once.
@@ -83,10 +89,7 @@ TEST_P(ConformanceGdnChunks, OfStridedTensors) {
   rows.add(160, 77, 4, 0);
   for (const Layout layout : {Layout::kSliced, Layout::kTransposed}) {
     GdnProblem problem = make_problem(random, dtype(), DType::kF32, 12, rows, layout);
-    problem.poison(kTokens, kSlots);
-    run(gdn_prefill, reference::gdn_recurrence, [&](Source s) { return problem.args(s); });
-    expect_conforms(problem.out, rows.tokens(), bound(), dtype());
-    expect_conforms(problem.state, rows.slots(), bound(), dtype());
+    expect_prefill_conforms(problem);
   }
 }
 
@@ -99,10 +102,7 @@ TEST_P(ConformanceGdnChunks, OfKeysAsTheyAre) {
   const std::int64_t keys = kTokens * GdnProblem::kKeyHeads * kDim;
   problem.k = Operand(dtype(), {kTokens, GdnProblem::kKeyHeads, kDim}, Layout::kDense,
                       random.values(keys, -0.16, 0.16));
-  problem.poison(kTokens, kSlots);
-  run(gdn_prefill, reference::gdn_recurrence, [&](Source s) { return problem.args(s); });
-  expect_conforms(problem.out, rows.tokens(), bound(), dtype());
-  expect_conforms(problem.state, rows.slots(), bound(), dtype());
+  expect_prefill_conforms(problem);
 }
 
 TEST_P(GdnChunksAgain, AThousandRunsAreOne) {

@@ -196,9 +196,7 @@ __device__ void scale_block(PrepareShared& shared, const SolvePlace& at, const R
           pack<X>(q[2 * half] * column.x * query, q[2 * half + 1] * column.y * query);
     }
   }
-  auto& block = shared.solve.lower[lower_index(at.block, m)];
-  block[0][at.lane] = make_uint4(split.high[0], split.high[1], split.high[2], split.high[3]);
-  block[1][at.lane] = make_uint4(split.low[0], split.low[1], split.low[2], split.low[3]);
+  store_lower(at, shared.solve, m, split);
 }
 
 __device__ std::uint32_t scores_address(const SolveShared& shared, const SolvePlace& at, int m) {

@@ -87,22 +87,13 @@ __device__ inline void store_block(const SolvePlace& at, SplitBlock& block, cons
 /// The sums of a [16][16] product: 8 columns each.
 using BlockSums = float[2][4];
 
-__device__ inline SplitOperand to_left(const BlockSums& sums) {
+/// sign times sums as a left operand.
+__device__ inline SplitOperand to_left(const BlockSums& sums, float sign = 1.0f) {
   SplitOperand out;
-  out.set(0, sums[0][0], sums[0][1]);
-  out.set(1, sums[0][2], sums[0][3]);
-  out.set(2, sums[1][0], sums[1][1]);
-  out.set(3, sums[1][2], sums[1][3]);
-  return out;
-}
-
-/// -sums as a left operand.
-__device__ inline SplitOperand to_negative_left(const BlockSums& sums) {
-  SplitOperand out;
-  out.set(0, -sums[0][0], -sums[0][1]);
-  out.set(1, -sums[0][2], -sums[0][3]);
-  out.set(2, -sums[1][0], -sums[1][1]);
-  out.set(3, -sums[1][2], -sums[1][3]);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    out.set(i, sign * sums[i / 2][i % 2 * 2], sign * sums[i / 2][i % 2 * 2 + 1]);
+  }
   return out;
 }
 
@@ -126,7 +117,13 @@ __device__ inline void multiply_split(BlockSums (&sums)[Products],
   }
 }
 
-/// L_im^T as a right operand.
+/// L_im^T as a right operand, of the rows of the thread's block i.
+__device__ inline void store_lower(const SolvePlace& at, SolveShared& shared, int m,
+                                   const SplitOperand& x) {
+  auto& block = shared.lower[lower_index(at.block, m)];
+  block[0][at.lane] = make_uint4(x.high[0], x.high[1], x.high[2], x.high[3]);
+  block[1][at.lane] = make_uint4(x.low[0], x.low[1], x.low[2], x.low[3]);
+}
 __device__ inline SplitOperand load_lower(const SolvePlace& at, const SolveShared& shared, int i,
                                           int m) {
   const auto& block = shared.lower[lower_index(i, m)];
@@ -201,43 +198,17 @@ __device__ inline void multiply_split(BlockSums& sums, const SplitOperand& a,
                     reinterpret_cast<const SplitOperand(&)[1]>(b));
 }
 
-/// T_10 by the first warp.
-template <class X>
-__device__ void solve_10(const SolvePlace& at, const float* beta, SolveShared& shared) {
+/// T_ij of neighbouring blocks, i = I and j = I - 1: -T_ii L_ij T_jj. The others need T_10 and
+/// T_32. I is a constant: as a variable it costs registers that are not there.
+template <class X, int I>
+__device__ void solve_neighbour(const SolvePlace& at, const float* beta, SolveShared& shared) {
   BlockSums n = {}, x = {};
-  multiply_split(n, load_left(at, shared.diagonal[0]), load_lower(at, shared, 1, 0));
-  multiply_split(x, to_left(n), load_right(at, shared.diagonal[1]));
-  store_block(at, shared.below[0], to_negative_left(x));
-  write_solve<X>(at, beta, 1, 0, x, -1.0f, shared.matrices);
+  multiply_split(n, load_left(at, shared.diagonal[I - 1]), load_lower(at, shared, I, I - 1));
+  multiply_split(x, to_left(n), load_right(at, shared.diagonal[I]));
+  if constexpr (I % 2 == 1) store_block(at, shared.below[I / 2], to_left(x, -1.0f));
+  write_solve<X>(at, beta, I, I - 1, x, -1.0f, shared.matrices);
 }
 
-/// T_32 by the second warp, which needs it for T_31 afterwards.
-template <class X>
-__device__ void solve_32(const SolvePlace& at, const float* beta, SolveShared& shared) {
-  BlockSums n = {}, x = {};
-  multiply_split(n, load_left(at, shared.diagonal[2]), load_lower(at, shared, 3, 2));
-  multiply_split(x, to_left(n), load_right(at, shared.diagonal[3]));
-  store_block(at, shared.below[1], to_negative_left(x));
-  write_solve<X>(at, beta, 3, 2, x, -1.0f, shared.matrices);
-}
-template <class X>
-__device__ void solve_31(const SolvePlace& at, const float* beta, SolveShared& shared) {
-  BlockSums n[2] = {}, x = {};
-  const SplitOperand t11 = load_left(at, shared.diagonal[1]);
-  multiply_split<2>(n, {t11, t11}, {load_lower(at, shared, 3, 1), load_lower(at, shared, 2, 1)});
-  multiply_split(x, to_left(n[0]), load_right(at, shared.diagonal[3]));
-  multiply_split(x, to_left(n[1]), load_right(at, shared.below[1]));
-  write_solve<X>(at, beta, 3, 1, x, -1.0f, shared.matrices);
-}
-
-/// T_21 by the third warp, then T_20.
-template <class X>
-__device__ void solve_21(const SolvePlace& at, const float* beta, SolveShared& shared) {
-  BlockSums n = {}, x = {};
-  multiply_split(n, load_left(at, shared.diagonal[1]), load_lower(at, shared, 2, 1));
-  multiply_split(x, to_left(n), load_right(at, shared.diagonal[2]));
-  write_solve<X>(at, beta, 2, 1, x, -1.0f, shared.matrices);
-}
 template <class X>
 __device__ void solve_20(const SolvePlace& at, const float* beta, SolveShared& shared) {
   BlockSums n = {}, x = {};
@@ -247,17 +218,18 @@ __device__ void solve_20(const SolvePlace& at, const float* beta, SolveShared& s
   write_solve<X>(at, beta, 2, 0, x, -1.0f, shared.matrices);
 }
 
-/// T_30 by the last warp.
-template <class X>
-__device__ void solve_30(const SolvePlace& at, const float* beta, SolveShared& shared) {
-  BlockSums n[2] = {}, x = {};
-  const SplitOperand t00 = load_left(at, shared.diagonal[0]);
-  multiply_split<2>(n, {t00, t00}, {load_lower(at, shared, 3, 0), load_lower(at, shared, 2, 0)});
-  const SplitOperand t10 = load_left(at, shared.below[0]);
-  multiply_split<2>(n, {t10, t10}, {load_lower(at, shared, 3, 1), load_lower(at, shared, 2, 1)});
+/// T_3a.
+template <class X, int A>
+__device__ void solve_last(const SolvePlace& at, const float* beta, SolveShared& shared) {
+  BlockSums n[2] = {}, x = {};  // N_3a, N_2a
+#pragma unroll
+  for (int m = A; m < 2; ++m) {
+    const SplitOperand t = load_left(at, m == A ? shared.diagonal[m] : shared.below[0]);
+    multiply_split<2>(n, {t, t}, {load_lower(at, shared, 3, m), load_lower(at, shared, 2, m)});
+  }
   multiply_split(x, to_left(n[0]), load_right(at, shared.diagonal[3]));
   multiply_split(x, to_left(n[1]), load_right(at, shared.below[1]));
-  write_solve<X>(at, beta, 3, 0, x, -1.0f, shared.matrices);
+  write_solve<X>(at, beta, 3, A, x, -1.0f, shared.matrices);
 }
 
 /// The blocks of T below the diagonal, of which the diagonal's must be there: each warp does what
@@ -265,13 +237,13 @@ __device__ void solve_30(const SolvePlace& at, const float* beta, SolveShared& s
 template <class X>
 __device__ void solve_below(const SolvePlace& at, const float* beta, SolveShared& shared) {
   __syncthreads();
-  if (at.block == 0) solve_10<X>(at, beta, shared);
-  if (at.block == 1) solve_32<X>(at, beta, shared);
-  if (at.block == 2) solve_21<X>(at, beta, shared);
+  if (at.block == 0) solve_neighbour<X, 1>(at, beta, shared);
+  if (at.block == 1) solve_neighbour<X, 2>(at, beta, shared);
+  if (at.block == 2) solve_neighbour<X, 3>(at, beta, shared);
   __syncthreads();
-  if (at.block == 1) solve_31<X>(at, beta, shared);
-  if (at.block == 2) solve_20<X>(at, beta, shared);
-  if (at.block == 3) solve_30<X>(at, beta, shared);
+  if (at.block == 1) solve_20<X>(at, beta, shared);
+  if (at.block == 2) solve_last<X, 1>(at, beta, shared);
+  if (at.block == 3) solve_last<X, 0>(at, beta, shared);
 }
 
 }  // namespace hybridattn::cuda

@@ -25,9 +25,9 @@ struct WalkTask {
 
 /// The state's rows of a thread: g and g + 8 of its warp's 16, all columns.
 template <class Visit>
-__device__ void for_state(const WalkTask& task, int first_v, const Visit& visit) {
+__device__ void for_state(const WalkTask& task, const Visit& visit) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int row = first_v + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane / 4;
+  const int row = task.first_v + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane / 4;
 #pragma unroll
   for (int n = 0; n < kChunkDim / 8; ++n) {
 #pragma unroll
@@ -70,9 +70,9 @@ __device__ inline float2 column_factors(const float* factors, int n) {
 /// Where a lane's output goes: 8 channels of each 16th token of a chunk.
 template <class X>
 struct OutputPlace {
-  X* next;                 // of the lane's first token in this chunk
-  std::int64_t each;       // elements between its tokens
-  std::uint32_t to, from;  // addresses in the tile of V, which the output replaces
+  X* next;              // of the lane's first token in this chunk
+  std::int64_t each;    // elements between its tokens
+  std::uint32_t piece;  // in the tile of V, which the output replaces
 
   /// Eight lanes read from all banks: a piece each of eight tokens.
   __device__ static int token() {
@@ -80,14 +80,13 @@ struct OutputPlace {
     return lane / 16 * 8 + lane % 8;
   }
 
-  __device__ OutputPlace(const ChunkParams& p, const WalkTask& task, int first_v) {
+  __device__ OutputPlace(const ChunkParams& p, const WalkTask& task) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp = static_cast<int>(threadIdx.x) % 128 / 32;
-    next = p.out.as<X>() +
-           p.out.at(task.row.start + token(), task.head, first_v + 16 * warp + lane / 8 % 2 * 8);
+    next = p.out.as<X>() + p.out.at(task.row.start + token(), task.head,
+                                    task.first_v + 16 * warp + lane / 8 % 2 * 8);
     each = 16 * p.out.stride[0];
-    to = swizzled(lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2);
-    from = swizzled(token(), 2 * warp + lane / 8 % 2);
+    piece = static_cast<std::uint32_t>(swizzled(token(), 2 * warp + lane / 8 % 2));
   }
 };
 
@@ -99,7 +98,7 @@ __device__ void store_output(OutputPlace<X>& place, std::uint32_t tile, const fl
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) {
     const int at = 32 + 8 * pair;
-    store_transposed(tile + place.to + pair * 2048,
+    store_transposed(tile + place.piece + pair * 2048,
                      {pack<X>(xo[at], xo[at + 1]), pack<X>(xo[at + 2], xo[at + 3]),
                       pack<X>(xo[at + 4], xo[at + 5]), pack<X>(xo[at + 6], xo[at + 7])});
   }
@@ -107,7 +106,7 @@ __device__ void store_output(OutputPlace<X>& place, std::uint32_t tile, const fl
   const int token = OutputPlace<X>::token();
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const uint4 piece = load_piece(tile + place.from + i * 2048);
+    const uint4 piece = load_piece(tile + place.piece + i * 2048);
     if (16 * i + token < count) *reinterpret_cast<uint4*>(place.next) = piece;
     place.next += place.each;
   }
@@ -117,21 +116,21 @@ __device__ void store_output(OutputPlace<X>& place, std::uint32_t tile, const fl
 struct StateRows {
   float s[64];
 
-  __device__ void load(const ChunkParams& p, const WalkTask& task, int first_v) {
+  __device__ void load(const ChunkParams& p, const WalkTask& task) {
     if (task.row.computed == 0) {
 #pragma unroll
       for (int i = 0; i < 64; ++i) s[i] = 0.0f;
       return;
     }
-    for_state(task, first_v, [&](int i, int v, int k) {
+    for_state(task, [&](int i, int v, int k) {
       const float2 pair = load_pair(p.state, p.state.at(task.row.slot, task.head, v, k));
       s[i] = pair.x;
       s[i + 1] = pair.y;
     });
   }
 
-  __device__ void store(const ChunkParams& p, const WalkTask& task, int first_v) const {
-    for_state(task, first_v, [&](int i, int v, int k) {
+  __device__ void store(const ChunkParams& p, const WalkTask& task) const {
+    for_state(task, [&](int i, int v, int k) {
       store_pair(p.state, p.state.at(task.row.slot, task.head, v, k), s[i], s[i + 1]);
     });
   }

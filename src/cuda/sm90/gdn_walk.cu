@@ -100,8 +100,8 @@ __device__ void load_chunks(const ChunkParams& p, const WalkMaps& maps, const Wa
 template <class X>
 __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared& shared) {
   StateRows rows;
-  rows.load(p, task, task.first_v);
-  OutputPlace<X> place(p, task, task.first_v);
+  rows.load(p, task);
+  OutputPlace<X> place(p, task);
   for (int c = 0; c < task.chunks; ++c) {
     const int s = c % kStages;
     WalkStage& stage = shared.stages[s];
@@ -110,7 +110,7 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, WalkShared& sha
                   [&] { wait_barrier(&shared.full[s], c / kStages % 2); });
     arrive_as_warp(&shared.empty[s]);
   }
-  rows.store(p, task, task.first_v);
+  rows.store(p, task);
 }
 
 __device__ void init_shared(WalkShared& shared) {
