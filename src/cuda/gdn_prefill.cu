@@ -13,10 +13,6 @@ const char* refusal_sm90(const ops::GdnPrefillParams& p, const core::DeviceInfo&
   return chunk_refusal(p);
 }
 
-core::DeviceNeeds needs(const ops::GdnPrefillParams& p, const core::DeviceInfo&) {
-  return chunk_needs(p);
-}
-
 template <class X>
 Status run_chunks(const ChunkParams& p, const core::DeviceLaunch& launch) {
   if (p.rows.chunks == 0) return {};
@@ -40,7 +36,7 @@ Status run_smxx(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch
 
 core::DeviceKernels<ops::GdnPrefillParams> gdn_prefill_kernels() {
 #if defined(HYBRIDATTN_CUDA_SM90)
-  return {{{"sm90", refusal_sm90, needs, run_sm90}, {"smxx", nullptr, nullptr, run_smxx}}};
+  return {{{"sm90", refusal_sm90, chunk_needs, run_sm90}, {"smxx", nullptr, nullptr, run_smxx}}};
 #else
   return {{{"smxx", nullptr, nullptr, run_smxx}}};
 #endif

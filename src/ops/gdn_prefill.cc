@@ -14,6 +14,7 @@ Status gdn_prefill(Context& context, const GdnArgs& args) {
   ops::GdnPrefillParams params{};
   HYBRIDATTN_TRY(
       ops::check_gdn("gdn_prefill", args, std::numeric_limits<std::int32_t>::max(), params));
+  params.whole_rows = context.batch_invariant();
   DeviceRowTables tables;
   HYBRIDATTN_TRY(ops::place_rows(context, params.rows, tables));
   return core::launch(

@@ -8,7 +8,10 @@
 
 namespace hybridattn::ops {
 
-struct GdnPrefillParams : GdnParams {};
+struct GdnPrefillParams : GdnParams {
+  /// Rows may not be cut where that depends on the other rows: the context is batch_invariant.
+  bool whole_rows;
+};
 
 /// Bytes of scratch that one worker needs: q, k and v, u, o of a chunk, two chunk x chunk products,
 /// the gates, and the state in float32 where it is bf16 at rest; where each key channel decays by

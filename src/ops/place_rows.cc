@@ -1,5 +1,6 @@
 #include "src/ops/place_rows.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "hybridattn/ops/gdn_prefill.h"
@@ -13,6 +14,45 @@ constexpr int kRowArrays = 5;  // start, length, slot, computed, first_chunk
 
 std::int32_t chunks_of(std::int32_t length) { return (length + kGdnChunk - 1) / kGdnChunk; }
 
+constexpr int kSegmentEntries = kGdnMaxSegments + 1;
+
+/// Segments of all rows where each has at most `each` chunks.
+std::int32_t count_segments(const RaggedRows& rows, std::int32_t each) {
+  std::int32_t segments = 0;
+  for (std::int32_t r = 0; r < rows.count; ++r) {
+    segments += (chunks_of(rows.length[r]) + each - 1) / each;
+  }
+  return segments;
+}
+
+/// DeviceRowTables::segment_chunks.
+void write_segment_chunks(const RaggedRows& rows, std::int32_t* out) {
+  std::int32_t longest = 0, chunks = 0, rows_left = 0;
+  for (std::int32_t r = 0; r < rows.count; ++r) {
+    const std::int32_t mine = chunks_of(rows.length[r]);
+    longest = std::max(longest, mine);
+    chunks += mine;
+    rows_left += mine > 0 ? 1 : 0;
+  }
+  out[0] = longest;
+  for (std::int32_t n = 1; n <= kGdnMaxSegments; ++n) {
+    if (longest == 0 || rows_left > n) {
+      out[n] = 0;
+      continue;
+    }
+    std::int32_t least = (chunks + n - 1) / n, enough = longest;
+    while (least < enough) {
+      const std::int32_t middle = least + (enough - least) / 2;
+      if (count_segments(rows, middle) <= n) {
+        enough = middle;
+      } else {
+        least = middle + 1;
+      }
+    }
+    out[n] = enough;
+  }
+}
+
 core::UploadRing& uploads(Context& context) { return *context.impl().uploads; }
 
 }  // namespace
@@ -24,13 +64,15 @@ std::int64_t count_chunks(const RaggedRows& rows) noexcept {
 }
 
 std::size_t RowBlock::bytes() const noexcept {
-  const std::size_t elements =
-      kRowArrays * static_cast<std::size_t>(count) + static_cast<std::size_t>(chunks);
+  const std::size_t elements = kRowArrays * static_cast<std::size_t>(count) +
+                               static_cast<std::size_t>(chunks) + kSegmentEntries;
   return elements * sizeof(std::int32_t);
 }
 
 void RowBlock::write(const RaggedRows& rows, std::byte* host) const noexcept {
   auto* next = reinterpret_cast<std::int32_t*>(host);
+  write_segment_chunks(rows, next);
+  next += kSegmentEntries;
   for (const std::int32_t* array : {rows.start, rows.length, rows.slot, rows.computed}) {
     for (std::int32_t r = 0; r < rows.count; ++r) next[r] = array[r];
     for (std::int32_t r = rows.count; r < count; ++r) next[r] = 0;
@@ -48,12 +90,14 @@ void RowBlock::write(const RaggedRows& rows, std::byte* host) const noexcept {
 
 DeviceRowTables RowBlock::tables(const std::byte* device) const noexcept {
   const auto* next = reinterpret_cast<const std::int32_t*>(device);
+  DeviceRowTables tables;
+  tables.segment_chunks = next;
+  next += kSegmentEntries;
   const auto take = [&] {
     const std::int32_t* taken = next;
     next += count;
     return taken;
   };
-  DeviceRowTables tables;
   tables.start = take();
   tables.length = take();
   tables.slot = take();

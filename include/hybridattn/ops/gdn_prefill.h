@@ -8,6 +8,8 @@ namespace hybridattn {
 
 /// Tokens of one chunk. Chunks start at the row's first new token.
 inline constexpr int kGdnChunk = 64;
+/// Segments that the rows of a call are cut into at most where they would leave a GPU idle.
+inline constexpr int kGdnMaxSegments = 16;
 
 /// The recurrence of `gdn_step`, token after token, computed 64 tokens at a time: with G the
 /// running sum of g inside the chunk and D[i,j] = exp(G_i - G_j) for j <= i (only non-positive
@@ -18,6 +20,11 @@ inline constexpr int kGdnChunk = 64;
 /// The running sum is in double, the solve in float32. Where each key channel decays by itself, D
 /// stands inside of the products: sum_c k_ic k_jc exp(G_ic - G_jc). Source: the WY form of Gated
 /// DeltaNet, and of Kimi Delta Attention.
+///
+/// CUDA, where rows and heads are too few for the device: long rows are cut into segments that are
+/// walked side by side from states found beforehand, S_end = S_start M + B with M and B of each
+/// segment computed from the identity and from zero. A state that has decayed below 2^-64 is taken
+/// for zero there. Contexts with batch_invariant never cut.
 /// Errors: invalid_argument, out_of_range, unsupported; nothing is written on an error.
 HYBRIDATTN_API Status gdn_prefill(Context& context, const GdnArgs& args);
 

@@ -14,8 +14,12 @@ struct DeviceRowTables {
   /// The rows cut into chunks of kGdnChunk tokens, row after row.
   const std::int32_t* first_chunk = nullptr;  ///< [count] index of the row's first chunk
   const std::int32_t* chunk_row = nullptr;  ///< [chunks] the chunk's row, -1 behind the last chunk
-  std::int32_t count = 0;                   ///< rows
-  std::int32_t chunks = 0;                  ///< chunks, or the most there can be
+  /// [kGdnMaxSegments + 1] By number n: the least number of chunks in a segment with which all rows
+  /// together make at most n segments, 0 where the rows that are not empty are more than n.
+  /// Element 0: the chunks of the longest row.
+  const std::int32_t* segment_chunks = nullptr;
+  std::int32_t count = 0;   ///< rows
+  std::int32_t chunks = 0;  ///< chunks, or the most there can be
 };
 
 /// Rows of a batch over a flat stream of tokens. All arrays are the caller's, int32, of `count`

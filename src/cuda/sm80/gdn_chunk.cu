@@ -1,7 +1,24 @@
 // Which calls the chunked delta rule serves, and what it asks for.
 #include "src/cuda/sm80/gdn_chunk.cuh"
 
+#include <algorithm>
+
 namespace hybridattn::cuda {
+namespace {
+
+constexpr std::int64_t kStateElements = kChunkDim * kChunkDim;
+constexpr std::size_t kCutBytes =
+    sizeof(TransferMatrix) + kStateElements * sizeof(float) + sizeof(std::int32_t);
+
+/// As many as fill the card with one block each on a multiprocessor.
+int count_segments(const ops::GdnPrefillParams& p, const core::DeviceInfo& info) {
+  if (p.whole_rows) return 1;
+  const std::int64_t blocks = p.v.dim(1) * kWalkParts;
+  return static_cast<int>(std::clamp<std::int64_t>(info.num_sms / blocks, 1, kGdnMaxSegments));
+}
+
+}  // namespace
+
 const char* chunk_refusal(const ops::GdnParams& p) {
   if (p.k.dim(2) != kChunkDim || p.v.dim(2) != kChunkDim) {
     return "the chunked kernels have K = V = 128 only";
@@ -27,12 +44,14 @@ const char* chunk_refusal(const ops::GdnParams& p) {
              : "the chunked kernels need the state aligned to 8 bytes";
 }
 
-core::DeviceNeeds chunk_needs(const ops::GdnParams& p) {
-  const auto chunks = static_cast<std::size_t>(p.rows.device->chunks);
-  return {chunks * static_cast<std::size_t>(p.v.dim(1)) * sizeof(ChunkRecord), 0};
+core::DeviceNeeds chunk_needs(const ops::GdnPrefillParams& p, const core::DeviceInfo& info) {
+  const auto heads = static_cast<std::size_t>(p.v.dim(1));
+  const auto records = static_cast<std::size_t>(p.rows.device->chunks) * heads;
+  const auto cuts = static_cast<std::size_t>(count_segments(p, info) - 1) * heads;
+  return {records * sizeof(ChunkRecord) + cuts * kCutBytes, 0};
 }
 
-ChunkParams chunk_params(const ops::GdnParams& p, const core::DeviceLaunch& launch) {
+ChunkParams chunk_params(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch) {
   ChunkParams out{};
   out.rows = *p.rows.device;
   out.q = View(p.q);
@@ -43,6 +62,11 @@ ChunkParams chunk_params(const ops::GdnParams& p, const core::DeviceLaunch& laun
   out.beta = View(p.beta);
   out.state = View(p.state);
   out.records = reinterpret_cast<ChunkRecord*>(launch.scratch);
+  out.segments = count_segments(p, *launch.info);
+  const std::int64_t heads = p.v.dim(1), cuts = (out.segments - 1) * heads;
+  out.states.transfer = reinterpret_cast<TransferMatrix*>(out.records + out.rows.chunks * heads);
+  out.states.local = reinterpret_cast<float*>(out.states.transfer + cuts);
+  out.states.forgets = reinterpret_cast<std::int32_t*>(out.states.local + cuts * kStateElements);
   out.tokens = p.q.dim(0);
   out.k_heads = static_cast<int>(p.k.dim(1));
   out.v_heads = static_cast<int>(p.v.dim(1));

@@ -17,13 +17,15 @@
 #include "hybridattn/ops/gdn_prefill.h"
 #include "src/core/kernel.h"
 #include "src/cuda/element.cuh"
-#include "src/ops/gdn_params.h"
+#include "src/ops/gdn_prefill_params.h"
 
 namespace hybridattn::cuda {
 
 inline constexpr int kChunk = kGdnChunk;
 static_assert(kChunk == 64, "the kernels' tiles are of 64 tokens");
 inline constexpr int kChunkDim = 128;
+/// Blocks that walk over a row's head, each with its V channels.
+inline constexpr int kWalkParts = 2;
 
 /// Factors of a chunk's tokens.
 struct ChunkFactors {
@@ -31,13 +33,17 @@ struct ChunkFactors {
   float query_factor[kChunk];   // exp(G) scale / |q|
   float update_factor[kChunk];  // exp(G_last - G) r
   float state_factor;           // exp(G_last)
-  float unused[3];
+  /// Logarithm to 2 of a bound of what the chunk makes of a state before it: of exp(G_last) and,
+  /// for each token, of the norm of I - beta k k^T.
+  float growth;
+  float unused[2];
 };
 
 /// The matrices of a chunk, T and P T, in columns of 16: rows of 32 bytes whose two 16-byte pieces
 /// change places by row / 4 % 2, as wgmma's 32-byte swizzle has it, and free of bank conflicts.
+inline constexpr int kMatrixColumnBytes = kChunk * 32;
 struct ChunkMatrices {
-  unsigned char columns[4][2][kChunk * 32];
+  unsigned char columns[4][2][kMatrixColumnBytes];
 };
 inline constexpr int kSolve = 0;   // T
 inline constexpr int kScores = 1;  // P T, so that the output does not wait for U
@@ -53,6 +59,21 @@ struct alignas(16) ChunkRecord {
   ChunkFactors factors;
 };
 
+/// A matrix [128][128] that a state is multiplied with, in two bf16 parts whose sum has 16 bits:
+/// each in two groups of 64 columns of the 128-byte swizzle. Of a row's first segment: the row's
+/// state, as float [128][128].
+struct alignas(16) TransferMatrix {
+  unsigned char parts[2][2][kChunkDim * 128];
+};
+
+/// What the states at the starts of segments are found from. A cut is where a segment of a row ends
+/// and its next begins; there are at most segments - 1.
+struct SegmentStates {
+  float* local;  // [cuts, HV, 128, 128] the state there from zero at the segment's start
+  TransferMatrix* transfer;  // [cuts, HV] what the state at the segment's start is multiplied with
+  std::int32_t* forgets;     // [cuts, HV] 1 where that is nothing: the state has decayed
+};
+
 struct ChunkParams {
   DeviceRowTables rows;
   View q, k;             // [tokens, HK, 128], 16-byte pieces aligned
@@ -61,6 +82,8 @@ struct ChunkParams {
   View beta;             // [tokens, HV] f32
   View state;            // [slots, HV, 128, 128]
   ChunkRecord* records;  // [chunks, HV]
+  int segments;          // into how many all rows may be cut, 1 = they are not
+  SegmentStates states;  // between them
   std::int64_t tokens;   // of q, k and v
   int k_heads, v_heads, group;
   float scale;
@@ -69,8 +92,8 @@ struct ChunkParams {
 
 /// Why the chunked kernels cannot serve a call, nullptr when they can.
 const char* chunk_refusal(const ops::GdnParams& p);
-core::DeviceNeeds chunk_needs(const ops::GdnParams& p);
-ChunkParams chunk_params(const ops::GdnParams& p, const core::DeviceLaunch& launch);
+core::DeviceNeeds chunk_needs(const ops::GdnPrefillParams& p, const core::DeviceInfo& info);
+ChunkParams chunk_params(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch);
 
 /// Fills the records of all chunks. X: the type of q, k, v and out.
 template <class X>
@@ -94,7 +117,7 @@ __device__ constexpr int matrix_byte(int at) {
   const int rest = at - column * (9 - column);
   const int matrix = rest >= rows ? 1 : 0;
   const int row = column + rest - matrix * rows;
-  return (column * 2 + matrix) * (kChunk * 32) + row * kBlockBytes;
+  return (column * 2 + matrix) * kMatrixColumnBytes + row * kBlockBytes;
 }
 
 }  // namespace hybridattn::cuda

@@ -16,9 +16,10 @@ constexpr int kRowBytes = kPieces * 16;
 constexpr int kHeads = 4;
 
 /// The gates of a head in a chunk.
-struct HeadGates {
+struct alignas(16) HeadGates {
   float sum_high[kChunk], sum_low[kChunk];  // G / log(2), in two parts
   float beta[kChunk];
+  float growth;  // ChunkFactors::growth
 };
 
 struct PrepareShared {
@@ -30,6 +31,7 @@ struct PrepareShared {
     SolveShared solve;
   };
   float key_norm[kChunk], query_norm[kChunk];  // 1 / |k|, scale / |q|
+  float key_squares[kChunk];                   // of the keys as they are used
   HeadGates gates[kHeads];
   float columns[4][kChunk];  // exp(G_ref - G_j) r_j, ref the last token before the warp's rows
 };
@@ -49,9 +51,11 @@ __device__ void load_tile(unsigned char* tile, const View& x, std::int64_t first
   }
 }
 
-/// Factors of the rows of a tile: scale / |row|, or scale where nothing is normalised.
+/// Factors of the rows of a tile: scale / |row|, or scale where nothing is normalised; `after`, if
+/// there, gets the squares of the rows times their factors.
 template <class X>
-__device__ void row_norms(const unsigned char* tile, bool normalize, float scale, float* out) {
+__device__ void row_norms(const unsigned char* tile, bool normalize, float scale, float* out,
+                          float* after = nullptr) {
   const int row = static_cast<int>(threadIdx.x) / 2;
   float sums[2] = {};
 #pragma unroll
@@ -69,7 +73,10 @@ __device__ void row_norms(const unsigned char* tile, bool normalize, float scale
   float squares = sums[0] + sums[1];
   squares = sum_lanes<2>(squares);
   const float factor = normalize ? scale * inverse_root(squares + kL2NormEpsilon) : scale;
-  if (threadIdx.x % 2 == 0) out[row] = factor;
+  if (threadIdx.x % 2 == 0) {
+    out[row] = factor;
+    if (after != nullptr) after[row] = squares * factor * factor;
+  }
 }
 
 /// Rows of K K^T and Q K^T, those of a thread: of each 8 columns two of row g and two of row g + 8.
@@ -253,6 +260,24 @@ __device__ void multiply_scores(SolveShared& shared, const SolvePlace& at) {
   }
 }
 
+/// The gates of a head, by one warp.
+__device__ void write_gates(const LaneGates& lane_gates, const float (&key_squares)[kChunk],
+                            HeadGates& gates) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  sum_decays(lane_gates, gates.sum_high, gates.sum_low);
+  *reinterpret_cast<float2*>(&gates.beta[2 * lane]) =
+      make_float2(lane_gates.beta[0], lane_gates.beta[1]);
+  // I - beta k k^T has the norm 1, or |1 - beta |k|^2| where that is more.
+  const float2 squares = load_float2(&key_squares[2 * lane]);
+  // Nothing is known of what is not a number: it stays.
+  const float norms[2] = {fabsf(1.0f - lane_gates.beta[0] * squares.x),
+                          fabsf(1.0f - lane_gates.beta[1] * squares.y)};
+  const float growth = sum_lanes(
+      __log2f((norms[0] <= 1.0f ? 1.0f : norms[0]) * (norms[1] <= 1.0f ? 1.0f : norms[1])));
+  __syncwarp();
+  if (lane == 0) gates.growth = growth + gates.sum_high[kChunk - 1] + gates.sum_low[kChunk - 1];
+}
+
 __device__ void write_factors(const PrepareShared& shared, const HeadGates& gates,
                               const SolvePlace& at, ChunkFactors& factors) {
   const int i = 32 * (at.block % 2) + at.lane;
@@ -260,7 +285,10 @@ __device__ void write_factors(const PrepareShared& shared, const HeadGates& gate
     const float decay = power_of_two(gates.sum_high[i] + gates.sum_low[i]);
     factors.key_factor[i] = decay * shared.key_norm[i];
     factors.query_factor[i] = decay * shared.query_norm[i];
-    if (i == kChunk - 1) factors.state_factor = decay;
+    if (i == kChunk - 1) {
+      factors.state_factor = decay;
+      factors.growth = gates.growth;
+    }
   } else {
     factors.update_factor[i] = decay_between(gates, kChunk - 1, i) * shared.key_norm[i];
   }
@@ -296,7 +324,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   LaneGates lane_gates(p, first, warp < p.group ? count : 0, k_head * p.group + warp);
   wait_copies<0>();
   __syncthreads();
-  row_norms<X>(shared.k, p.qk_l2norm, 1.0f, shared.key_norm);
+  row_norms<X>(shared.k, p.qk_l2norm, 1.0f, shared.key_norm, shared.key_squares);
   row_norms<X>(shared.q, p.qk_l2norm, p.scale, shared.query_norm);
   // The last rows have the most columns: each block gives them to another warp, as warps have
   // quarters of the multiprocessor of their own.
@@ -310,9 +338,7 @@ __global__ void __launch_bounds__(kThreads, 4)
       if (h > 0) {
         lane_gates = LaneGates(p, first, h + warp < p.group ? count : 0, head + warp);
       }
-      sum_decays(lane_gates, shared.gates[warp].sum_high, shared.gates[warp].sum_low);
-      *reinterpret_cast<float2*>(&shared.gates[warp].beta[2 * (threadIdx.x % 32)]) =
-          make_float2(lane_gates.beta[0], lane_gates.beta[1]);
+      write_gates(lane_gates, shared.key_squares, shared.gates[warp]);
     }
     __syncthreads();
     const SolvePlace at(block);

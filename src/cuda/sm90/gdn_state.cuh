@@ -3,25 +3,9 @@
 // product, converted in place. Other warps bring the chunks.
 #pragma once
 
-#include "src/cuda/sm80/gdn_chunk.cuh"
-#include "src/cuda/sm90/wgmma.cuh"
+#include "src/cuda/sm90/gdn_stage.cuh"
 
 namespace hybridattn::cuda {
-
-inline constexpr int kTileBytes = kChunk * 128;  // 64 rows of 64 elements
-
-/// q, k and 64 channels of v of a chunk in shared memory.
-struct ChunkInputs {
-  /// Halves of the channels, in each K above Q: one product of S with both.
-  unsigned char kq[2][2][kTileBytes];
-  unsigned char v[kTileBytes];  // then the output
-};
-
-/// What a block walks over.
-struct WalkTask {
-  Row row;
-  int head, first_v, first_chunk, chunks;
-};
 
 /// The state's rows of a thread: g and g + 8 of its warp's 16, all columns.
 template <class Visit>
@@ -58,6 +42,21 @@ __device__ void to_operand(const float (&d)[64], std::uint32_t (&a)[Steps][4]) {
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       a[k][r] = pack<X>(d[8 * k + 2 * r], d[8 * k + 2 * r + 1]);
+    }
+  }
+}
+
+/// The same in two bf16 parts whose sum has 16 bits.
+__device__ inline void split_operand(const float (&d)[64], std::uint32_t (&high)[8][4],
+                                     std::uint32_t (&low)[8][4]) {
+  to_operand<__nv_bfloat16, 8>(d, high);
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const float2 taken = unpack<__nv_bfloat16>(high[k][r]);
+      const int at = 8 * k + 2 * r;
+      low[k][r] = pack<__nv_bfloat16>(d[at] - taken.x, d[at + 1] - taken.y);
     }
   }
 }
@@ -116,19 +115,32 @@ __device__ void store_output(OutputPlace<X>& place, std::uint32_t tile, const fl
 struct StateRows {
   float s[64];
 
-  __device__ void load(const ChunkParams& p, const WalkTask& task) {
-    if (task.row.computed == 0) {
+  __device__ void clear() {
 #pragma unroll
-      for (int i = 0; i < 64; ++i) s[i] = 0.0f;
-      return;
-    }
+    for (int i = 0; i < 64; ++i) s[i] = 0.0f;
+  }
+  /// The state at rest, or zero where it has seen nothing.
+  __device__ void load(const ChunkParams& p, const WalkTask& task) {
+    if (task.row.computed == 0) return clear();
     for_state(task, [&](int i, int v, int k) {
       const float2 pair = load_pair(p.state, p.state.at(task.row.slot, task.head, v, k));
       s[i] = pair.x;
       s[i + 1] = pair.y;
     });
   }
-
+  /// A state in scratch: float [128][128].
+  __device__ void load(const float* state, const WalkTask& task) {
+    for_state(task, [&](int i, int v, int k) {
+      const float2 pair = *reinterpret_cast<const float2*>(state + v * kChunkDim + k);
+      s[i] = pair.x;
+      s[i + 1] = pair.y;
+    });
+  }
+  __device__ void store(float* state, const WalkTask& task) const {
+    for_state(task, [&](int i, int v, int k) {
+      *reinterpret_cast<float2*>(state + v * kChunkDim + k) = make_float2(s[i], s[i + 1]);
+    });
+  }
   __device__ void store(const ChunkParams& p, const WalkTask& task) const {
     for_state(task, [&](int i, int v, int k) {
       store_pair(p.state, p.state.at(task.row.slot, task.head, v, k), s[i], s[i + 1]);
@@ -136,79 +148,88 @@ struct StateRows {
   }
 };
 
-/// One chunk: the output of the warpgroup's channels, S after it. `wait` returns when the chunk is
-/// there. `left`: tokens from the chunk's first to the row's end.
-template <class X, class Wait>
-__device__ void walk_chunk(StateRows& rows, OutputPlace<X>& place, ChunkInputs& inputs,
-                           const ChunkMatrices& matrices, const ChunkFactors& factors, int left,
-                           const Wait& wait) {
+/// One chunk: S after it and, from an OutputStage, the output of the warpgroup's channels. `wait`
+/// returns when the chunk is there. `left`: tokens from the chunk's first to the row's end. V is
+/// zero where `with_v` is false.
+template <class X, class Stage, class Wait>
+__device__ void walk_chunk(StateRows& rows, OutputPlace<X>& place, Stage& stage, bool with_v,
+                           int left, const Wait& wait) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) % 128 / 32;
   auto& s = rows.s;
   std::uint32_t state[8][4], operand[4][4], values[4][4];
-  float xo[64];  // [64 channels][64 tokens] twice: S K^T, then U; S Q^T, then the output
+  // [64 channels][64 tokens]: S K^T, then U; with outputs also S Q^T, then the output.
+  float xo[Stage::kOutputs ? 64 : 32];
   to_operand<X, 8>(s, state);
   wait();
-  const std::uint64_t rows_of_kq = matrix_descriptor(shared_address(inputs.kq), 16);
+  const int half_bytes = static_cast<int>(stage.keys(1) - stage.keys(0));
+  const std::uint64_t rows_of_kq = matrix_descriptor(shared_address(stage.keys(0)), 16);
   begin_products();
 #pragma unroll
   for (int step = 0; step < 8; ++step) {
-    multiply_rows<X>(xo, state[step],
-                     advance(rows_of_kq, step / 4 * (2 * kTileBytes) + step % 4 * 32), step > 0);
+    multiply_rows<X>(xo, state[step], advance(rows_of_kq, step / 4 * half_bytes + step % 4 * 32),
+                     step > 0);
   }
   commit_products();
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) {  // V^T of the warp's channels
-    load_transposed(values[pair],
-                    shared_address(inputs.v) +
-                        swizzled(16 * pair + lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2));
+    if (with_v) {
+      load_transposed(values[pair],
+                      shared_address(stage.v) +
+                          swizzled(16 * pair + lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2));
+    } else {
+      for (std::uint32_t& word : values[pair]) word = 0;
+    }
   }
   wait_products<0>();
   hold(xo);
   // V - exp(G) r S k, as the left operand.
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
-    const float2 key = column_factors(factors.key_factor, n);
-    const float2 query = column_factors(factors.query_factor, n);
+    const float2 key = column_factors(stage.factors.key_factor, n);
+    const float2 query = column_factors(stage.factors.query_factor, n);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int at = 4 * n + 2 * half;
       const float2 v = unpack<X>(values[n / 2][n % 2 * 2 + half]);
       operand[n / 2][n % 2 * 2 + half] = pack<X>(v.x - key.x * xo[at], v.y - key.y * xo[at + 1]);
       xo[at] = xo[at + 1] = 0.0f;
-      xo[32 + at] *= query.x;
-      xo[32 + at + 1] *= query.y;
+      if constexpr (Stage::kOutputs) {
+        xo[32 + at] *= query.x;
+        xo[32 + at + 1] *= query.y;
+      }
     }
   }
-  const std::uint64_t columns = narrow_descriptor(shared_address(&matrices));
+  const int column_bytes = static_cast<int>(stage.solve(1) - stage.solve(0));
+  const std::uint64_t columns = narrow_descriptor(shared_address(stage.solve(0)));
   begin_products();
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
-    multiply_rows<X>(xo, operand[step], advance(columns, step * sizeof(matrices.columns[0])), 1);
+    multiply_rows<X>(xo, operand[step], advance(columns, step * column_bytes), 1);
   }
   commit_products();
-  const float state_factor = factors.state_factor;
+  const float state_factor = stage.factors.state_factor;
 #pragma unroll
   for (int i = 0; i < 64; ++i) s[i] *= state_factor;
   wait_products<0>();
   hold(xo);
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
-    const float2 factor = column_factors(factors.update_factor, n);
+    const float2 factor = column_factors(stage.factors.update_factor, n);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int at = 4 * n + 2 * half;
       operand[n / 2][n % 2 * 2 + half] = pack<X>(factor.x * xo[at], factor.y * xo[at + 1]);
     }
   }
-  const std::uint64_t columns_of_k = matrix_descriptor(shared_address(inputs.kq), 2 * kTileBytes);
+  const std::uint64_t columns_of_k = matrix_descriptor(shared_address(stage.keys(0)), half_bytes);
   begin_products();
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
     multiply_columns<X>(s, operand[step], advance(columns_of_k, step * 2048));
   }
   commit_products();
-  store_output<X>(place, shared_address(inputs.v), xo, left);
+  if constexpr (Stage::kOutputs) store_output<X>(place, shared_address(stage.v), xo, left);
   wait_products<0>();
   hold(s);
 }

@@ -5,8 +5,15 @@
 
 namespace hybridattn::cuda {
 
+struct WalkMaps;
+
 /// Reads the records of all chunks, writes the outputs and, in place, the states.
 template <class X>
 Status walk_chunks_sm90(const ChunkParams& p, const core::DeviceLaunch& launch);
+
+/// The first half of it where rows may be cut: fills `p.states`.
+template <class X>
+Status find_segment_states_sm90(const ChunkParams& p, const WalkMaps& maps,
+                                const core::DeviceLaunch& launch);
 
 }  // namespace hybridattn::cuda

@@ -49,7 +49,7 @@ __device__ inline void hold(float (&d)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-#define HYBRIDATTN_WGMMA(type, last)                                                               \
+#define HYBRIDATTN_WGMMA_128(type, last)                                                           \
   asm volatile(                                                                                    \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"                                                 \
       "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                 \
@@ -71,20 +71,48 @@ __device__ inline void hold(float (&d)[N]) {
         "+f"(d[63])                                                                                \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
 
-/// d (+)= a B^T: a [64][16] in registers, B [128][16] in shared memory, its 16 columns dense.
-/// Products of 64 columns take as long: the time goes into handing over a.
+#define HYBRIDATTN_WGMMA_64(type, last)                                                            \
+  asm volatile(                                                                                    \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                                                 \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                  \
+      " "                                                                                          \
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                    \
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "          \
+      "{%32, %33, %34, %35}, %36, p, 1, 1, " last ";\n}"                                           \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),        \
+        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),    \
+        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), \
+        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), \
+        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])                                         \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
+
+/// d (+)= a B^T: a [64][16] in registers, B [128][16] or [64][16] in shared memory, its 16 columns
+/// dense.
 template <class X>
 __device__ void multiply_rows(float (&d)[64], const std::uint32_t (&a)[4], std::uint64_t b,
                               int accumulate);
 template <>
 __device__ inline void multiply_rows<__nv_bfloat16>(float (&d)[64], const std::uint32_t (&a)[4],
                                                     std::uint64_t b, int accumulate) {
-  HYBRIDATTN_WGMMA("bf16", "0");
+  HYBRIDATTN_WGMMA_128("bf16", "0");
 }
 template <>
 __device__ inline void multiply_rows<__half>(float (&d)[64], const std::uint32_t (&a)[4],
                                              std::uint64_t b, int accumulate) {
-  HYBRIDATTN_WGMMA("f16", "0");
+  HYBRIDATTN_WGMMA_128("f16", "0");
+}
+template <class X>
+__device__ void multiply_rows(float (&d)[32], const std::uint32_t (&a)[4], std::uint64_t b,
+                              int accumulate);
+template <>
+__device__ inline void multiply_rows<__nv_bfloat16>(float (&d)[32], const std::uint32_t (&a)[4],
+                                                    std::uint64_t b, int accumulate) {
+  HYBRIDATTN_WGMMA_64("bf16", "0");
+}
+template <>
+__device__ inline void multiply_rows<__half>(float (&d)[32], const std::uint32_t (&a)[4],
+                                             std::uint64_t b, int accumulate) {
+  HYBRIDATTN_WGMMA_64("f16", "0");
 }
 
 /// d += a B: a [64][16] in registers, B [16][128] in shared memory, its 128 columns dense in two
@@ -95,16 +123,17 @@ template <>
 __device__ inline void multiply_columns<__nv_bfloat16>(float (&d)[64], const std::uint32_t (&a)[4],
                                                        std::uint64_t b) {
   constexpr int accumulate = 1;
-  HYBRIDATTN_WGMMA("bf16", "1");
+  HYBRIDATTN_WGMMA_128("bf16", "1");
 }
 template <>
 __device__ inline void multiply_columns<__half>(float (&d)[64], const std::uint32_t (&a)[4],
                                                 std::uint64_t b) {
   constexpr int accumulate = 1;
-  HYBRIDATTN_WGMMA("f16", "1");
+  HYBRIDATTN_WGMMA_128("f16", "1");
 }
 
-#undef HYBRIDATTN_WGMMA
+#undef HYBRIDATTN_WGMMA_64
+#undef HYBRIDATTN_WGMMA_128
 
 /// What threads wrote to shared memory is there for the matrix instructions and the copy engine.
 __device__ inline void fence_async_proxy() {

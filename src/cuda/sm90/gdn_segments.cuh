@@ -1,0 +1,121 @@
+// Rows cut into segments, where rows and heads are too few to fill the card. A call has at most
+// ChunkParams::segments of them. The states at the cuts are computed first: each segment but the
+// rows' last is walked from zero and from the identity, which gives B and M of
+//   S_end = S_start M + B,
+// then all segments at once walk from the states that follow.
+#pragma once
+
+#include "src/cuda/reduce.cuh"
+#include "src/cuda/sm90/gdn_stage.cuh"
+
+namespace hybridattn::cuda {
+
+/// A state that has lost so many bits is taken for zero.
+inline constexpr float kForgotten = -64.0f;
+
+/// A part of a row.
+struct Segment {
+  int row;
+  int index = 0;  // in its row
+  int cut = 0;    // at its end; that of segment i of the same row is cut - index + i
+  int first = 0;  // its first chunk, counted from the row's
+  int chunks = 0;
+  bool last = true;  // of its row
+};
+
+/// Chunks of a segment, 0 where rows are not cut: a cut costs a walk for its states, and that takes
+/// nearly as long as one for outputs.
+__device__ inline int segment_chunks(const ChunkParams& p) {
+  if (p.segments < 2) return 0;
+  const int each = p.rows.segment_chunks[p.segments];
+  const bool worth = 10 * p.rows.segment_chunks[0] > 17 * each + 80;
+  return each > 0 && worth ? each : 0;
+}
+
+__device__ inline int chunks_of_row(const ChunkParams& p, int row) {
+  return (p.rows.length[row] + kChunk - 1) / kChunk;
+}
+
+/// The segment that ends in cut `cut`; false where there is none. With `each` chunks in a segment,
+/// a row whose first chunk is f has the cuts from f / each on: as there are only cuts inside of
+/// rows, no two rows share one.
+__device__ inline bool find_segment(const ChunkParams& p, int cut, Segment& out) {
+  const int each = segment_chunks(p);
+  const int chunk = (cut + 1) * each - 1;  // of that segment, if it is one
+  if (each == 0 || chunk >= p.rows.chunks) return false;
+  out.row = p.rows.chunk_row[chunk];
+  if (out.row < 0) return false;
+  out.index = cut - p.rows.first_chunk[out.row] / each;
+  out.cut = cut;
+  out.first = out.index * each;
+  out.chunks = each;
+  out.last = false;
+  return out.first + each < chunks_of_row(p, out.row);
+}
+
+/// The last segment of a row: all of it where it is not cut.
+__device__ inline Segment last_segment(const ChunkParams& p, int row) {
+  Segment out;
+  out.row = row;
+  out.chunks = chunks_of_row(p, row);
+  const int each = segment_chunks(p);
+  if (each > 0 && out.chunks > each) {
+    out.index = (out.chunks - 1) / each;
+    out.cut = p.rows.first_chunk[row] / each + out.index;
+    out.first = out.index * each;
+    out.chunks -= out.first;
+  }
+  return out;
+}
+
+__device__ inline WalkTask walk_task(const ChunkParams& p, const Segment& segment, int head,
+                                     int part) {
+  WalkTask task;
+  task.row = load_row(p.rows, segment.row);
+  task.row.start += segment.first * kChunk;
+  task.row.length -= segment.first * kChunk;
+  if (!segment.last) task.row.length = segment.chunks * kChunk;
+  task.head = head;
+  task.first_v = part * kChannels;
+  task.first_chunk = p.rows.first_chunk[segment.row] + segment.first;
+  task.chunks = segment.chunks;
+  return task;
+}
+
+/// The first chunk of a walk whose state at the end depends on nothing before it, or -1: the last
+/// from which on all that was before is forgotten. By a whole warp.
+__device__ inline int last_to_forget(const ChunkParams& p, const WalkTask& task) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float after = 0.0f;
+  for (int end = task.chunks; end > 0; end -= 32) {
+    const int c = end - 1 - lane;
+    float sum = 0.0f;
+    if (c >= 0) {
+      sum = p.records[std::int64_t{task.first_chunk + c} * p.v_heads + task.head].factors.growth;
+    }
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const float other = __shfl_up_sync(kAllLanes, sum, offset);
+      if (lane >= offset) sum += other;
+    }
+    const unsigned found = __ballot_sync(kAllLanes, c >= 0 && after + sum <= kForgotten);
+    if (found != 0) return end - __ffs(static_cast<int>(found));
+    after += __shfl_sync(kAllLanes, sum, 31);
+  }
+  return -1;
+}
+
+/// Where a cut's state of a head, rows from `first_v` on, stands in SegmentStates::local and, of a
+/// row's first segment, in the place of its transfer matrix.
+inline constexpr int kStateFloats = kChunkDim * kChunkDim;
+__device__ inline float* local_state(const ChunkParams& p, int cut, int head) {
+  return p.states.local + (std::int64_t{cut} * p.v_heads + head) * kStateFloats;
+}
+__device__ inline TransferMatrix& transfer_of(const ChunkParams& p, int cut, int head) {
+  return p.states.transfer[std::int64_t{cut} * p.v_heads + head];
+}
+__device__ inline float* first_state(const ChunkParams& p, int cut, int head) {
+  return reinterpret_cast<float*>(&transfer_of(p, cut, head));
+}
+
+}  // namespace hybridattn::cuda
