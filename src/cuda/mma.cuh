@@ -98,12 +98,12 @@ __device__ inline float2 unpack<__half>(std::uint32_t pair) {
   return __half22float2(*reinterpret_cast<const __half2*>(&pair));
 }
 
-/// d += a b for a [16][16], b [16][8] of X, d in float.
+/// d += a b for a [16][16], b [16][8] of X, d [4] in float.
 template <class X>
-__device__ void multiply_add(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+__device__ void multiply_add(float* d, const std::uint32_t (&a)[4], std::uint32_t b0,
                              std::uint32_t b1);
 template <>
-__device__ inline void multiply_add<__nv_bfloat16>(float (&d)[4], const std::uint32_t (&a)[4],
+__device__ inline void multiply_add<__nv_bfloat16>(float* d, const std::uint32_t (&a)[4],
                                                    std::uint32_t b0, std::uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
@@ -112,8 +112,8 @@ __device__ inline void multiply_add<__nv_bfloat16>(float (&d)[4], const std::uin
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 template <>
-__device__ inline void multiply_add<__half>(float (&d)[4], const std::uint32_t (&a)[4],
-                                            std::uint32_t b0, std::uint32_t b1) {
+__device__ inline void multiply_add<__half>(float* d, const std::uint32_t (&a)[4], std::uint32_t b0,
+                                            std::uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"

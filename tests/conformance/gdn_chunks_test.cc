@@ -9,15 +9,25 @@ class ConformanceGdnChunks : public Conformance {
  protected:
   /// What the kernel that ran is held to.
   const OpBound& bound() {
-    if (context().last_kernel_target() != "sm90") return kGdnPrefillBound;
+    const std::string_view family = context().last_kernel_target();
+    if (family != "sm90" && family != "sm80") return kGdnPrefillBound;
     return dtype() == DType::kBF16 ? kGdnChunksBF16Bound : kGdnChunksF16Bound;
   }
   /// Runs the problem, whose state is float32, with all poisoned that it must not read.
   void expect_prefill_conforms(GdnProblem& problem);
 };
 
+/// The kernels that newer devices take for want of their own.
+void add_sm80(std::vector<Setup>& out) {
+  if (!built_with_cuda()) return;
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    out.push_back({Isa::kBaseline, 1, dtype, "sm80"});
+  }
+}
+
 std::vector<Setup> setups() {
   std::vector<Setup> out = cuda_setups();
+  add_sm80(out);
   for (const DType dtype : {DType::kF32, DType::kBF16}) out.push_back({best_isa(), 2, dtype});
   return out;
 }
@@ -87,9 +97,27 @@ TEST_P(ConformanceGdnChunks, OfStridedTensors) {
   Rows rows;
   rows.add(3, 150, 2, 9);
   rows.add(160, 77, 4, 0);
-  for (const Layout layout : {Layout::kSliced, Layout::kTransposed}) {
+  for (const Layout layout : {Layout::kAlignedSliced, Layout::kAlignedTransposed}) {
     GdnProblem problem = make_problem(random, dtype(), DType::kF32, 12, rows, layout);
     expect_prefill_conforms(problem);
+    if (dtype() != DType::kF32 && GetParam().cuda_family == "auto") {
+      EXPECT_NE(context().last_kernel_target(), "smxx") << "the chunked kernels serve it";
+    }
+  }
+}
+
+/// Heads that are not aligned are nothing for kernels that move 16 bytes at once.
+TEST_P(ConformanceGdnChunks, OfUnalignedTensors) {
+  Rows rows;
+  rows.add(3, 150, 2, 9);
+  for (const Layout layout : {Layout::kSliced, Layout::kTransposed}) {
+    GdnProblem problem = make_problem(random, dtype(), DType::kF32, 2, rows, layout);
+    if (GetParam().cuda_family == "sm80") {
+      EXPECT_ERROR(gdn_prefill(context(), problem.args(Source::kKernel)), kUnsupported,
+                   "sm80 is forced", "aligned to 16 bytes");
+    } else {
+      expect_prefill_conforms(problem);
+    }
   }
 }
 

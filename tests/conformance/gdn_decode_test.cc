@@ -88,7 +88,7 @@ struct Problem {
 };
 
 std::vector<Case> cases() {
-  std::vector<Case> out(9);
+  std::vector<Case> out(11);
   out[1].norm = false;
   out[2].state = DType::kBF16;
   out[3].channel_decay = true;
@@ -102,6 +102,8 @@ std::vector<Case> cases() {
   out[8].hk = out[8].hv = 3;
   out[8].width = 2;
   out[8].layout = Layout::kSliced;
+  out[9].layout = Layout::kAlignedSliced;
+  out[10].layout = Layout::kAlignedTransposed;
   return out;
 }
 

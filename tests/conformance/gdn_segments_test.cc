@@ -11,7 +11,8 @@ constexpr std::int64_t kDim = 128, kTokens = 2500, kSlots = 6, kHeads = 4;
 class GdnSegments : public Conformance {
  protected:
   const OpBound& bound() {
-    if (context().last_kernel_target() != "sm90") return kGdnPrefillBound;
+    const std::string_view family = context().last_kernel_target();
+    if (family != "sm90" && family != "sm80") return kGdnPrefillBound;
     return dtype() == DType::kBF16 ? kGdnChunksBF16Bound : kGdnChunksF16Bound;
   }
   GdnProblem make_problem(const Rows& rows, DType state) {
@@ -40,12 +41,15 @@ class GdnSegments : public Conformance {
     expect_zero_pads(problem);
   }
 };
-/// The others walk from token to token.
+/// The families that cut.
 std::vector<Setup> setups() {
-  std::vector<Setup> out = cuda_setups();
-  std::erase_if(out, [](const Setup& setup) {
-    return setup.cuda_family != "auto" || setup.dtype == DType::kF32;
-  });
+  std::vector<Setup> out;
+  if (!built_with_cuda()) return out;
+  for (const char* family : {"auto", "sm80"}) {
+    for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      out.push_back({Isa::kBaseline, 1, dtype, family});
+    }
+  }
   return out;
 }
 INSTANTIATE_TEST_SUITE_P(Cuda, GdnSegments, ::testing::ValuesIn(setups()), setup_name);
@@ -119,6 +123,7 @@ TEST_P(GdnSegments, AreNotCutWhereTheyMustNotDependOnOthers) {
   options.allocator = &shared_memory();
   options.synchronous = true;
   options.batch_invariant = true;
+  if (GetParam().cuda_family != "auto") options.kernel_family = GetParam().cuda_family;
   const auto invariant = make_context(options);
   GdnProblem together = make_problem(mixed_rows(), DType::kF32);
   GdnProblem alone = together;

@@ -59,9 +59,11 @@ std::vector<double> Random::values(std::int64_t count, double low, double high) 
 Buffer::Buffer(DType dtype, Shape shape, Layout layout) : dtype_(dtype), shape_(std::move(shape)) {
   std::vector<std::size_t> order;
   for (std::size_t d = 0; d < shape_.size(); ++d) order.push_back(d);
-  if (layout == Layout::kTransposed && shape_.size() == 3) std::swap(order[0], order[1]);
-  if (layout == Layout::kTransposed && shape_.size() == 4) std::swap(order[1], order[2]);
-  const std::int64_t gap = layout == Layout::kDense ? 0 : 3;
+  const bool transposed = layout == Layout::kTransposed || layout == Layout::kAlignedTransposed;
+  if (transposed && shape_.size() == 3) std::swap(order[0], order[1]);
+  if (transposed && shape_.size() == 4) std::swap(order[1], order[2]);
+  const bool aligned = layout == Layout::kAlignedSliced || layout == Layout::kAlignedTransposed;
+  const std::int64_t gap = layout == Layout::kDense ? 0 : aligned ? 16 : 3;
   strides_ = strides_of(shape_, order, gap);
   base_ = gap;
   std::int64_t last = base_;

@@ -59,6 +59,9 @@ enum class Layout : std::uint8_t {
   kDense,
   kSliced,      ///< a slice of a wider tensor: every dimension but the first has a gap behind it
   kTransposed,  ///< dimensions 0 and 1 (rank 3) or 1 and 2 (rank 4) are swapped in memory
+  // The same with gaps of 16 bytes or a multiple: kernels that move 16 bytes at once take them.
+  kAlignedSliced,
+  kAlignedTransposed,
 };
 
 /// Bytes of 0xff everywhere at first: NaN in every float type, -1 in every integer type.

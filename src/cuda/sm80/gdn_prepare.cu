@@ -4,6 +4,7 @@
 #include "src/cuda/grid.cuh"
 #include "src/cuda/sm80/gdn_decay.cuh"
 #include "src/cuda/sm80/gdn_solve.cuh"
+#include "src/cuda/sm80/gdn_tile.cuh"
 
 namespace hybridattn::cuda {
 namespace {
@@ -35,21 +36,6 @@ struct PrepareShared {
   HeadGates gates[kHeads];
   float columns[4][kChunk];  // exp(G_ref - G_j) r_j, ref the last token before the warp's rows
 };
-
-template <class X>
-__device__ void load_tile(unsigned char* tile, const View& x, std::int64_t first, int count,
-                          int head) {
-  const std::uint32_t base = shared_address(tile);
-#pragma unroll
-  for (int i = 0; i < kChunk * kPieces / kThreads; ++i) {
-    const int at = i * kThreads + static_cast<int>(threadIdx.x);
-    const int row = at / kPieces;
-    const int piece = at % kPieces;
-    const bool valid = row < count;
-    const X* from = x.as<const X>() + x.at(first + (valid ? row : 0), head, piece * 8);
-    copy_async(base + swizzled<kRowBytes>(row, piece), from, valid);
-  }
-}
 
 /// Factors of the rows of a tile: scale / |row|, or scale where nothing is normalised; `after`, if
 /// there, gets the squares of the rows times their factors.
@@ -317,8 +303,8 @@ __global__ void __launch_bounds__(kThreads, 4)
   const int count = min(kChunk, p.rows.length[index] - first_token);
   const std::int64_t first = p.rows.start[index] + first_token;
   const auto k_head = static_cast<int>(blockIdx.y);
-  load_tile<X>(shared.k, p.k, first, count, k_head);
-  load_tile<X>(shared.q, p.q, first, count, k_head);
+  load_tile<X, kChunkDim, kThreads>(shared.k, p.k, first, count, k_head);
+  load_tile<X, kChunkDim, kThreads>(shared.q, p.q, first, count, k_head);
   commit_copies();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   LaneGates lane_gates(p, first, warp < p.group ? count : 0, k_head * p.group + warp);

@@ -1,8 +1,8 @@
 // The state at the start of a segment.
 #pragma once
 
-#include "src/cuda/sm90/gdn_segments.cuh"
-#include "src/cuda/sm90/gdn_state.cuh"
+#include "src/cuda/sm80/gdn_segments.cuh"
+#include "src/cuda/sm90/gdn_step.cuh"
 
 namespace hybridattn::cuda {
 
@@ -11,7 +11,13 @@ namespace hybridattn::cuda {
 __device__ inline void multiply_state(StateRows& rows, const float* local, const WalkTask& task,
                                       const TransferMatrix& matrix) {
   std::uint32_t high[8][4], low[8][4];
-  split_operand(rows.s, high, low);
+#pragma unroll
+  for (int step = 0; step < 8; ++step) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      split_pair(&rows.s[8 * step + 2 * r], high[step][r], low[step][r]);
+    }
+  }
   rows.load(local, task);
   constexpr int kGroupBytes = sizeof(matrix.parts[0][0]);
   const std::uint64_t high_part = matrix_descriptor(shared_address(matrix.parts[0]), kGroupBytes);
@@ -37,12 +43,8 @@ __device__ inline void enter_segment(const ChunkParams& p, const Segment& segmen
                                      WalkShared<OutputStage>& shared) {
   auto* matrices = reinterpret_cast<TransferMatrix*>(shared.stages);
   static_assert(2 * sizeof(TransferMatrix) <= sizeof(shared.stages));
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  static_assert(kGdnMaxSegments <= 32, "a lane for each");
   const int cuts = segment.cut - segment.index;  // that of the row's first segment
-  const bool forgets = lane > 0 && lane < segment.index &&
-                       p.states.forgets[std::int64_t{cuts + lane} * p.v_heads + task.head] != 0;
-  const int from = max(31 - __clz(static_cast<int>(__ballot_sync(kAllLanes, forgets))), 0);
+  const int from = last_that_forgets(p, segment, task.head);
   rows.load(local_state(p, cuts + from, task.head), task);
   const auto begin_copy = [&](int i) {
     if (threadIdx.x != 0 || i >= segment.index) return;

@@ -2,25 +2,14 @@
 // copy engine: copies by threads would take half of shared memory's time from the products.
 #pragma once
 
-#include "src/cuda/sm80/gdn_chunk.cuh"
+#include "src/cuda/sm80/gdn_state.cuh"
 #include "src/cuda/sm90/wgmma.cuh"
 
 namespace hybridattn::cuda {
 
 inline constexpr int kTileBytes = kChunk * 128;  // 64 rows of 64 elements
-inline constexpr int kWalkers = 128;             // a warpgroup walks
 inline constexpr int kWalkThreads = kWalkers + 32;
 inline constexpr int kStages = 3;
-inline constexpr int kChannels = kChunkDim / kWalkParts;  // V channels of a block
-static_assert(kChannels == 64, "a warpgroup's products have 64 rows");
-
-/// What a block walks over: chunks of a row, all or a segment. The row's start and length are those
-/// of the walk.
-struct WalkTask {
-  Row row;
-  int head, first_v, first_chunk, chunks;
-};
-
 /// The inputs as the copy engine takes them.
 struct WalkMaps {
   CUtensorMap q, k, v;

@@ -4,7 +4,7 @@
 // rows differ in length.
 #include "src/cuda/grid.cuh"
 #include "src/cuda/sm90/gdn_enter.cuh"
-#include "src/cuda/sm90/gdn_state.cuh"
+#include "src/cuda/sm90/gdn_step.cuh"
 #include "src/cuda/sm90/gdn_walk.cuh"
 #include "src/cuda/sm90/tensor_map.h"
 
@@ -12,18 +12,6 @@ namespace hybridattn::cuda {
 namespace {
 
 using OutputShared = WalkShared<OutputStage>;
-
-/// The state that a segment or a whole row begins with, by the walkers.
-__device__ void load_state(const ChunkParams& p, const Segment& segment, const WalkTask& task,
-                           StateRows& rows, OutputShared& shared) {
-  if (segment.index > 0) {
-    enter_segment(p, segment, task, rows, shared);
-  } else if (segment.last || task.row.computed == 0) {
-    rows.load(p, task);
-  } else {  // its copy: whoever walks the row's last segment writes the state
-    rows.load(first_state(p, segment.cut, task.head), task);
-  }
-}
 
 template <class X>
 __device__ void walk(const ChunkParams& p, const WalkTask& task, StateRows& rows,
@@ -43,14 +31,8 @@ __global__ void __launch_bounds__(kWalkThreads, 1)
   extern __shared__ unsigned char raw[];
   auto& shared = aligned_shared<OutputShared>(raw);
   const auto heads = static_cast<unsigned>(p.v_heads);
-  const auto index = static_cast<int>(blockIdx.x / (heads * kWalkParts));
   Segment segment;
-  const int cuts = p.segments - 1;
-  if (index >= cuts) {
-    segment = last_segment(p, index - cuts);
-  } else if (!find_segment(p, index, segment)) {
-    return;
-  }
+  if (!find_walk(p, static_cast<int>(blockIdx.x / (heads * kWalkParts)), segment)) return;
   const WalkTask task = walk_task(p, segment, static_cast<int>(blockIdx.x / kWalkParts % heads),
                                   static_cast<int>(blockIdx.x % kWalkParts));
   if (task.chunks == 0) return;
@@ -59,7 +41,9 @@ __global__ void __launch_bounds__(kWalkThreads, 1)
   init_barriers(shared);
   __syncthreads();
   StateRows rows;
-  if (walks) load_state(p, segment, task, rows, shared);
+  if (walks) {
+    load_state(p, segment, task, rows, [&] { enter_segment(p, segment, task, rows, shared); });
+  }
   __syncthreads();
   clear_matrices(shared);
   __syncthreads();
@@ -83,9 +67,7 @@ Status walk_chunks_sm90(const ChunkParams& p, const core::DeviceLaunch& launch) 
   WalkMaps maps;
   HYBRIDATTN_TRY(encode_maps(p, &maps));
   if (p.segments > 1) HYBRIDATTN_TRY(find_segment_states_sm90<X>(p, maps, launch));
-  const std::int64_t walks = p.rows.count + p.segments - 1;
-  const auto blocks = static_cast<unsigned>(walks * p.v_heads * kWalkParts);
-  walk_kernel<X><<<blocks, kWalkThreads, kBytes, stream_of(launch)>>>(p, maps);
+  walk_kernel<X><<<walk_blocks(p), kWalkThreads, kBytes, stream_of(launch)>>>(p, maps);
   return check_launch("gdn_prefill");
 }
 

@@ -6,12 +6,9 @@
 #pragma once
 
 #include "src/cuda/reduce.cuh"
-#include "src/cuda/sm90/gdn_stage.cuh"
+#include "src/cuda/sm80/gdn_state.cuh"
 
 namespace hybridattn::cuda {
-
-/// A state that has lost so many bits is taken for zero.
-inline constexpr float kForgotten = -64.0f;
 
 /// A part of a row.
 struct Segment {
@@ -68,6 +65,18 @@ __device__ inline Segment last_segment(const ChunkParams& p, int row) {
   return out;
 }
 
+/// What walk `index` of a grid of walk_blocks goes over; false: nothing. Rows come first: blocks
+/// that find nothing would put two of those that do on one multiprocessor.
+__device__ inline bool find_walk(const ChunkParams& p, int index, Segment& out) {
+  if (index >= p.rows.count) return find_segment(p, index - p.rows.count, out);
+  out = last_segment(p, index);
+  return true;
+}
+inline unsigned walk_blocks(const ChunkParams& p) {
+  const std::int64_t walks = std::int64_t{p.rows.count} + p.segments - 1;
+  return static_cast<unsigned>(walks * p.v_heads * kWalkParts);
+}
+
 __device__ inline WalkTask walk_task(const ChunkParams& p, const Segment& segment, int head,
                                      int part) {
   WalkTask task;
@@ -82,29 +91,6 @@ __device__ inline WalkTask walk_task(const ChunkParams& p, const Segment& segmen
   return task;
 }
 
-/// The first chunk of a walk whose state at the end depends on nothing before it, or -1: the last
-/// from which on all that was before is forgotten. By a whole warp.
-__device__ inline int last_to_forget(const ChunkParams& p, const WalkTask& task) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  float after = 0.0f;
-  for (int end = task.chunks; end > 0; end -= 32) {
-    const int c = end - 1 - lane;
-    float sum = 0.0f;
-    if (c >= 0) {
-      sum = p.records[std::int64_t{task.first_chunk + c} * p.v_heads + task.head].factors.growth;
-    }
-#pragma unroll
-    for (int offset = 1; offset < 32; offset *= 2) {
-      const float other = __shfl_up_sync(kAllLanes, sum, offset);
-      if (lane >= offset) sum += other;
-    }
-    const unsigned found = __ballot_sync(kAllLanes, c >= 0 && after + sum <= kForgotten);
-    if (found != 0) return end - __ffs(static_cast<int>(found));
-    after += __shfl_sync(kAllLanes, sum, 31);
-  }
-  return -1;
-}
-
 /// Where a cut's state of a head, rows from `first_v` on, stands in SegmentStates::local and, of a
 /// row's first segment, in the place of its transfer matrix.
 inline constexpr int kStateFloats = kChunkDim * kChunkDim;
@@ -116,6 +102,30 @@ __device__ inline TransferMatrix& transfer_of(const ChunkParams& p, int cut, int
 }
 __device__ inline float* first_state(const ChunkParams& p, int cut, int head) {
   return reinterpret_cast<float*>(&transfer_of(p, cut, head));
+}
+
+/// The last segment before `segment`, but after the row's first, that forgets the state at its
+/// start, else 0: from the state at its end on all matters. By a whole warp.
+__device__ inline int last_that_forgets(const ChunkParams& p, const Segment& segment, int head) {
+  static_assert(kGdnMaxSegments <= 32, "a lane for each");
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::int64_t cut = segment.cut - segment.index + lane;
+  const bool forgets =
+      lane > 0 && lane < segment.index && p.states.forgets[cut * p.v_heads + head] != 0;
+  return max(31 - __clz(static_cast<int>(__ballot_sync(kAllLanes, forgets))), 0);
+}
+
+/// The state that a segment or a whole row begins with; `enter` finds it from the cuts before.
+template <class Enter>
+__device__ void load_state(const ChunkParams& p, const Segment& segment, const WalkTask& task,
+                           StateRows& rows, const Enter& enter) {
+  if (segment.index > 0) {
+    enter();
+  } else if (segment.last || task.row.computed == 0) {
+    rows.load(p, task);
+  } else {  // its copy: whoever walks the row's last segment writes the state
+    rows.load(first_state(p, segment.cut, task.head), task);
+  }
 }
 
 }  // namespace hybridattn::cuda
