@@ -138,9 +138,7 @@ double check_decode(Context& context, const Shape& x, const RaggedRows& rows) {
 
 }  // namespace
 
-void run_gdn_decode(Context& context, cudaStream_t stream, double copy_rate) {
-  std::printf("%4s %5s %5s %11s %6s %11s %6s %6s %9s\n", "HV", "batch", "state", "step us", "copy",
-              "fused us", "copy", "ratio", "error");
+void run_gdn_decode(Context& context, cudaStream_t stream, double copy_rate, Report& report) {
   for (const DType state : {DType::kF32, DType::kBF16}) {
     for (const std::int64_t heads : {16, 32, 64}) {
       for (const std::int64_t batch : {1, 8, 32, 64, 128, 256, 512}) {
@@ -155,10 +153,15 @@ void run_gdn_decode(Context& context, cudaStream_t stream, double copy_rate) {
         const double step_us = time_in_graph(stream, step);
         const double fused_us = time_in_graph(stream, fused);
         const double floor_us = 2.0 * static_cast<double>(batch * x.state_bytes) / copy_rate * 1e6;
-        std::printf("%4ld %5ld %5s %11.1f %6.2f %11.1f %6.2f %6.2f %9.1e\n", long{heads},
-                    long{batch}, dtype_name(state).data(), step_us, floor_us / step_us, fused_us,
-                    floor_us / fused_us, fused_us / step_us, error);
-        std::fflush(stdout);
+        report.row({{"hv", heads},
+                    {"batch", batch},
+                    {"state", std::string(dtype_name(state))},
+                    {"step_us", step_us, 1},
+                    {"step_of_copy", floor_us / step_us, 2},
+                    {"fused_us", fused_us, 1},
+                    {"fused_of_copy", floor_us / fused_us, 2},
+                    {"fused_over_step", fused_us / step_us, 2},
+                    {"error", error, 5}});
       }
     }
   }

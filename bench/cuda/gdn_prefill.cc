@@ -119,9 +119,7 @@ std::string name_of(const Case& x) {
 
 }  // namespace
 
-void run_gdn_prefill(Context& context, cudaStream_t stream, double copy_rate) {
-  std::printf("%3s %3s %10s %5s %9s %9s %6s %9s\n", "HK", "HV", "sequences", "gates", "ms",
-              "floor ms", "ratio", "error");
+void run_gdn_prefill(Context& context, cudaStream_t stream, double copy_rate, Report& report) {
   for (const bool slow : {false, true}) {
     for (const Heads& heads : kHeads) {
       if (slow && heads.values != 8 && heads.values != 32 && heads.values != 64) continue;
@@ -135,10 +133,14 @@ void run_gdn_prefill(Context& context, cudaStream_t stream, double copy_rate) {
             4, [&] { return gdn_prefill(context, x.args(rows->rows())); });
         const double ms = time_in_graph(stream, calls) / 1e3;
         const double floor_ms = x.floor_bytes() / copy_rate * 1e3;
-        std::printf("%3ld %3ld %10s %5s %9.3f %9.3f %6.2f %9.1e\n", long{heads.keys},
-                    long{heads.values}, name_of(x).c_str(), slow ? "slow" : "fast", ms, floor_ms,
-                    ms / floor_ms, error);
-        std::fflush(stdout);
+        report.row({{"hk", heads.keys},
+                    {"hv", heads.values},
+                    {"sequences", name_of(x)},
+                    {"gates", slow ? "slow" : "fast"},
+                    {"ms", ms, 3},
+                    {"floor_ms", floor_ms, 3},
+                    {"over_floor", ms / floor_ms, 2},
+                    {"error", error, 5}});
       }
     }
   }

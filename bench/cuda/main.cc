@@ -1,32 +1,58 @@
-// The GPU benchmarks as one program: hybridattn_bench_cuda SUITE...
+// The GPU benchmarks as one program: hybridattn_bench_cuda [--json] SUITE...
 #include <cstdio>
-#include <cstring>
+#include <string_view>
+#include <vector>
 
 #include "bench/cuda/device.h"
 #include "bench/cuda/suites.h"
 
-int main(int argc, char** argv) {
-  using namespace hybridattn;
+namespace hybridattn::bench {
+namespace {
+
+using Suite = void (*)(Context&, cudaStream_t, double, Report&);
+
+/// The suite of that name, or nullptr.
+Suite suite_of(std::string_view name) {
+  if (name == "gdn-decode") return run_gdn_decode;
+  if (name == "gdn-prefill") return run_gdn_prefill;
+  return nullptr;
+}
+
+int run(const std::vector<Suite>& suites, bool json) {
   cudaStream_t stream;
-  bench::require_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+  require_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   cudaDeviceProp properties;
-  bench::require_cuda(cudaGetDeviceProperties(&properties, 0), "device");
-  const double copy_rate = bench::copy_bandwidth(stream);
-  std::printf("%s, copy %.2f TB/s\n", properties.name, copy_rate / 1e12);
+  require_cuda(cudaGetDeviceProperties(&properties, 0), "device");
+  const double copy_rate = copy_bandwidth(stream);
+  Report report(json);
+  report.row({{"device", properties.name}, {"copy_tb_per_s", copy_rate / 1e12, 2}});
   ContextOptions options;
   options.device = DeviceType::kCuda;
   options.stream = stream;
   auto context = Context::create(options);
-  bench::require_ok(context.status());
+  require_ok(context.status());
+  for (const Suite suite : suites) suite(**context, stream, copy_rate, report);
+  return 0;
+}
+
+}  // namespace
+}  // namespace hybridattn::bench
+
+int main(int argc, char** argv) {
+  using namespace hybridattn;
+  bool json = false;
+  std::vector<bench::Suite> suites;
   for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "gdn-decode") == 0) {
-      bench::run_gdn_decode(**context, stream, copy_rate);
-    } else if (std::strcmp(argv[i], "gdn-prefill") == 0) {
-      bench::run_gdn_prefill(**context, stream, copy_rate);
+    const std::string_view argument = argv[i];
+    if (argument == "--json") {
+      json = true;
+    } else if (const bench::Suite suite = bench::suite_of(argument); suite != nullptr) {
+      suites.push_back(suite);
     } else {
-      std::fprintf(stderr, "bench: suite is \"%s\", must be gdn-decode or gdn-prefill\n", argv[i]);
+      std::fprintf(stderr, "bench: argument \"%s\", must be --json, gdn-decode or gdn-prefill\n",
+                   argv[i]);
       return 2;
     }
   }
-  return 0;
+  return bench::run(suites, json);
 }

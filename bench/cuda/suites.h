@@ -1,14 +1,15 @@
-// The GPU benchmarks. Each checks its answers, then prints a table.
+// The GPU benchmarks. Each checks its answers, then reports.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
+#include "bench/cuda/report.h"
 #include "hybridattn/context.h"
 
 namespace hybridattn::bench {
 
 /// `copy_rate`: bytes a second of a large copy on the same card.
-void run_gdn_decode(Context& context, cudaStream_t stream, double copy_rate);
-void run_gdn_prefill(Context& context, cudaStream_t stream, double copy_rate);
+void run_gdn_decode(Context& context, cudaStream_t stream, double copy_rate, Report& report);
+void run_gdn_prefill(Context& context, cudaStream_t stream, double copy_rate, Report& report);
 
 }  // namespace hybridattn::bench
