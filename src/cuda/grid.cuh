@@ -52,8 +52,40 @@ Status allow_shared_memory(const char* op, Kernel* kernel, int bytes) {
                op);
 }
 
+/// First thing in a kernel that launch_early starts: returns when all that came before it on the
+/// stream is written.
+__device__ inline void wait_for_writers() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/// The blocks of the next kernel may take their places as soon as all of this one have theirs.
+__device__ inline void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 inline cudaStream_t stream_of(const core::DeviceLaunch& launch) {
   return static_cast<cudaStream_t>(launch.stream);
+}
+
+/// Launches a kernel that begins with wait_for_writers: from sm_90 on its blocks are in place when
+/// the kernel before ends, which saves a part of the time between two.
+template <class... Params>
+Status launch_early(const char* op, const core::DeviceLaunch& launch, void (*kernel)(Params...),
+                    dim3 grid, int threads, int shared_bytes, const Params&... params) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+  config.stream = stream_of(launch);
+  config.attrs = &early;
+  config.numAttrs = launch.info->compute_major >= 9 ? 1 : 0;
+  return check(cudaLaunchKernelEx(&config, kernel, params...), op);
 }
 
 }  // namespace hybridattn::cuda

@@ -36,6 +36,8 @@ __global__ void __launch_bounds__(Warps * 32)
   __shared__ float beta;
   __shared__ bool last_reader;
 
+  wait_for_writers();
+  let_next_begin();
   const auto heads = static_cast<unsigned>(p.v_heads);
   const unsigned task = blockIdx.x;  // 32 bits: a division of 64 is a subroutine
   const int head = static_cast<int>(task % heads);
@@ -167,28 +169,27 @@ __global__ void __launch_bounds__(Warps * 32)
 }
 
 template <class X, class T, int K, int V, int Rows, int kParts, int kAhead, int Warps>
-Status launch_decode(const DecodeParams& p, cudaStream_t stream) {
-  return for_row_slices(p.rows, p.v_heads,
-                        [&](const DeviceRowTables& rows, std::int64_t, unsigned blocks) {
-                          DecodeParams part = p;
-                          part.rows = rows;
-                          decode_kernel<X, T, K, V, Rows, kParts, kAhead, Warps>
-                              <<<blocks, Warps * 32, 0, stream>>>(part);
-                          return check_launch("gdn_decode");
-                        });
+Status launch_decode(const DecodeParams& p, const core::DeviceLaunch& launch) {
+  return for_row_slices(
+      p.rows, p.v_heads, [&](const DeviceRowTables& rows, std::int64_t, unsigned blocks) {
+        DecodeParams part = p;
+        part.rows = rows;
+        return launch_early("gdn_decode", launch,
+                            decode_kernel<X, T, K, V, Rows, kParts, kAhead, Warps>, blocks,
+                            Warps * 32, 0, part);
+      });
 }
 
 template <class X, class T, int K, int V>
 Status run_decode(const DecodeParams& p, const core::DeviceLaunch& launch) {
   const std::int64_t heads = std::int64_t{p.rows.count} * p.v_heads;
-  const cudaStream_t stream = stream_of(launch);
   // No more heads than blocks that run at once: as many loads in flight as a block can have.
   if (heads < 2 * launch.info->num_sms) {
-    return launch_decode<X, T, K, V, 8, 1, 1, V / 8>(p, stream);
+    return launch_decode<X, T, K, V, 8, 1, 1, V / 8>(p, launch);
   }
   // A 16-bit state is twice the work a byte: small parts leave registers for more blocks.
-  if constexpr (sizeof(T) == 2) return launch_decode<X, T, K, V, 4, V / 16, 2, 4>(p, stream);
-  return launch_decode<X, T, K, V, 16, 1, 1, V / 16>(p, stream);
+  if constexpr (sizeof(T) == 2) return launch_decode<X, T, K, V, 4, V / 16, 2, 4>(p, launch);
+  return launch_decode<X, T, K, V, 16, 1, 1, V / 16>(p, launch);
 }
 
 }  // namespace hybridattn::cuda

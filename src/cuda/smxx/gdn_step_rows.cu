@@ -26,6 +26,8 @@ __global__ void __launch_bounds__(Warps * 32)
   constexpr int kRows = Rows * kParts;
   constexpr int kSplits = kDim / (kRows * Warps);
   __shared__ float v[Warps][kRows], o[Warps][kRows];
+  wait_for_writers();
+  let_next_begin();
   const auto heads = static_cast<unsigned>(p.v_heads);
   const unsigned task = blockIdx.x;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -79,15 +81,15 @@ __global__ void __launch_bounds__(Warps * 32)
 }
 
 template <class T, int Rows, int kParts, int kAhead, int Warps>
-Status launch_rows(const RecurrenceParams& p, cudaStream_t stream) {
+Status launch_rows(const RecurrenceParams& p, const core::DeviceLaunch& launch) {
   constexpr int kSplits = kDim / (Rows * kParts * Warps);
   return for_row_slices(p.rows, std::int64_t{p.v_heads} * kSplits,
                         [&](const DeviceRowTables& rows, std::int64_t, unsigned blocks) {
                           RecurrenceParams part = p;
                           part.rows = rows;
-                          step_rows_kernel<T, Rows, kParts, kAhead, Warps>
-                              <<<blocks, Warps * 32, 0, stream>>>(part);
-                          return check_launch("gdn_step");
+                          return launch_early("gdn_step", launch,
+                                              step_rows_kernel<T, Rows, kParts, kAhead, Warps>,
+                                              blocks, Warps * 32, 0, part);
                         });
 }
 
@@ -95,11 +97,11 @@ template <class T>
 Status run_typed(const RecurrenceParams& p, const core::DeviceLaunch& launch) {
   const std::int64_t heads = std::int64_t{p.rows.count} * p.v_heads;
   // Few heads: less work a warp, so that the card has enough loads in flight.
-  if (heads < 4 * launch.info->num_sms) return launch_rows<T, 4, 1, 1, 4>(p, stream_of(launch));
+  if (heads < 4 * launch.info->num_sms) return launch_rows<T, 4, 1, 1, 4>(p, launch);
   // A 16-bit state is twice the work a byte: a block takes a whole head, whose q and k it reads
   // once, in parts small enough that their registers leave room for many blocks.
-  if constexpr (sizeof(T) == 2) return launch_rows<T, 4, 8, 2, 4>(p, stream_of(launch));
-  return launch_rows<T, 8, 2, 1, 4>(p, stream_of(launch));
+  if constexpr (sizeof(T) == 2) return launch_rows<T, 4, 8, 2, 4>(p, launch);
+  return launch_rows<T, 8, 2, 1, 4>(p, launch);
 }
 
 }  // namespace
