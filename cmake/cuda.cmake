@@ -39,9 +39,12 @@ list(FILTER sm90_architectures INCLUDE REGEX "^90a")
 
 add_cuda_objects(hybridattn_cuda_objects "${HYBRIDATTN_CUDA_ARCHITECTURES}" ${cuda_sources})
 set(cuda_objects $<TARGET_OBJECTS:hybridattn_cuda_objects>)
+add_custom_target(cuda_kernels)  # all of them and nothing else
+add_dependencies(cuda_kernels hybridattn_cuda_objects)
 if(sm90_architectures)
   add_cuda_objects(hybridattn_cuda_sm90_objects "${sm90_architectures}" ${sm90_sources})
   target_compile_definitions(hybridattn_cuda_objects PRIVATE HYBRIDATTN_CUDA_SM90)
   list(APPEND cuda_objects $<TARGET_OBJECTS:hybridattn_cuda_sm90_objects>)
+  add_dependencies(cuda_kernels hybridattn_cuda_sm90_objects)
 endif()
 target_compile_definitions(hybridattn_objects PRIVATE HYBRIDATTN_CUDA)
