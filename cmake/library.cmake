@@ -28,8 +28,12 @@ if(HYBRIDATTN_SANITIZE MATCHES address)
   # A kernel is mostly inlined calls on vectors. To poison each one's temporaries and watch them doubles
   # the build and takes most of the tests' time; without optimisation vectors live in memory.
   file(GLOB kernel_sources ${CMAKE_SOURCE_DIR}/src/cpu/*.cc)
-  set_source_files_properties(${kernel_sources} PROPERTIES COMPILE_OPTIONS
+  set_source_files_properties(${kernel_sources} PROPERTIES SKIP_PRECOMPILE_HEADERS ON COMPILE_OPTIONS
                               "-O2;-fno-sanitize-address-use-after-scope")
+  if(NOT HYBRIDATTN_FUZZ)
+    target_precompile_headers(hybridattn_objects PRIVATE <algorithm> <array> <functional> <memory> <string>
+                              <vector> ${CMAKE_SOURCE_DIR}/src/core/context_impl.h)
+  endif()
 endif()
 
 if(HYBRIDATTN_CUDA)

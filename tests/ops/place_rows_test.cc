@@ -50,7 +50,9 @@ TEST(SegmentTable, HasTheLeastLengthForEachNumber) {
       }
       EXPECT_LE(segments(batch, each), n);
       EXPECT_LE(each, longest);
-      if (each > 1) EXPECT_GT(segments(batch, each - 1), n) << "fewer would do";
+      if (each > 1) {
+        EXPECT_GT(segments(batch, each - 1), n) << "fewer would do";
+      }
     }
   }
 }
