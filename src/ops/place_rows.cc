@@ -25,31 +25,31 @@ std::int32_t count_segments(const RaggedRows& rows, std::int32_t each) {
   return segments;
 }
 
+/// The least number of chunks in a segment with which all rows make at most `n`; `longest` is
+/// enough.
+std::int32_t least_segment(const RaggedRows& rows, std::int32_t n, std::int32_t longest) {
+  std::int32_t least = 1, enough = longest;
+  while (least < enough) {
+    const std::int32_t middle = least + (enough - least) / 2;
+    if (count_segments(rows, middle) <= n) {
+      enough = middle;
+    } else {
+      least = middle + 1;
+    }
+  }
+  return enough;
+}
+
 /// DeviceRowTables::segment_chunks.
 void write_segment_chunks(const RaggedRows& rows, std::int32_t* out) {
-  std::int32_t longest = 0, chunks = 0, rows_left = 0;
+  std::int32_t longest = 0, live = 0;
   for (std::int32_t r = 0; r < rows.count; ++r) {
-    const std::int32_t mine = chunks_of(rows.length[r]);
-    longest = std::max(longest, mine);
-    chunks += mine;
-    rows_left += mine > 0 ? 1 : 0;
+    longest = std::max(longest, chunks_of(rows.length[r]));
+    live += rows.length[r] > 0 ? 1 : 0;
   }
   out[0] = longest;
   for (std::int32_t n = 1; n <= kGdnMaxSegments; ++n) {
-    if (longest == 0 || rows_left > n) {
-      out[n] = 0;
-      continue;
-    }
-    std::int32_t least = (chunks + n - 1) / n, enough = longest;
-    while (least < enough) {
-      const std::int32_t middle = least + (enough - least) / 2;
-      if (count_segments(rows, middle) <= n) {
-        enough = middle;
-      } else {
-        least = middle + 1;
-      }
-    }
-    out[n] = enough;
+    out[n] = longest == 0 || live > n ? 0 : least_segment(rows, n, longest);
   }
 }
 

@@ -8,11 +8,7 @@ namespace {
 class ConformanceGdnChunks : public Conformance {
  protected:
   /// What the kernel that ran is held to.
-  const OpBound& bound() {
-    const std::string_view family = context().last_kernel_target();
-    if (family != "sm90" && family != "sm80") return kGdnPrefillBound;
-    return dtype() == DType::kBF16 ? kGdnChunksBF16Bound : kGdnChunksF16Bound;
-  }
+  const OpBound& bound() { return gdn_prefill_bound(context().last_kernel_target(), dtype()); }
   /// Runs the problem, whose state is float32, with all poisoned that it must not read.
   void expect_prefill_conforms(GdnProblem& problem);
 };
@@ -86,9 +82,7 @@ TEST_P(ConformanceGdnChunks, OfNearlyParallelKeys) {
   Rows rows;
   rows.add(0, 200, 2, 9);
   GdnProblem problem = make_problem(random, dtype(), DType::kF32, 2, rows);
-  const std::int64_t keys = kTokens * GdnProblem::kKeyHeads * kDim;
-  problem.k = Operand(dtype(), {kTokens, GdnProblem::kKeyHeads, kDim}, Layout::kDense,
-                      random.values(keys, 0.9, 1));
+  problem.set_keys(random, 0.9, 1);
   expect_prefill_conforms(problem);
 }
 
@@ -127,9 +121,7 @@ TEST_P(ConformanceGdnChunks, OfKeysAsTheyAre) {
   rows.add(0, 200, 2, 9);
   GdnProblem problem = make_problem(random, dtype(), DType::kF32, 4, rows);
   problem.l2norm = false;
-  const std::int64_t keys = kTokens * GdnProblem::kKeyHeads * kDim;
-  problem.k = Operand(dtype(), {kTokens, GdnProblem::kKeyHeads, kDim}, Layout::kDense,
-                      random.values(keys, -0.16, 0.16));
+  problem.set_keys(random, -0.16, 0.16);
   expect_prefill_conforms(problem);
 }
 

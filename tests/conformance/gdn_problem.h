@@ -32,6 +32,14 @@ struct GdnProblem {
   GdnArgs args(Source s) {
     return {rows.view(), q(s), k(s), v(s), decay(s), beta(s), state(s), out(s), scale, l2norm};
   }
+  /// Other keys, dense, of components between `low` and `high`.
+  void set_keys(Random& random, double low, double high) {
+    const DType dtype = k.kernel().dtype();
+    const TensorView view = k.kernel().view();
+    const Shape shape{view.shape[0], view.shape[1], view.shape[2]};
+    k = Operand(dtype, shape, Layout::kDense,
+                random.values(shape[0] * shape[1] * shape[2], low, high));
+  }
   /// Poisons all tokens and slots that must not be read.
   void poison(std::int64_t tokens, std::int64_t slots) {
     const auto named = rows.tokens();

@@ -10,11 +10,7 @@ constexpr std::int64_t kDim = 128, kTokens = 2500, kSlots = 6, kHeads = 4;
 
 class GdnSegments : public Conformance {
  protected:
-  const OpBound& bound() {
-    const std::string_view family = context().last_kernel_target();
-    if (family != "sm90" && family != "sm80") return kGdnPrefillBound;
-    return dtype() == DType::kBF16 ? kGdnChunksBF16Bound : kGdnChunksF16Bound;
-  }
+  const OpBound& bound() { return gdn_prefill_bound(context().last_kernel_target(), dtype()); }
   GdnProblem make_problem(const Rows& rows, DType state) {
     GdnProblem problem(random, dtype(), state, Layout::kDense, rows, kTokens, kSlots, kDim, kDim,
                        false, kHeads);
@@ -88,9 +84,7 @@ TEST_P(GdnSegments, OfKeysAsTheyAre) {
   rows.add(0, 1500, 2, 9);
   GdnProblem problem = make_problem(rows, DType::kF32);
   problem.l2norm = false;
-  const std::int64_t keys = kTokens * GdnProblem::kKeyHeads * kDim;
-  problem.k = Operand(dtype(), {kTokens, GdnProblem::kKeyHeads, kDim}, Layout::kDense,
-                      random.values(keys, -0.16, 0.16));
+  problem.set_keys(random, -0.16, 0.16);
   expect_conforms_all(problem);
 }
 
@@ -118,13 +112,7 @@ TEST_P(GdnSegments, OfRowsThatAreRewritten) {
 
 /// A batch_invariant context gives a row the bits that it has alone.
 TEST_P(GdnSegments, AreNotCutWhereTheyMustNotDependOnOthers) {
-  ContextOptions options;
-  options.device = DeviceType::kCuda;
-  options.allocator = &shared_memory();
-  options.synchronous = true;
-  options.batch_invariant = true;
-  if (GetParam().cuda_family != "auto") options.kernel_family = GetParam().cuda_family;
-  const auto invariant = make_context(options);
+  const auto invariant = make_cuda_context(GetParam().cuda_family, true);
   GdnProblem together = make_problem(mixed_rows(), DType::kF32);
   GdnProblem alone = together;
   alone.rows = Rows();

@@ -72,12 +72,15 @@ inline std::vector<std::unique_ptr<Context>> all_contexts() {
 }
 
 /// A context on the GPU whose memory the host reads too, and whose ops have run when they return.
-inline std::unique_ptr<Context> make_cuda_context(const std::string& family = "") {
+/// `family`: forced where it is neither empty nor "auto".
+inline std::unique_ptr<Context> make_cuda_context(const std::string& family = "",
+                                                  bool batch_invariant = false) {
   ContextOptions options;
   options.device = DeviceType::kCuda;
   options.allocator = &shared_memory();
   options.synchronous = true;
-  if (!family.empty()) options.kernel_family = family;
+  options.batch_invariant = batch_invariant;
+  if (!family.empty() && family != "auto") options.kernel_family = family;
   return make_context(options);
 }
 

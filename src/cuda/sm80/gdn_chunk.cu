@@ -6,12 +6,11 @@
 namespace hybridattn::cuda {
 namespace {
 
-constexpr std::int64_t kStateElements = kChunkDim * kChunkDim;
 constexpr std::size_t kCutBytes =
-    sizeof(TransferMatrix) + kStateElements * sizeof(float) + sizeof(std::int32_t);
+    sizeof(TransferMatrix) + kStateFloats * sizeof(float) + sizeof(std::int32_t);
 
 /// As many as fill the card with one block each on a multiprocessor.
-int count_segments(const ops::GdnPrefillParams& p, const core::DeviceInfo& info) {
+int most_segments(const ops::GdnPrefillParams& p, const core::DeviceInfo& info) {
   if (p.whole_rows) return 1;
   const std::int64_t blocks = p.v.dim(1) * kWalkParts;
   return static_cast<int>(std::clamp<std::int64_t>(info.num_sms / blocks, 1, kGdnMaxSegments));
@@ -47,7 +46,7 @@ const char* chunk_refusal(const ops::GdnParams& p) {
 core::DeviceNeeds chunk_needs(const ops::GdnPrefillParams& p, const core::DeviceInfo& info) {
   const auto heads = static_cast<std::size_t>(p.v.dim(1));
   const auto records = static_cast<std::size_t>(p.rows.device->chunks) * heads;
-  const auto cuts = static_cast<std::size_t>(count_segments(p, info) - 1) * heads;
+  const auto cuts = static_cast<std::size_t>(most_segments(p, info) - 1) * heads;
   return {records * sizeof(ChunkRecord) + cuts * kCutBytes, 0};
 }
 
@@ -62,11 +61,11 @@ ChunkParams chunk_params(const ops::GdnPrefillParams& p, const core::DeviceLaunc
   out.beta = View(p.beta);
   out.state = View(p.state);
   out.records = reinterpret_cast<ChunkRecord*>(launch.scratch);
-  out.segments = count_segments(p, *launch.info);
+  out.segments = most_segments(p, *launch.info);
   const std::int64_t heads = p.v.dim(1), cuts = (out.segments - 1) * heads;
   out.states.transfer = reinterpret_cast<TransferMatrix*>(out.records + out.rows.chunks * heads);
   out.states.local = reinterpret_cast<float*>(out.states.transfer + cuts);
-  out.states.forgets = reinterpret_cast<std::int32_t*>(out.states.local + cuts * kStateElements);
+  out.states.forgets = reinterpret_cast<std::int32_t*>(out.states.local + cuts * kStateFloats);
   out.tokens = p.q.dim(0);
   out.k_heads = static_cast<int>(p.k.dim(1));
   out.v_heads = static_cast<int>(p.v.dim(1));

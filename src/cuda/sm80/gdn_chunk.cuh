@@ -24,6 +24,7 @@ namespace hybridattn::cuda {
 inline constexpr int kChunk = kGdnChunk;
 static_assert(kChunk == 64, "the kernels' tiles are of 64 tokens");
 inline constexpr int kChunkDim = 128;
+inline constexpr int kStateFloats = kChunkDim * kChunkDim;
 /// Blocks that walk over a row's head, each with its V channels.
 inline constexpr int kWalkParts = 2;
 
@@ -108,6 +109,11 @@ __device__ inline int swizzled(int row, int piece) {
 /// Byte of a 16-byte piece of a row of 32 bytes.
 __device__ inline int narrow_swizzled(int row, int piece) {
   return row * 32 + ((piece ^ (row / 4 % 2)) << 4);
+}
+
+/// Which block of a record has the rows of block `row` in column `column` of a matrix.
+__device__ constexpr int record_block(int matrix, int row, int column) {
+  return column * (9 - column) + matrix * (4 - column) + row - column;
 }
 
 /// Where block `at` of a record's matrices stands in ChunkMatrices.

@@ -93,7 +93,6 @@ __device__ inline WalkTask walk_task(const ChunkParams& p, const Segment& segmen
 
 // Where SegmentStates has what belongs to a cut of a head; first_state: the copy of the row's
 // state, in the place of the matrix that a row's first segment has no need of.
-inline constexpr int kStateFloats = kChunkDim * kChunkDim;
 __device__ inline float* local_state(const ChunkParams& p, int cut, int head) {
   return p.states.local + (std::int64_t{cut} * p.v_heads + head) * kStateFloats;
 }

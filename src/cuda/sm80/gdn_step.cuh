@@ -80,8 +80,7 @@ __device__ inline std::uint32_t piece_address(const unsigned char* tile, int row
 /// d = S x^T for the rows of a tile [64][128]: [16 channels of the warp][64 tokens].
 template <class X>
 __device__ void multiply_state(const float (&s)[64], const unsigned char* tile, float (&d)[32]) {
-  const int thread = thread_here();
-  const int lane = thread % 32;
+  const int lane = thread_here() % 32;
   const std::uint32_t base = piece_address(tile, lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
   for (float& x : d) x = 0.0f;
@@ -132,14 +131,13 @@ template <class X, int Matrix>
 __device__ void multiply_lower(const std::uint32_t (&operand)[4][4],
                                const unsigned char (&matrices)[kLowerBlocks][kBlockBytes],
                                float (&d)[32]) {
-  const int thread = thread_here();
-  const int lane = thread % 32;
+  const int lane = thread_here() % 32;
   const int row = narrow_swizzled(lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
   for (int column = 0; column < 4; ++column) {
 #pragma unroll
     for (int block = column; block < 4; ++block) {
-      const int at = column * (9 - column) + Matrix * (4 - column) + block - column;
+      const int at = record_block(Matrix, block, column);
       std::uint32_t b[4];
       load_matrices(b, shared_address(matrices[at]) + row);
       multiply_add<X>(d + 8 * block, operand[column], b[0], b[1]);
@@ -165,8 +163,7 @@ __device__ inline void scale_columns(const float* factors, float (&d)[32]) {
 template <class X>
 __device__ void update_state(const std::uint32_t (&u)[4][4], const unsigned char* keys, float f,
                              float (&s)[64]) {
-  const int thread = thread_here();
-  const int lane = thread % 32;
+  const int lane = thread_here() % 32;
   const std::uint32_t base = piece_address(keys, lane % 16, lane / 16);
 #pragma unroll
   for (float& x : s) x *= f;

@@ -74,17 +74,13 @@ __device__ void begin_copies(const ChunkParams& p, const WalkMaps& maps, const W
     }
   }
   if (with_v) copy_box(stage.v, maps.v, task.first_v, task.head, first, barrier);
-  int block = 0;
 #pragma unroll
   for (int column = 0; column < 4; ++column) {
 #pragma unroll
-    for (int matrix = 0; matrix < 2; ++matrix) {
-      const int rows = 4 - column;
-      if (matrix < kMatrices) {
-        copy_bulk(stage.solve(column) + matrix * kMatrixColumnBytes + column * kBlockBytes,
-                  record.matrices[block], rows * kBlockBytes, barrier);
-      }
-      block += rows;
+    for (int matrix = 0; matrix < kMatrices; ++matrix) {
+      copy_bulk(stage.solve(column) + matrix * kMatrixColumnBytes + column * kBlockBytes,
+                record.matrices[record_block(matrix, column, column)], (4 - column) * kBlockBytes,
+                barrier);
     }
   }
   copy_bulk(&stage.factors, &record.factors, sizeof(ChunkFactors), barrier);
