@@ -6,9 +6,11 @@
 #include <cstdlib>
 #include <iostream>
 #include <limits>
+#include <set>
 
 #include "apps/hybridattn/commands.h"
 #include "apps/hybridattn/inputs.h"
+#include "bench/cpu/suites.h"
 
 namespace hybridattn::app {
 namespace {
@@ -63,15 +65,21 @@ CLI::Validator id_list() {
   return parsed_by([](const std::string& text) { return parse_id_list("value", text).status(); });
 }
 
-void add_common(CLI::App& app, CommonOptions& o) {
-  app.add_option("--model", o.model, "Folder of the checkpoint")->required()->check(kPath);
+/// Where to run and how to answer: what every verb takes.
+template <class Options>
+void add_machine(CLI::App& app, Options& o, const std::string& json) {
   app.add_option("--device", o.device, "cpu, cuda or cuda:N")
       ->check(parsed_by(check_device))
       ->capture_default_str();
   app.add_option("--threads", o.threads, "Threads (0 = one for each core)")
       ->check(whole(0, 1024))
       ->capture_default_str();
-  app.add_flag("--json", o.json, "One JSON object on standard output");
+  app.add_flag("--json", o.json, json);
+}
+
+void add_common(CLI::App& app, CommonOptions& o) {
+  app.add_option("--model", o.model, "Folder of the checkpoint")->required()->check(kPath);
+  add_machine(app, o, "One JSON object on standard output");
   app.add_option(
          "--dtype", o.dtype,
          "Type of activations and products: f32 or bf16 (default: the checkpoint's, f32 where "
@@ -159,6 +167,13 @@ void add_score(CLI::App& app, ScoreOptions& o) {
   input->require_option(1);
 }
 
+void add_bench(CLI::App& app, BenchOptions& o) {
+  std::set<std::string> names;
+  for (const bench::Suite& suite : bench::kSuites) names.insert(suite.name);
+  app.add_option("suite", o.suite, "What to measure")->required()->check(CLI::IsMember(names));
+  add_machine(app, o, "One JSON object a line for each row on standard output");
+}
+
 /// One line, whatever a file's name or an option's value holds.
 void print_error(std::string message) {
   for (char& c : message) {
@@ -186,12 +201,15 @@ int run(int argc, char** argv) {
   GenerateOptions generate_options;
   ScoreOptions score_options;
   InfoOptions info_options;
+  BenchOptions bench_options;
   CLI::App* generate_verb = app.add_subcommand("generate", "Continue one or more prompts");
   CLI::App* score_verb = app.add_subcommand("score", "Likelihood of a text");
   CLI::App* info_verb = app.add_subcommand("info", "What a checkpoint holds and what it needs");
+  CLI::App* bench_verb = app.add_subcommand("bench", "What the library reaches on this machine");
   add_generate(*generate_verb, generate_options);
   add_score(*score_verb, score_options);
   add_common(*info_verb, info_options);
+  add_bench(*bench_verb, bench_options);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& e) {
@@ -206,6 +224,7 @@ int run(int argc, char** argv) {
     }
     return finish(generate(generate_options));
   }
+  if (*bench_verb) return finish(run_benchmarks(bench_options));
   if (*score_verb) return finish(score(score_options));
   return finish(info(info_options));
 }

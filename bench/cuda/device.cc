@@ -50,12 +50,6 @@ double median(std::vector<double> values) {
 
 }  // namespace
 
-void require(bool condition, const std::string& what) {
-  if (condition) return;
-  std::fprintf(stderr, "bench: %s\n", what.c_str());
-  std::exit(1);
-}
-void require_ok(const Status& status) { require(status.ok(), status.message()); }
 void require_cuda(cudaError_t code, const char* what) {
   require(code == cudaSuccess, concat(what, ": ", cudaGetErrorString(code)));
 }

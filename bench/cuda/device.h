@@ -9,14 +9,12 @@
 
 #include <cuda_runtime_api.h>
 
+#include "bench/require.h"
 #include "hybridattn/context.h"
 #include "hybridattn/tensor.h"
 
 namespace hybridattn::bench {
 
-/// Ends the program with a message: a benchmark that cannot go on has nothing to say.
-void require(bool condition, const std::string& what);
-void require_ok(const Status& status);
 void require_cuda(cudaError_t code, const char* what);
 
 /// Device memory with random numbers in it.

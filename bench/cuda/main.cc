@@ -1,5 +1,6 @@
 // The GPU benchmarks as one program: hybridattn_bench_cuda [--json] SUITE...
 #include <cstdio>
+#include <exception>
 #include <string_view>
 #include <vector>
 
@@ -54,5 +55,10 @@ int main(int argc, char** argv) {
       return 2;
     }
   }
-  return bench::run(suites, json);
+  try {
+    return bench::run(suites, json);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "bench: %s\n", e.what());
+    return 1;
+  }
 }

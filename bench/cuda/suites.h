@@ -3,7 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "bench/cuda/report.h"
+#include "bench/report.h"
 #include "hybridattn/context.h"
 
 namespace hybridattn::bench {

@@ -24,10 +24,11 @@ enum class Isa : std::uint8_t {
   kAvx2,        ///< AVX2, FMA, F16C.
   kAvx512,      ///< AVX-512 F, BW, CD, DQ, VL.
   kAvx512Bf16,  ///< The same with VNNI, VBMI2 and bf16 dot products (Zen 4, Sapphire Rapids).
+  kAmx,         ///< The same with AMX tiles for products in bf16 (Sapphire Rapids and later).
 };
-inline constexpr int kIsaCount = 4;
+inline constexpr int kIsaCount = 5;
 
-/// "baseline", "avx2", "avx512", "avx512_bf16": the names that HYBRIDATTN_ISA takes.
+/// "baseline", "avx2", "avx512", "avx512_bf16", "amx": the names that HYBRIDATTN_ISA takes.
 HYBRIDATTN_API std::string_view isa_name(Isa isa) noexcept;
 HYBRIDATTN_API Result<Isa> parse_isa(std::string_view name);
 /// Whether this processor, and this build, can run the kernels of `isa`.
@@ -124,7 +125,8 @@ class HYBRIDATTN_API Context {
   bool chunk_invariant() const noexcept;
 
   /// The instruction set that the last op's kernel was compiled for, as the kernel itself reported
-  /// it ("AVX2", "AVX3_ZEN4", ...), or its family on CUDA ("sm90", ...); empty before the first op.
+  /// it ("AVX2", "AVX3_ZEN4", "AMX" where it used tiles, ...), or its family on CUDA ("sm90", ...);
+  /// empty before the first op.
   std::string_view last_kernel_target() const noexcept;
 
   /// Makes the workspace at least this large now, so that no later call allocates: `shared` bytes

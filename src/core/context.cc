@@ -199,7 +199,7 @@ Result<std::byte*> shared_workspace(Context& context, std::size_t bytes) {
 Result<Launch> begin_launch(Context& context, std::size_t worker_bytes) {
   Context::Impl& impl = context.impl();
   HYBRIDATTN_TRY(impl.reserve(0, worker_bytes));
-  return Launch{*impl.executor, impl.workers, impl.worker_bytes};
+  return Launch{*impl.executor, impl.isa, impl.workers, impl.worker_bytes};
 }
 
 bool recording(Context& context) noexcept { return recorder_of(context) != nullptr; }

@@ -6,7 +6,7 @@
 
 namespace hybridattn::core {
 
-/// HYBRIDATTN_ISA: force an instruction set ("baseline", "avx2", "avx512", "avx512_bf16").
+/// HYBRIDATTN_ISA: force an instruction set ("baseline", "avx2", "avx512", "avx512_bf16", "amx").
 inline constexpr const char* kEnvIsa = "HYBRIDATTN_ISA";
 /// HYBRIDATTN_THREADS: threads of a context whose options say 0.
 inline constexpr const char* kEnvThreads = "HYBRIDATTN_THREADS";

@@ -92,7 +92,8 @@ Status Graph::replay() {
   }
   ++*impl_->replays;
   for (const core::Recorder::Call& call : recorder.calls) {
-    core::Launch launch{impl_->context.executor(), recorder.workers, recorder.worker_bytes};
+    core::Launch launch{impl_->context.executor(), impl_->context.isa(), recorder.workers,
+                        recorder.worker_bytes};
     const TraceSpan span(impl_->context, call.name);
     HYBRIDATTN_TRY(call.body(launch));
     core::end_launch(impl_->context, launch);

@@ -33,7 +33,8 @@ constexpr std::int64_t highway_target(Isa isa) noexcept {
     case Isa::kBaseline: return HWY_SSE2;
     case Isa::kAvx2: return HWY_AVX2;
     case Isa::kAvx512: return HWY_AVX3;
-    case Isa::kAvx512Bf16: return HWY_AVX3_ZEN4;
+    case Isa::kAvx512Bf16:
+    case Isa::kAmx: return HWY_AVX3_ZEN4;
   }
 #else
   if (isa == Isa::kBaseline) return HWY_STATIC_TARGET;

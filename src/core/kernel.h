@@ -15,6 +15,8 @@ namespace hybridattn::core {
 /// What a CPU kernel gets besides its parameters.
 struct Launch {
   Executor& executor;
+  /// What the context chose: code for one target may serve several instruction sets.
+  Isa isa;
   /// Private scratch of each worker: `worker_bytes` bytes at `worker_scratch + worker *
   /// worker_bytes`.
   std::byte* worker_scratch;

@@ -1,6 +1,7 @@
-// Matrix products with weights as stored. A task is a block of rows and 64 columns of the output;
-// it goes through K slab by slab. With few rows the weights are turned in registers and used once;
-// with more they are first packed into panels that all rows of the block share.
+// Matrix products with weights as stored, in vectors; those in tiles stand in linear_amx-inl.h. A
+// task is a block of rows and 64 columns of the output; it goes through K slab by slab. With few
+// rows the weights are turned in registers and used once; with more they are first packed into
+// panels that all rows of the block share.
 #include <type_traits>
 
 #include "src/core/highway_targets.h"
@@ -10,6 +11,7 @@
 #include "hwy/foreach_target.h"
 
 #include "src/cpu/kernels.h"
+#include "src/cpu/linear_amx-inl.h"
 #include "src/cpu/panel-inl.h"
 #include "src/cpu/variants.h"
 
@@ -140,6 +142,9 @@ std::int64_t block_rows(std::int64_t rows, std::int64_t column_blocks, int threa
 }
 
 void linear(const ops::LinearParams& p, core::Launch& launch) {
+#if HYBRIDATTN_TARGET_HAS_TILES
+  if (p.packed_x != nullptr) return linear_tiles(p, launch);
+#endif
   launch.target = hwy::TargetName(HWY_TARGET);
   const std::int64_t rows = p.x.dim(0);
   const std::int64_t columns = p.weight.dim(0);

@@ -107,7 +107,9 @@ template <bool kFull, class T>
 HWY_INLINE void turn(const T* const* rows, std::int64_t at, std::int64_t count, VU* turned) {
   const DU d;
   const hn::RepartitionToWide<DU> dw;
-  const auto block = [&](int r) HWY_ATTR { return load_blocks<kFull>(d, rows + r, at, count); };
+  const auto block = [&](int r) HWY_ATTR __attribute__((always_inline)) {
+    return load_blocks<kFull>(d, rows + r, at, count);
+  };
   const VU r0 = block(0), r1 = block(1), r2 = block(2), r3 = block(3);
   const auto low01 = hn::BitCast(dw, hn::InterleaveLower(d, r0, r1));
   const auto high01 = hn::BitCast(dw, hn::InterleaveUpper(d, r0, r1));

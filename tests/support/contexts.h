@@ -19,7 +19,7 @@ namespace hybridattn::testing {
 
 inline std::vector<Isa> supported_isas() {
   std::vector<Isa> out;
-  for (const Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+  for (const Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx}) {
     if (isa_supported(isa)) out.push_back(isa);
   }
   return out;
@@ -32,7 +32,8 @@ inline std::string target_name(Isa isa) {
     case Isa::kBaseline: return "SSE2";
     case Isa::kAvx2: return "AVX2";
     case Isa::kAvx512: return "AVX3";
-    case Isa::kAvx512Bf16: return "AVX3_ZEN4";
+    case Isa::kAvx512Bf16:
+    case Isa::kAmx: return "AVX3_ZEN4";  // "AMX" where tiles were used
   }
 #elif defined(__aarch64__)
   if (isa == Isa::kBaseline) return "NEON_WITHOUT_AES";

@@ -15,13 +15,18 @@ struct LinearArgs {
   bool accumulate = false;   ///< out += x W^T in place of out = x W^T
 };
 
-/// out = x W^T, no bias, summed in float32, rounded once. Where both operands are bf16 and the
-/// processor has bf16 dot products those serve. The order of the sum over K is the same for every
-/// M: a row's result does not depend on the rows beside it. Errors: invalid_argument, unsupported.
-/// Nothing is written on an error.
+/// out = x W^T, no bias, summed in float32, rounded once. Where both operands are bf16, AMX
+/// tiles or bf16 dot products serve if the processor has them. The order of the sum over K is the
+/// same for every M: a row's result does not depend on the rows beside it. Errors:
+/// invalid_argument, unsupported. Nothing is written on an error.
 HYBRIDATTN_API Status linear(Context& context, const LinearArgs& args);
 
 /// Workspace of each worker in any call of linear, for Context::reserve_workspace.
 HYBRIDATTN_API std::size_t linear_workspace_bytes() noexcept;
+/// Shared workspace of a call with x [rows, inner] of `dtype` on this context: x as tiles take it,
+/// 0 where there are none.
+HYBRIDATTN_API std::size_t linear_shared_workspace_bytes(const Context& context, DType dtype,
+                                                         std::int64_t rows,
+                                                         std::int64_t inner) noexcept;
 
 }  // namespace hybridattn

@@ -1,0 +1,25 @@
+// What the processor can do at most, measured beside what it does.
+#pragma once
+
+#include "bench/report.h"
+#include "hybridattn/context.h"
+
+namespace hybridattn::bench {
+
+/// Rates of all threads of a context together. 0 where the processor has no such instruction or the
+/// context's instruction set none.
+struct Ceilings {
+  double read = 0;      ///< bytes a second, from memory
+  double copy = 0;      ///< bytes a second read plus written, from memory to memory
+  double fma = 0;       ///< float32 FLOP a second
+  double bf16_dot = 0;  ///< FLOP a second of bf16 dot products in vectors
+  double tiles = 0;     ///< FLOP a second of bf16 products in AMX tiles
+};
+
+/// The processor, the instruction set and the rates as a row.
+void report_ceilings(Context& context, const Ceilings& ceilings, Report& report);
+
+/// Takes about a second and 512 MiB.
+Ceilings measure_ceilings(Context& context);
+
+}  // namespace hybridattn::bench

@@ -1,0 +1,398 @@
+// linear on tiles of AMX, bf16 times bf16. Weights are the left operand, as they are stored; x is
+// the right one, packed once a call into pairs of k; sums come out turned and are turned back.
+//
+// Every output is one chain over pairs of k, whatever is computed beside it and however K is cut:
+// a slab of K goes on from the float32 sums of the slab before.
+#include "src/cpu/amx-inl.h"
+#include "src/cpu/panel-inl.h"
+#include "src/ops/linear_params.h"
+
+#if defined(HYBRIDATTN_CPU_LINEAR_AMX_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HYBRIDATTN_CPU_LINEAR_AMX_INL_H_
+#undef HYBRIDATTN_CPU_LINEAR_AMX_INL_H_
+#else
+#define HYBRIDATTN_CPU_LINEAR_AMX_INL_H_
+#endif
+
+#if HYBRIDATTN_TARGET_HAS_TILES
+HWY_BEFORE_NAMESPACE();
+namespace hybridattn::cpu::HWY_NAMESPACE {
+
+inline constexpr std::int64_t kTileBlock = 2 * kTileSide;  // rows of x, or weights, of one block
+static_assert(kTileBlock == ops::kLinearTileBlock && kTileInner == ops::kLinearTileInner);
+
+inline constexpr std::int64_t kSlabSteps = ops::kLinearTileSlab / kTileInner;
+
+/// x as right operands: slab after slab of k, in a slab blocks of up to 32 rows one after the other,
+/// as they will be read; in a block [step of k][tile][pair of k][row].
+struct PackedRows {
+  PackedRows(const ops::LinearParams& p)
+      : rows(p.x.dim(0)), steps((p.x.dim(1) + kTileInner - 1) / kTileInner),
+        width(rows < kTileSide ? rows : kTileSide), units(p.packed_x) {}
+
+  std::int64_t blocks() const { return (rows + kTileBlock - 1) / kTileBlock; }
+  std::int64_t tiles_of(std::int64_t block) const {
+    return rows - block * kTileBlock > kTileSide ? 2 : 1;
+  }
+  std::uint32_t* tile(std::int64_t block, std::int64_t step, std::int64_t tile) const {
+    const std::int64_t slab = step / kSlabSteps * kSlabSteps;
+    const std::int64_t left = steps - slab < kSlabSteps ? steps - slab : kSlabSteps;
+    const std::int64_t tiles = (rows + kTileSide - 1) / kTileSide;
+    return units + (slab * tiles + 2 * block * left + (step - slab) * tiles_of(block) + tile) *
+                       kTileSide * width;
+  }
+
+  std::int64_t rows;
+  std::int64_t steps;
+  std::int64_t width;  // rows of x in a tile
+  std::uint32_t* units;
+};
+
+/// Packs the rows of one tile.
+inline void pack_rows(const ops::LinearParams& p, const PackedRows& x, std::int64_t index) {
+  const std::int64_t block = index / 2;
+  const std::int64_t inner = p.x.dim(1);
+  const BF16* rows[kTileSide];
+  for (std::int64_t r = 0; r < kTileSide; ++r) {
+    // Rows past the last are copies of it, whose sums are not stored.
+    const std::int64_t row = index * kTileSide + r;
+    rows[r] = reinterpret_cast<const BF16*>(row2(p.x, row < x.rows ? row : x.rows - 1));
+  }
+  constexpr std::int64_t kStep = kTurn<BF16>;
+  for (std::int64_t k = 0; k < x.steps * kTileInner; k += kStep) {
+    VU turned[4] = {hn::Zero(DU()), hn::Zero(DU()), hn::Zero(DU()), hn::Zero(DU())};
+    if (k + kStep <= inner) {
+      turn<true>(rows, k, kStep, turned);
+    } else if (k < inner) {
+      turn<false>(rows, k, inner - k, turned);
+    }
+    std::uint32_t* to = x.tile(block, k / kTileInner, index % 2) + k % kTileInner / 2 * x.width;
+    for (int u = 0; u < 4; ++u) {
+      hn::StoreN(turned[u], DU(), to + u * x.width, static_cast<std::size_t>(x.width));
+    }
+  }
+}
+
+/// Four rows of the output from sums[weight][row], for 16 weights, from row `row` of the tile on.
+template <class T>
+HWY_INLINE void store_turned(const float* sums, std::int64_t row, std::int64_t rows, T* out,
+                             std::int64_t stride, std::int64_t columns, bool accumulate) {
+  const float* weights[kTileSide];
+  for (int r = 0; r < kTileSide; ++r) weights[r] = sums + r * kTileSide;
+  VU turned[4];
+  turn<true>(weights, row, 4, turned);
+  for (std::int64_t m = 0; m < 4 && row + m < rows; ++m) {
+    T* to = out + (row + m) * stride;
+    VF sum = hn::BitCast(DF(), turned[m]);
+    if (accumulate) sum = hn::Add(load_part(to, columns), sum);
+    store_part(sum, to, columns);
+  }
+}
+
+/// Sums of 32 weights and a block of rows that wait to be stored. They are turned and stored in
+/// pieces between the products of the next block, whose unit would idle otherwise.
+struct PendingSums {
+  static constexpr std::int64_t kPieces = 8;  // of four rows
+
+  std::int64_t column, columns;  // of the output: which weights
+  std::int64_t row, rows;
+  const float* sums = nullptr;   // [tile of rows][tile of weights][weight][row]
+  std::int64_t piece = kPieces;  // the next one
+
+  HWY_INLINE void store_piece(const ops::LinearParams& p) {
+    if (piece == kPieces) return;
+    const std::int64_t tile = piece / 4;
+    const std::int64_t first = row + tile * kTileSide;
+    const std::int64_t count = rows - tile * kTileSide;
+    for (std::int64_t half = 0; half * kTileSide < columns; ++half) {
+      const float* from = sums + (tile * 2 + half) * kTileSide * kTileSide;
+      const std::int64_t at = column + half * kTileSide;
+      const std::int64_t left = columns - half * kTileSide;
+      const auto store = [&](auto* out) HWY_ATTR {
+        store_turned(from, piece % 4 * 4, count, out, p.out.stride(0),
+                     left < kTileSide ? left : kTileSide, p.accumulate);
+      };
+      void* out = row2(p.out, first) + at * static_cast<std::int64_t>(dtype_size(p.out.dtype));
+      switch (p.out.dtype) {
+        case DType::kBF16: store(static_cast<BF16*>(out)); break;
+        case DType::kF16: store(static_cast<F16*>(out)); break;
+        default: store(static_cast<float*>(out));
+      }
+    }
+    ++piece;
+    if (piece * 4 >= rows) piece = kPieces;
+  }
+  void store_rest(const ops::LinearParams& p) {
+    while (piece < kPieces) store_piece(p);
+  }
+};
+
+/// Weights [column, column + 32) x inner elements from `at` on as `steps` pairs of tiles, zeros
+/// where there are none.
+inline void copy_weights(const ops::LinearParams& p, std::int64_t column, std::int64_t at,
+                         std::int64_t steps, std::byte* tiles) {
+  const std::int64_t left = (p.weight.dim(1) - at) * 2;
+  for (std::int64_t r = 0; r < kTileBlock; ++r) {
+    std::byte* to = tiles + r * kTileLine;
+    const bool there = column + r < p.weight.dim(0);
+    const std::byte* from = there ? row2(p.weight, column + r) + at * 2 : nullptr;
+    for (std::int64_t step = 0; step < steps; ++step, to += 2 * kTileBytes) {
+      const std::int64_t bytes = there ? left - step * kTileLine : 0;
+      if (bytes >= kTileLine) {
+        const hn::ScalableTag<std::uint8_t> d8;
+        hn::Store(hn::LoadU(d8, reinterpret_cast<const std::uint8_t*>(from) + step * kTileLine), d8,
+                  reinterpret_cast<std::uint8_t*>(to));
+        continue;
+      }
+      std::memset(to, 0, kTileLine);
+      if (bytes > 0) std::memcpy(to, from + step * kTileLine, static_cast<std::size_t>(bytes));
+    }
+  }
+}
+
+/// sums[weight][row] of 32 weights and the kTiles x 16 rows of a block, added to tiles 0 to 3.
+template <int kTiles>
+HWY_INLINE void add_step(const std::byte* weights, std::int64_t stride, std::int64_t second,
+                         const std::uint32_t* x, std::int64_t x_line) {
+  tile_load<4>(weights, stride);
+  tile_load<6>(x, x_line);
+  tile_dot<0, 4, 6>();
+  tile_load<5>(weights + second, stride);
+  tile_dot<1, 5, 6>();
+  if constexpr (kTiles == 2) {
+    tile_load<7>(x + kTileSide * kTileSide, x_line);
+    tile_dot<2, 4, 7>();
+    tile_dot<3, 5, 7>();
+  }
+}
+
+template <int kTiles>
+HWY_INLINE void zero_sums() {
+  tile_zero<0>();
+  tile_zero<1>();
+  if constexpr (kTiles == 2) {
+    tile_zero<2>();
+    tile_zero<3>();
+  }
+}
+template <int kTiles>
+HWY_INLINE void load_sums(const float* sums) {
+  tile_load<0>(sums);
+  tile_load<1>(sums + 256);
+  if constexpr (kTiles == 2) {
+    tile_load<2>(sums + 512);
+    tile_load<3>(sums + 768);
+  }
+}
+template <int kTiles>
+HWY_INLINE void save_sums(float* sums) {
+  tile_store<0>(sums);
+  tile_store<1>(sums + 256);
+  if constexpr (kTiles == 2) {
+    tile_store<2>(sums + 512);
+    tile_store<3>(sums + 768);
+  }
+}
+
+/// Hands a block's sums, which lie in tiles 0 to 3, to those that wait; none do now.
+template <int kTiles>
+HWY_INLINE void finish_sums(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
+                            std::int64_t block, float* sums, PendingSums& pending) {
+  save_sums<kTiles>(sums);
+  const std::int64_t columns = p.weight.dim(0) - column;
+  const std::int64_t row = block * kTileBlock;
+  pending.column = column;
+  pending.columns = columns < kTileBlock ? columns : kTileBlock;
+  pending.row = row;
+  pending.rows = x.rows - row < kTileBlock ? x.rows - row : kTileBlock;
+  pending.sums = sums;
+  pending.piece = 0;
+}
+
+// ---- Few rows: weights stream past x, which stays near.
+
+/// The scratch of one worker, cut up.
+struct TileScratch {
+  explicit TileScratch(std::byte* scratch)
+      : weights(scratch), out(reinterpret_cast<float*>(scratch + ops::kLinearTileWeights)),
+        sums(out + 2 * ops::kLinearTileSums) {}
+
+  std::byte* weights;  // one slab of 32 weights as tiles
+  float* out;          // the sums of two blocks: one that is stored, one that is computed
+  float* sums;         // of all blocks of a task, between two slabs
+};
+
+template <int kTiles>
+HWY_INLINE void stream_weights(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
+                               const TileScratch& scratch) {
+  const std::int64_t stride = p.weight.stride(0) * 2;
+  const std::byte* weights = row2(p.weight, column);
+  const bool whole = column + kTileBlock <= p.weight.dim(0);
+  const std::int64_t steps = whole ? p.weight.dim(1) / kTileInner : 0;
+  const std::int64_t x_line = x.width * 4;
+  // The next weights, in the order in which they lie in memory.
+  const std::byte* ahead = weights + kTileBlock * stride;
+  zero_sums<kTiles>();
+  for (std::int64_t step = 0; step < steps; ++step) {
+    for (std::int64_t i = 0; i < kTileBlock; ++i) prefetch_to_l2(ahead + i * kTileLine);
+    ahead += kTileBlock * kTileLine;
+    add_step<kTiles>(weights + step * kTileLine, stride, kTileSide * stride, x.tile(0, step, 0),
+                     x_line);
+  }
+  // What no whole tile covers.
+  for (std::int64_t step = steps; step < x.steps; ++step) {
+    copy_weights(p, column, step * kTileInner, 1, scratch.weights);
+    add_step<kTiles>(scratch.weights, kTileLine, kTileBytes, x.tile(0, step, 0), x_line);
+  }
+  PendingSums pending;
+  finish_sums<kTiles>(p, x, column, 0, scratch.out, pending);
+  pending.store_rest(p);
+}
+
+// ---- Many rows: a slab of 32 weights stays in the first-level cache while blocks of x pass.
+
+struct TileTask {
+  std::int64_t column, columns;
+  std::int64_t block, blocks;
+};
+
+/// Fetches a slab of weights into the second-level cache, a few lines at each call.
+class WeightPrefetch {
+ public:
+  WeightPrefetch(const ops::LinearParams& p, std::int64_t column, std::int64_t at,
+                 std::int64_t calls)
+      : per_call_((kTileBlock * kLines + calls - 1) / calls) {
+    if (column + kTileBlock > p.weight.dim(0)) return;
+    next_ = row2(p.weight, column) + at * 2;
+    stride_ = p.weight.stride(0) * 2;
+  }
+  HWY_INLINE void call() {
+    for (std::int64_t i = 0; i < per_call_ && row_ < kTileBlock; ++i) {
+      if (next_ == nullptr) return;
+      prefetch_to_l2(next_ + line_ * kTileLine);
+      if (++line_ < kLines) continue;
+      line_ = 0;
+      ++row_;
+      next_ += stride_;
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kLines = ops::kLinearTileSlab * 2 / kTileLine;
+  std::int64_t per_call_;
+  std::int64_t stride_ = 0;
+  std::int64_t row_ = 0;
+  std::int64_t line_ = 0;
+  const std::byte* next_ = nullptr;
+};
+
+struct TileSlab {
+  std::int64_t step, steps;
+  bool first, last;
+};
+
+template <int kTiles>
+HWY_INLINE void slab_of_block(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
+                              std::int64_t block, const TileSlab& slab, float* sums,
+                              const TileScratch& scratch, WeightPrefetch& prefetch,
+                              PendingSums& pending) {
+  if (slab.first) {
+    zero_sums<kTiles>();
+  } else {
+    load_sums<kTiles>(sums);
+  }
+  const std::uint32_t* units = x.tile(block, slab.step, 0);
+  for (std::int64_t step = 0; step < slab.steps; ++step) {
+    prefetch.call();
+    pending.store_piece(p);
+    add_step<kTiles>(scratch.weights + step * 2 * kTileBytes, kTileLine, kTileBytes, units,
+                     kTileLine);
+    units += kTiles * kTileSide * kTileSide;
+  }
+  if (slab.last) {
+    pending.store_rest(p);
+    finish_sums<kTiles>(p, x, column, block, scratch.out + block % 2 * ops::kLinearTileSums, pending);
+  } else {
+    save_sums<kTiles>(sums);
+  }
+}
+
+inline void run_tile_task(const ops::LinearParams& p, const PackedRows& x, const TileTask& task,
+                          const TileScratch& scratch) {
+  PendingSums pending;
+  for (std::int64_t step = 0; step < x.steps; step += kSlabSteps) {
+    const std::int64_t steps = x.steps - step < kSlabSteps ? x.steps - step : kSlabSteps;
+    const TileSlab slab{step, steps, step == 0, step + steps == x.steps};
+    float* sums = scratch.sums;
+    for (std::int64_t n = 0; n < task.columns; n += kTileBlock) {
+      const std::int64_t column = task.column + n;
+      copy_weights(p, column, step * kTileInner, steps, scratch.weights);
+      const bool next_slab = n + kTileBlock >= task.columns && !slab.last;
+      WeightPrefetch prefetch(p, next_slab ? task.column : column + kTileBlock,
+                              (step + (next_slab ? kSlabSteps : 0)) * kTileInner, task.blocks * steps);
+      for (std::int64_t b = task.block; b < task.block + task.blocks; ++b, sums += 1024) {
+        if (x.tiles_of(b) == 2) {
+          slab_of_block<2>(p, x, column, b, slab, sums, scratch, prefetch, pending);
+        } else {
+          slab_of_block<1>(p, x, column, b, slab, sums, scratch, prefetch, pending);
+        }
+      }
+    }
+  }
+  pending.store_rest(p);
+}
+
+inline void linear_few_rows(const ops::LinearParams& p, const PackedRows& x, core::Launch& launch) {
+  constexpr std::int64_t kColumns = ops::kLinearTileColumns;
+  const std::int64_t columns = p.weight.dim(0);
+  parallel_for(launch.executor, (columns + kColumns - 1) / kColumns, [&](auto task, int worker) {
+    const Tiles tiles(x.width);
+    const TileScratch scratch(launch.scratch<std::byte>(worker));
+    const std::int64_t end = (task + 1) * kColumns < columns ? (task + 1) * kColumns : columns;
+    for (std::int64_t column = task * kColumns; column < end; column += kTileBlock) {
+      if (x.tiles_of(0) == 2) {
+        stream_weights<2>(p, x, column, scratch);
+      } else {
+        stream_weights<1>(p, x, column, scratch);
+      }
+    }
+  });
+}
+
+inline void linear_many_rows(const ops::LinearParams& p, const PackedRows& x,
+                             core::Launch& launch) {
+  const std::int64_t columns = p.weight.dim(0);
+  std::int64_t width = ops::kLinearTileColumns;
+  const std::int64_t row_tasks = (x.blocks() + ops::kLinearTileBlocks - 1) / ops::kLinearTileBlocks;
+  while (width > kTileBlock &&
+         (columns + width - 1) / width * row_tasks < 4 * launch.executor.concurrency()) {
+    width /= 2;
+  }
+  const std::int64_t column_tasks = (columns + width - 1) / width;
+  parallel_for(launch.executor, column_tasks * row_tasks, [&](auto index, int worker) {
+    const Tiles tiles;
+    TileTask task{index % column_tasks * width, width,
+                  index / column_tasks * ops::kLinearTileBlocks, ops::kLinearTileBlocks};
+    if (task.column + width > columns) task.columns = columns - task.column;
+    if (task.block + task.blocks > x.blocks()) task.blocks = x.blocks() - task.block;
+    run_tile_task(p, x, task, TileScratch(launch.scratch<std::byte>(worker)));
+  });
+}
+
+inline void linear_tiles(const ops::LinearParams& p, core::Launch& launch) {
+  launch.target = kTilesName;
+  const PackedRows x(p);
+  parallel_for(launch.executor, (x.rows + kTileSide - 1) / kTileSide,
+               [&](auto tile, int) { pack_rows(p, x, tile); });
+  if (x.blocks() == 1) {
+    linear_few_rows(p, x, launch);
+  } else {
+    linear_many_rows(p, x, launch);
+  }
+}
+
+}  // namespace hybridattn::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // HYBRIDATTN_TARGET_HAS_TILES
+
+#endif  // HYBRIDATTN_CPU_LINEAR_AMX_INL_H_
