@@ -344,7 +344,7 @@ Status GDNAttnBackend::reserve(std::int32_t max_tokens) {
       states_.conv[0].dim(1) + decays + recurrent.dim(1) + recurrent.dim(1) * recurrent.dim(2);
   return context_.reserve_workspace(
       static_cast<std::size_t>(max_tokens * per_token) * sizeof(float),
-      ops::gdn_prefill_scratch(recurrent.dim(3), recurrent.dim(2), channel_decay_));
+      ops::gdn_prefill_workspace(recurrent.dim(3), recurrent.dim(2), channel_decay_));
 }
 
 Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& layer,

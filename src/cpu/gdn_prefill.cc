@@ -6,6 +6,7 @@
 #define HWY_TARGET_INCLUDE "src/cpu/gdn_prefill.cc"
 #include "hwy/foreach_target.h"
 
+#include "src/cpu/gdn_bf16-inl.h"
 #include "src/cpu/gdn_chunk-inl.h"
 #include "src/cpu/kda_chunk-inl.h"
 #include "src/cpu/kernels.h"
@@ -108,16 +109,16 @@ void run_chunks(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t h
   }
 }
 
+void zero_head(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t head) {
+  for (std::int64_t i = 0; i < p.rows.length[row]; ++i) {
+    zero_row(p.v.dim(2), row3(p.out, p.rows.start[row] + i, head), p.out.dtype);
+  }
+}
+
 void prefill_head(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t head,
                   std::byte* scratch) {
   Chunk c(scratch, p.k.dim(2), p.v.dim(2), p.channel_decay());
   const std::int32_t slot = p.rows.slot[row];
-  if (slot == kPadIndex) {
-    for (std::int64_t i = 0; i < p.rows.length[row]; ++i) {
-      zero_row(c.v_dim, row3(p.out, p.rows.start[row] + i, head), p.out.dtype);
-    }
-    return;
-  }
   const bool in_place = p.state.dtype == DType::kF32;
   float* state = in_place ? reinterpret_cast<float*>(row4(p.state, slot, head, 0)) : c.state;
   const std::int64_t stride = in_place ? p.state.stride(2) : c.k_dim;
@@ -135,13 +136,39 @@ void prefill_head(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t
   }
 }
 
-void gdn_prefill(const ops::GdnPrefillParams& p, core::Launch& launch) {
-  launch.target = hwy::TargetName(HWY_TARGET);
+/// prefill(row, head, scratch) for every head of every row.
+template <class Prefill>
+void for_heads(const ops::GdnPrefillParams& p, core::Launch& launch, const Prefill& prefill) {
   const std::int64_t heads = p.v.dim(1);
   parallel_for(launch.executor, p.rows.count * heads, [&](std::int64_t task, int worker) {
     const auto row = static_cast<std::int32_t>(task / heads);
     if (p.rows.length[row] == 0) return;
-    prefill_head(p, row, task % heads, launch.scratch<std::byte>(worker));
+    if (p.rows.slot[row] == kPadIndex) {
+      zero_head(p, row, task % heads);
+    } else {
+      prefill(row, task % heads, launch.scratch<std::byte>(worker));
+    }
+  });
+}
+
+void gdn_prefill(const ops::GdnPrefillParams& p, core::Launch& launch) {
+  launch.target = hwy::TargetName(HWY_TARGET);
+#if HYBRIDATTN_TARGET_HAS_TILES
+  if (ops::gdn_prefill_in_bf16(p) && launch.isa == Isa::kAmx) {
+    launch.target = kTilesName;
+    return for_heads(p, launch, [&](std::int32_t row, std::int64_t head, std::byte* scratch) {
+      const Tiles tiles;
+      prefill_head_bf16<TileProducts>(p, row, head, scratch);
+    });
+  }
+  if (ops::gdn_prefill_in_bf16(p)) {
+    return for_heads(p, launch, [&](std::int32_t row, std::int64_t head, std::byte* scratch) {
+      prefill_head_bf16<DotProducts>(p, row, head, scratch);
+    });
+  }
+#endif
+  for_heads(p, launch, [&](std::int32_t row, std::int64_t head, std::byte* scratch) {
+    prefill_head(p, row, head, scratch);
   });
 }
 

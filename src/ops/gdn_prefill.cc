@@ -19,7 +19,7 @@ Status gdn_prefill(Context& context, const GdnArgs& args) {
   HYBRIDATTN_TRY(ops::place_rows(context, params.rows, tables));
   return core::launch(
       context, "gdn_prefill", params,
-      ops::gdn_prefill_scratch(params.k.dim(2), params.v.dim(2), params.channel_decay()));
+      ops::gdn_prefill_workspace(params.k.dim(2), params.v.dim(2), params.channel_decay()));
 }
 
 }  // namespace hybridattn

@@ -25,6 +25,8 @@ std::vector<Setup> setups() {
   std::vector<Setup> out = cuda_setups();
   add_sm80(out);
   for (const DType dtype : {DType::kF32, DType::kBF16}) out.push_back({best_isa(), 2, dtype});
+  // The same products in tiles and in vectors.
+  if (isa_supported(Isa::kAmx)) out.push_back({Isa::kAvx512Bf16, 1, DType::kBF16});
   return out;
 }
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceGdnChunks, ::testing::ValuesIn(setups()), setup_name);

@@ -24,8 +24,9 @@ TEST_P(ConformanceGdn, PrefillOfRaggedRows) {
     Canary states(problem.state.kernel());
     states.allow_each(rows.slots());
     run(gdn_prefill, reference::gdn_recurrence, [&](Source s) { return problem.args(s); });
-    expect_conforms(problem.out, rows.tokens(), kGdnPrefillBound, dtype());
-    expect_conforms(problem.state, rows.slots(), kGdnPrefillBound, dtype());
+    const OpBound& bound = gdn_prefill_bound(context().last_kernel_target(), dtype());
+    expect_conforms(problem.out, rows.tokens(), bound, dtype());
+    expect_conforms(problem.state, rows.slots(), bound, dtype());
     EXPECT_TRUE(states.intact());
     expect_zero_pads(problem);
     for (const std::int64_t t : {0, 71, 78, 79, 275}) {
