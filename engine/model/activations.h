@@ -43,8 +43,8 @@ struct GdnBuffers {
   TensorView out;        ///< [T, HV, V]
 
   GdnBuffers(Arena& arena, const ModelConfig& c, DType dtype, std::int64_t tokens)
-      : mixed_qkv(arena.take(DType::kF32, {tokens, channels(c)})),
-        z(arena.take(DType::kF32, {tokens, c.linear_num_value_heads, c.linear_value_head_dim})),
+      : mixed_qkv(arena.take(dtype, {tokens, channels(c)})),
+        z(arena.take(dtype, {tokens, c.linear_num_value_heads, c.linear_value_head_dim})),
         a(arena.take(DType::kF32, {tokens, c.linear_num_value_heads})),
         b(arena.take(DType::kF32, {tokens, c.linear_num_value_heads})),
         out(arena.take(dtype, {tokens, c.linear_num_value_heads, c.linear_value_head_dim})) {}

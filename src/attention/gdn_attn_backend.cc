@@ -115,9 +115,10 @@ Status check_row(const RowView& row, std::int32_t index, std::int64_t slots) {
   return {};
 }
 
-ops::GdnDims dims_of(const RadixLinearAttention& layer, std::int64_t tokens) {
-  return {tokens,           layer.num_k_heads, layer.num_v_heads,
-          layer.head_k_dim, layer.head_v_dim,  layer.channel_decay};
+/// The delta rule takes q, k and v in the model's type.
+ops::GdnDims dims_of(const RadixLinearAttention& layer, const ConstTensorView& mixed_qkv) {
+  return {mixed_qkv.dim(0), layer.num_k_heads, layer.num_v_heads, layer.head_k_dim,
+          layer.head_v_dim, layer.channel_decay, mixed_qkv.dtype};
 }
 
 Status check_args(const Plan& plan, const RadixLinearAttention& layer, const GdnRunArgs& args) {
@@ -339,11 +340,11 @@ void GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
 Status GDNAttnBackend::reserve(std::int32_t max_tokens) {
   if (max_tokens < 0) return invalid_argument(name(), "::reserve: max_tokens is ", max_tokens);
   const TensorView& recurrent = states_.recurrent[0];
-  const std::int64_t decays = recurrent.dim(1) * (channel_decay_ ? recurrent.dim(3) : 1);
-  const std::int64_t per_token =
-      states_.conv[0].dim(1) + decays + recurrent.dim(1) + recurrent.dim(1) * recurrent.dim(2);
+  const std::int64_t v_heads = recurrent.dim(1), v_dim = recurrent.dim(2), k_dim = recurrent.dim(3);
+  const std::int64_t keys = (states_.conv[0].dim(1) - v_heads * v_dim) / 2;
   return context_.reserve_workspace(
-      static_cast<std::size_t>(max_tokens * per_token) * sizeof(float),
+      ops::GdnIntermediates::bytes(
+          {max_tokens, keys / k_dim, v_heads, k_dim, v_dim, channel_decay_}),
       ops::gdn_prefill_workspace(recurrent.dim(3), recurrent.dim(2), channel_decay_));
 }
 
@@ -355,7 +356,7 @@ Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& lay
   if (plan->num_tokens() == 0) return {};
   HYBRIDATTN_TRY(check_args(*plan, layer, args));
   HYBRIDATTN_TRY(core::hold_if_recording(context_, name(), *plan));
-  const ops::GdnDims dims = dims_of(layer, plan->num_tokens());
+  const ops::GdnDims dims = dims_of(layer, args.mixed_qkv);
   HYBRIDATTN_ASSIGN(std::byte * block,
                     core::shared_workspace(context_, ops::GdnIntermediates::bytes(dims)));
   const ops::GdnIntermediates w(block, dims);

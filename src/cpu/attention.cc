@@ -11,6 +11,7 @@
 #define HWY_TARGET_INCLUDE "src/cpu/attention.cc"
 #include "hwy/foreach_target.h"
 
+#include "src/cpu/flush_denormals.h"
 #include "src/cpu/gemm-inl.h"
 #include "src/cpu/kernels.h"
 #include "src/cpu/variants.h"
@@ -236,6 +237,7 @@ void store_results(const ops::AttentionParams& p, const Task& task, Tile& t) {
 }
 
 void run_task(const ops::AttentionParams& p, const Task& task, float* scratch) {
+  const FlushDenormals flush;
   Tile t(scratch, p);
   const std::int64_t left = p.rows.q_length[task.row] - task.first_query;
   const std::int64_t queries = left < t.tokens ? left : t.tokens;

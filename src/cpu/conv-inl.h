@@ -1,5 +1,5 @@
-// What the two causal convolutions share: one vector of channels walks down some tokens with its
-// window in registers.
+// What the two causal convolutions share: a block of channels walks down some tokens with its
+// window beside it.
 #include "src/cpu/simd-inl.h"
 #include "src/ops/causal_conv_params.h"
 
@@ -13,9 +13,9 @@
 HWY_BEFORE_NAMESPACE();
 namespace hybridattn::cpu::HWY_NAMESPACE {
 
-/// Channels of one task. A row's tokens lie whole rows of x apart, so a task takes several vectors
-/// at once and uses each cache line that it touches.
-inline constexpr std::int64_t kChannels = 64;
+/// Channels of one task: of a token they lie side by side, and the windows of all of them fit the
+/// first-level cache.
+inline constexpr std::int64_t kChannels = 256;
 
 /// Channels [channel, channel + count) of one row.
 struct ConvBlock {
@@ -24,66 +24,99 @@ struct ConvBlock {
   std::int64_t count;
 };
 
-/// The block's weights and its inputs before the next token, one vector of channels for each place.
+/// W - 1 or W values of each of `count` channels, [channel][place] in memory, as [place][channel].
+template <int N>
+void load_places(const std::byte* source, DType dtype, std::int64_t stride, std::int64_t count,
+                 float (*places)[kChannels]) {
+  std::int64_t c = 0;
+  if (dtype == DType::kF32 && stride == N) {
+    const DF d;
+    const auto* values = reinterpret_cast<const float*>(source);
+    for (; c + lanes() <= count; c += lanes()) {
+      VF v[4];
+      if constexpr (N == 1) v[0] = hn::LoadU(d, values + c);
+      if constexpr (N == 2) hn::LoadInterleaved2(d, values + c * N, v[0], v[1]);
+      if constexpr (N == 3) hn::LoadInterleaved3(d, values + c * N, v[0], v[1], v[2]);
+      if constexpr (N == 4) hn::LoadInterleaved4(d, values + c * N, v[0], v[1], v[2], v[3]);
+      for (int i = 0; i < N; ++i) hn::StoreU(v[i], d, places[i] + c);
+    }
+  }
+  const auto size = static_cast<std::int64_t>(dtype_size(dtype));
+  for (; c < count; ++c) {
+    float values[N];
+    load_row(source + c * stride * size, dtype, N, values);
+    for (int i = 0; i < N; ++i) places[i][c] = values[i];
+  }
+}
+
+template <int N>
+void store_places(const float (*places)[kChannels], std::int64_t count, std::byte* to, DType dtype,
+                  std::int64_t stride) {
+  std::int64_t c = 0;
+  if (dtype == DType::kF32 && stride == N) {
+    const DF d;
+    auto* values = reinterpret_cast<float*>(to);
+    for (; c + lanes() <= count; c += lanes()) {
+      VF v[3];
+      for (int i = 0; i < N; ++i) v[i] = hn::LoadU(d, places[i] + c);
+      if constexpr (N == 1) hn::StoreU(v[0], d, values + c);
+      if constexpr (N == 2) hn::StoreInterleaved2(v[0], v[1], d, values + c * N);
+      if constexpr (N == 3) hn::StoreInterleaved3(v[0], v[1], v[2], d, values + c * N);
+    }
+  }
+  const auto size = static_cast<std::int64_t>(dtype_size(dtype));
+  for (; c < count; ++c) {
+    float values[N];
+    for (int i = 0; i < N; ++i) values[i] = places[i][c];
+    store_row(values, N, to + c * stride * size, dtype);
+  }
+}
+
+/// The block's weights and its inputs before the next token, one row of channels for each place.
 template <int W>
 struct ConvWindow {
   float taps[W][kChannels];
   float past[W - 1][kChannels];
 
   void load_taps(const ops::CausalConvParams& p, const ConvBlock& block) {
-    for (std::int64_t c = 0; c < block.count; ++c) {
-      float values[W];
-      load_row(row2(p.weight, block.channel + c), p.weight.dtype, W, values);
-      for (int i = 0; i < W; ++i) taps[i][c] = values[i];
-    }
+    load_places<W>(row2(p.weight, block.channel), p.weight.dtype, p.weight.stride(0), block.count,
+                   taps);
   }
   void clear() {
     for (auto& place : past) std::memset(place, 0, sizeof place);
   }
   void load(const ConstTensorView& states, std::int64_t slot, const ConvBlock& block) {
-    for (std::int64_t c = 0; c < block.count; ++c) {
-      float values[W - 1];
-      load_row(row3(states, slot, block.channel + c), states.dtype, W - 1, values);
-      for (int i = 0; i < W - 1; ++i) past[i][c] = values[i];
-    }
+    load_places<W - 1>(row3(states, slot, block.channel), states.dtype, states.stride(1),
+                       block.count, past);
   }
   void store(const TensorView& states, std::int64_t slot, const ConvBlock& block) const {
-    for (std::int64_t c = 0; c < block.count; ++c) {
-      float values[W - 1];
-      for (int i = 0; i < W - 1; ++i) values[i] = past[i][c];
-      store_row(values, W - 1, row3(states, slot, block.channel + c), states.dtype);
-    }
+    store_places<W - 1>(past, block.count, row3(states, slot, block.channel), states.dtype,
+                        states.stride(1));
   }
 
   /// Outputs of tokens [begin, end); `past` is left as their last W-1 inputs.
   void run(const ops::CausalConvParams& p, const ConvBlock& block, std::int64_t begin,
            std::int64_t end) {
-    for_vectors(block.count, [&](std::int64_t at, std::int64_t n) {
-      run_vector(p, block.channel + at, at, n, begin, end);
-    });
-  }
-
- private:
-  void run_vector(const ops::CausalConvParams& p, std::int64_t channel, std::int64_t at,
-                  std::int64_t count, std::int64_t begin, std::int64_t end) {
-    VF w[W];
-    VF before[W - 1];
-    for (int i = 0; i < W; ++i) w[i] = load_part(taps[i] + at, count);
-    for (int i = 0; i < W - 1; ++i) before[i] = load_part(past[i] + at, count);
-    alignas(64) float x[HWY_MAX_BYTES / sizeof(float)];
+    float newest[kChannels], out[kChannels];
     for (std::int64_t t = begin; t < end; ++t) {
-      const std::byte* source = element(p.x, t * p.x.stride(0) + channel);
-      const VF now = load_part(row_f32(source, p.x.dtype, count, x), count);
-      VF sum = hn::Mul(w[0], before[0]);
-      for (int i = 1; i < W - 1; ++i) sum = hn::MulAdd(w[i], before[i], sum);
-      sum = hn::MulAdd(w[W - 1], now, sum);
-      for (int i = 0; i + 1 < W - 1; ++i) before[i] = before[i + 1];
-      before[W - 2] = now;
-      if (p.silu) sum = hn::Mul(sum, sigmoid(sum));
-      store_part(sum, x, count);
-      store_row(x, count, element(p.out, t * p.out.stride(0) + channel), p.out.dtype);
+      load_row(element(p.x, t * p.x.stride(0) + block.channel), p.x.dtype, block.count, newest);
+      for_vectors(block.count, [&](std::int64_t at, std::int64_t n) {
+        const VF now = load_part(newest + at, n);
+        VF before[W - 1];
+        for (int i = 0; i < W - 1; ++i) before[i] = load_part(past[i] + at, n);
+        VF sum = hn::Mul(load_part(taps[0] + at, n), before[0]);
+        for (int i = 1; i < W - 1; ++i) {
+          sum = hn::MulAdd(load_part(taps[i] + at, n), before[i], sum);
+        }
+        sum = hn::MulAdd(load_part(taps[W - 1] + at, n), now, sum);
+        if (p.silu) sum = hn::Mul(sum, sigmoid(sum));
+        store_part(sum, out + at, n);
+        for (int i = 0; i + 1 < W - 1; ++i) store_part(before[i + 1], past[i] + at, n);
+        store_part(now, past[W - 2] + at, n);
+      });
+      store_row(out, block.count, element(p.out, t * p.out.stride(0) + block.channel),
+                p.out.dtype);
     }
-    for (int i = 0; i < W - 1; ++i) store_part(before[i], past[i] + at, count);
   }
 };
 

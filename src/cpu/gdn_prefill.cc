@@ -6,6 +6,7 @@
 #define HWY_TARGET_INCLUDE "src/cpu/gdn_prefill.cc"
 #include "hwy/foreach_target.h"
 
+#include "src/cpu/flush_denormals.h"
 #include "src/cpu/gdn_bf16-inl.h"
 #include "src/cpu/gdn_chunk-inl.h"
 #include "src/cpu/kda_chunk-inl.h"
@@ -143,6 +144,7 @@ void for_heads(const ops::GdnPrefillParams& p, core::Launch& launch, const Prefi
   parallel_for(launch.executor, p.rows.count * heads, [&](std::int64_t task, int worker) {
     const auto row = static_cast<std::int32_t>(task / heads);
     if (p.rows.length[row] == 0) return;
+    const FlushDenormals flush;
     if (p.rows.slot[row] == kPadIndex) {
       zero_head(p, row, task % heads);
     } else {

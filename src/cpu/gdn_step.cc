@@ -5,6 +5,7 @@
 #define HWY_TARGET_INCLUDE "src/cpu/gdn_step.cc"
 #include "hwy/foreach_target.h"
 
+#include "src/cpu/flush_denormals.h"
 #include "src/cpu/gdn-inl.h"
 #include "src/cpu/kernels.h"
 #include "src/cpu/variants.h"
@@ -19,6 +20,7 @@ void gdn_step(const ops::GdnStepParams& p, core::Launch& launch) {
     const auto row = static_cast<std::int32_t>(task / heads);
     const std::int64_t head = task % heads;
     if (p.rows.length[row] == 0) return;
+    const FlushDenormals flush;
     const std::int64_t token = p.rows.start[row];
     const std::int32_t slot = p.rows.slot[row];
     if (slot == kPadIndex) return zero_row(p.v.dim(2), row3(p.out, token, head), p.out.dtype);

@@ -6,6 +6,7 @@
 #define HWY_TARGET_INCLUDE "src/cpu/gdn_verify.cc"
 #include "hwy/foreach_target.h"
 
+#include "src/cpu/flush_denormals.h"
 #include "src/cpu/gdn-inl.h"
 #include "src/cpu/kernels.h"
 #include "src/cpu/variants.h"
@@ -39,6 +40,7 @@ void gdn_verify(const ops::GdnVerifyParams& v, core::Launch& launch) {
   parallel_for(launch.executor, p.rows.count * heads, [&](std::int64_t task, int worker) {
     const auto row = static_cast<std::int32_t>(task / heads);
     const std::int64_t head = task % heads;
+    const FlushDenormals flush;
     if (p.rows.slot[row] != kPadIndex) {
       return verify_head(v, row, head, launch.scratch<float>(worker));
     }

@@ -4,27 +4,40 @@
 
 namespace hybridattn::ops {
 
+namespace {
+
+/// Takes tensors off a block one after the other, each at a cache line; without a block only counts.
+class Cut {
+ public:
+  explicit Cut(std::byte* block) : block_(block) {}
+  template <class... Dims>
+  TensorView take(DType dtype, Dims... dims) {
+    const TensorView view(block_ != nullptr ? block_ + used_ : nullptr, dtype, {dims...});
+    const auto bytes = static_cast<std::size_t>(view.num_elements()) * dtype_size(dtype);
+    used_ += (bytes + 63) / 64 * 64;
+    return view;
+  }
+  std::size_t used() const { return used_; }
+
+ private:
+  std::byte* block_;
+  std::size_t used_ = 0;
+};
+
+}  // namespace
+
 std::size_t GdnIntermediates::bytes(const GdnDims& d) noexcept {
-  const std::int64_t floats =
-      d.tokens * (d.conv_channels() + d.decays() + d.v_heads + d.v_heads * d.v_dim);
-  return static_cast<std::size_t>(floats) * sizeof(float);
+  return GdnIntermediates(nullptr, d).bytes_;
 }
 
 GdnIntermediates::GdnIntermediates(std::byte* block, const GdnDims& d) : dims(d) {
-  auto* next = reinterpret_cast<float*>(block);
-  const auto take = [&](std::int64_t elements) {
-    float* taken = next;
-    next += elements;
-    return taken;
-  };
-  conv_out =
-      TensorView(take(d.tokens * d.conv_channels()), DType::kF32, {d.tokens, d.conv_channels()});
-  float* decays = take(d.tokens * d.decays());
-  log_decay = d.channel_decay ? TensorView(decays, DType::kF32, {d.tokens, d.v_heads, d.k_dim})
-                              : TensorView(decays, DType::kF32, {d.tokens, d.v_heads});
-  beta = TensorView(take(d.tokens * d.v_heads), DType::kF32, {d.tokens, d.v_heads});
-  core_out =
-      TensorView(take(d.tokens * d.v_heads * d.v_dim), DType::kF32, {d.tokens, d.v_heads, d.v_dim});
+  Cut cut(block);
+  conv_out = cut.take(d.conv_dtype, d.tokens, d.conv_channels());
+  log_decay = d.channel_decay ? cut.take(DType::kF32, d.tokens, d.v_heads, d.k_dim)
+                              : cut.take(DType::kF32, d.tokens, d.v_heads);
+  beta = cut.take(DType::kF32, d.tokens, d.v_heads);
+  core_out = cut.take(DType::kF32, d.tokens, d.v_heads, d.v_dim);
+  bytes_ = cut.used();
 }
 
 GdnArgs GdnIntermediates::delta_rule() const {

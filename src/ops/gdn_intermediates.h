@@ -1,4 +1,5 @@
-// The float32 tensors between the ops of a Gated DeltaNet layer.
+// The tensors between the ops of a Gated DeltaNet layer: float32 but for the convolution's output,
+// which the delta rule may want in the type of its products.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +11,7 @@ namespace hybridattn::ops {
 struct GdnDims {
   std::int64_t tokens, k_heads, v_heads, k_dim, v_dim;
   bool channel_decay;
+  DType conv_dtype = DType::kF32;
 
   std::int64_t key_channels() const noexcept { return k_heads * k_dim; }
   std::int64_t conv_channels() const noexcept { return 2 * key_channels() + v_heads * v_dim; }
@@ -31,6 +33,9 @@ struct GdnIntermediates {
   TensorView log_decay;  // [T, HV] or [T, HV, K]
   TensorView beta;       // [T, HV]
   TensorView core_out;   // [T, HV, V]
+
+ private:
+  std::size_t bytes_ = 0;
 };
 
 }  // namespace hybridattn::ops
