@@ -147,22 +147,40 @@ struct Prepared {
 
 std::size_t prepared_bytes(std::int64_t tokens, const RadixAttention& layer) {
   const std::int64_t heads = std::int64_t{layer.num_heads} + layer.num_kv_heads;
-  return static_cast<std::size_t>(tokens * heads * layer.head_dim) * sizeof(float);
+  return static_cast<std::size_t>(tokens * heads * layer.head_dim) * (sizeof(float) + sizeof(BF16));
 }
 
-/// Norm and rotation of one of q and k into `scratch`, in float32 so that nothing is rounded
-/// between.
+/// Where norm and rotation of one of q and k go: in float32 between them, so that nothing is rounded
+/// twice, and in the end in the type that it came in, for products in that type.
+struct PreparedSpace {
+  TensorView between, out;
+};
+
+/// Cuts it off a block.
+PreparedSpace take_space(std::byte*& block, const ConstTensorView& x, std::int64_t heads,
+                         std::int64_t dim) {
+  const TensorView between(block, DType::kF32, {x.dim(0), heads, dim});
+  const auto elements = static_cast<std::size_t>(between.num_elements());
+  block += elements * sizeof(float);
+  if (x.dtype == DType::kF32) return {between, between};
+  const TensorView out(block, x.dtype, {x.dim(0), heads, dim});
+  block += elements * dtype_size(x.dtype);
+  return {between, out};
+}
+
+/// Norm and rotation of one of q and k.
 Status prepare(Context& context, const ConstTensorView& x, const ConstTensorView& norm,
-               float epsilon, const AttentionRunArgs& args, const TensorView& scratch,
+               float epsilon, const AttentionRunArgs& args, const PreparedSpace& space,
                ConstTensorView& out) {
   out = x;
   if (!norm.empty()) {
-    HYBRIDATTN_TRY(rms_norm(context, {out, norm, scratch, epsilon, true}));
-    out = scratch;
+    const TensorView& normed = args.cos.empty() ? space.out : space.between;
+    HYBRIDATTN_TRY(rms_norm(context, {out, norm, normed, epsilon, true}));
+    out = normed;
   }
   if (!args.cos.empty()) {
-    HYBRIDATTN_TRY(rotary(context, {out, args.cos, args.sin, scratch}));
-    out = scratch;
+    HYBRIDATTN_TRY(rotary(context, {out, args.cos, args.sin, space.out}));
+    out = space.out;
   }
   return {};
 }
@@ -174,9 +192,9 @@ Result<Prepared> prepare_qk(Context& context, const RadixAttention& layer,
   const std::int64_t tokens = args.q.dim(0);
   HYBRIDATTN_ASSIGN(std::byte * block,
                     core::shared_workspace(context, prepared_bytes(tokens, layer)));
-  const TensorView q(block, DType::kF32, {tokens, layer.num_heads, layer.head_dim});
-  const TensorView k(block + static_cast<std::size_t>(q.num_elements()) * sizeof(float),
-                     DType::kF32, {tokens, layer.num_kv_heads, layer.head_dim});
+  const PreparedSpace q = take_space(block, args.q, layer.num_heads, layer.head_dim);
+  const PreparedSpace k =
+      take_space(block, args.k.empty() ? args.q : args.k, layer.num_kv_heads, layer.head_dim);
   HYBRIDATTN_TRY(prepare(context, args.q, args.q_norm, args.norm_epsilon, args, q, prepared.q));
   if (!args.k.empty()) {
     HYBRIDATTN_TRY(prepare(context, args.k, args.k_norm, args.norm_epsilon, args, k, prepared.k));
@@ -281,7 +299,7 @@ Status PagedAttnBackend::set_layers(std::span<const RadixAttention> layers) {
                                               layer.v_head_dim, options_of(layer)));
     token_bytes = std::max(token_bytes, prepared_bytes(1, layer));
     worker_bytes =
-        std::max(worker_bytes, ops::attention_scratch(layer.num_heads / layer.num_kv_heads,
+        std::max(worker_bytes, ops::attention_workspace(layer.num_heads / layer.num_kv_heads,
                                                       layer.head_dim, layer.v_head_dim));
     if (layer.attn_type == AttentionType::kDecoderBidirectional) bidirectional = layer.layer_id;
   }

@@ -4,13 +4,14 @@
 #include <cmath>
 #include <limits>
 
-#include "src/core/formulas.h"
 #include "src/core/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "src/cpu/attention.cc"
 #include "hwy/foreach_target.h"
 
+#include "src/cpu/attention_bf16-inl.h"
+#include "src/cpu/attention_sight-inl.h"
 #include "src/cpu/flush_denormals.h"
 #include "src/cpu/gemm-inl.h"
 #include "src/cpu/kernels.h"
@@ -55,11 +56,6 @@ struct Task {
   std::int64_t kv_head;
   std::int64_t first_query;  // within the row
 };
-
-core::KeyRange range_of(const ops::AttentionParams& p, std::int32_t row, std::int64_t query) {
-  return core::visible_keys(query, p.rows.q_length[row], p.rows.kv_length[row], p.options.causal,
-                            p.options.window);
-}
 
 void load_padded(const void* src, DType dtype, std::int64_t dim, std::int64_t padded, float* dst) {
   load_row(src, dtype, dim, dst);
@@ -134,26 +130,6 @@ void soften(const ops::AttentionParams& p, std::int64_t m, std::int64_t begin, s
   t.sum[m] += hn::ReduceSum(d, total);
 }
 
-/// What a token of a tree sees: keys of the row from `begin` on that are not new, and the new ones
-/// whose bit is set.
-struct TreeSight {
-  std::int64_t begin = 0;
-  std::uint64_t path = 0;
-};
-
-TreeSight tree_sight(const ops::AttentionParams& p, std::int32_t row, std::int64_t query) {
-  TreeSight sight;
-  std::int64_t depth = 0;  // tokens from the query up, itself included
-  const std::int64_t window = p.options.window;
-  for (std::int64_t i = query; i >= 0; i = p.rows.parents[p.rows.q_start[row] + i]) {
-    if (window < 0 || depth < window) sight.path |= std::uint64_t{1} << i;
-    ++depth;
-  }
-  const std::int64_t first_new = p.rows.kv_length[row] - p.rows.q_length[row];
-  if (window > 0) sight.begin = std::max<std::int64_t>(0, first_new + depth - window);
-  return sight;
-}
-
 /// Query row m of a tree against the loaded keys [begin, end): run by run of those that it sees.
 void attend_tree(const ops::AttentionParams& p, const Task& task, std::int64_t m,
                  std::int64_t begin, std::int64_t end, Tile& t) {
@@ -172,10 +148,6 @@ void attend_tree(const ops::AttentionParams& p, const Task& task, std::int64_t m
     }
     from = to + 1;
   }
-}
-
-bool is_tree(const ops::AttentionParams& p, std::int32_t row) {
-  return p.rows.parents != nullptr && p.rows.parents[p.rows.q_start[row]] != kChain;
 }
 
 /// Keys [begin, end) of the row against all query rows of the tile.
@@ -210,13 +182,21 @@ void attend(const ops::AttentionParams& p, const Task& task, std::int64_t begin,
   }
 }
 
-void store_results(const ops::AttentionParams& p, const Task& task, Tile& t) {
+/// Of the query rows of a task: sums of weighted values, not yet divided; the running maximum and
+/// denominator.
+struct Accumulated {
+  std::int64_t rows, v_dim;
+  std::int64_t stride;  // floats between rows of out
+  float *out, *top, *sum;
+};
+
+void store_results(const ops::AttentionParams& p, const Task& task, const Accumulated& t) {
   for (std::int64_t m = 0; m < t.rows; ++m) {
     const std::int64_t token = p.rows.q_start[task.row] + task.first_query + m / p.group;
     const std::int64_t head = task.kv_head * p.group + m % p.group;
     float top = t.top[m];
     float sum = t.sum[m];
-    float* out = t.out + m * t.dv;
+    float* out = t.out + m * t.stride;
     const bool blind = sum == 0;  // it sees no key: the result is nothing, whatever the sink
     if (!p.sinks.empty() && !blind) {
       const float sink = reinterpret_cast<const float*>(p.sinks.data)[head];
@@ -224,11 +204,11 @@ void store_results(const ops::AttentionParams& p, const Task& task, Tile& t) {
       const float shrink = sum > 0 ? std::exp(top - new_top) : 0.0f;
       if (new_top > -kInfinity) {
         sum = sum * shrink + std::exp(sink - new_top);
-        scale_row(out, shrink, t.dv, out);
+        scale_row(out, shrink, t.v_dim, out);
         top = new_top;
       }
     }
-    scale_row(out, sum > 0 ? p.options.v_scale / sum : (sum == 0 ? 0.0f : sum), t.dv, out);
+    scale_row(out, sum > 0 ? p.options.v_scale / sum : (sum == 0 ? 0.0f : sum), t.v_dim, out);
     store_row(out, t.v_dim, row3(p.out, token, head), p.out.dtype);
     if (p.lse.empty()) continue;
     auto* lse = reinterpret_cast<float*>(row2(p.lse, token));
@@ -249,8 +229,33 @@ void run_task(const ops::AttentionParams& p, const Task& task, float* scratch) {
   for (std::int64_t tile = begin / kKeys * kKeys; tile < end; tile += kKeys) {
     attend(p, task, std::max(tile, begin), std::min(tile + kKeys, end), t);
   }
-  store_results(p, task, t);
+  store_results(p, task, {t.rows, t.v_dim, t.dv, t.out, t.top, t.sum});
 }
+
+#if HYBRIDATTN_TARGET_HAS_TILES
+/// The same in bf16.
+template <class Products>
+void run_wide_task(const ops::AttentionParams& p, const Task& task, std::byte* scratch) {
+  const FlushDenormals flush;
+  const std::int64_t left = p.rows.q_length[task.row] - task.first_query;
+  const std::int64_t most = ops::attention_bf16_tokens(p.group);
+  const std::int64_t queries = left < most ? left : most;
+  WideTile t(scratch, p, queries * p.group);
+  load_query_pairs(p, p.rows.q_start[task.row] + task.first_query, task.kv_head, t);
+  if (is_tree(p, task.row)) load_tree_sight(p, task.row, task.first_query, t);
+  // A token of a tree may stand right behind the computed ones, wherever it is in the row.
+  const std::int64_t first = is_tree(p, task.row) ? 0 : task.first_query;
+  const std::int64_t begin = range_of(p, task.row, first).begin;
+  const std::int64_t end = range_of(p, task.row, task.first_query + queries - 1).end;
+  const KeyPlaces places(p, task.row, task.kv_head);
+  for (std::int64_t tile = begin / kWideKeys * kWideKeys; tile < end; tile += kWideKeys) {
+    attend_wide<Products>(p, task.row, task.first_query, places, tile, std::max(tile, begin),
+                          std::min(tile + kWideKeys, end), t);
+  }
+  if (t.fresh) std::memset(t.out, 0, static_cast<std::size_t>(t.rows * t.v_dim) * sizeof(float));
+  store_results(p, task, {t.rows, t.v_dim, t.v_dim, t.out, t.top, t.sum});
+}
+#endif
 
 /// Tasks of one row and key head. Long rows give many: the caller's loop finds a task by walking
 /// rows.
@@ -258,9 +263,10 @@ std::int64_t query_tiles(const ops::AttentionParams& p, std::int32_t row, std::i
   return (p.rows.q_length[row] + tokens - 1) / tokens;
 }
 
-void attention(const ops::AttentionParams& p, core::Launch& launch) {
-  launch.target = hwy::TargetName(HWY_TARGET);
-  const std::int64_t tokens = ops::attention_tile_tokens(p.group);
+/// run(task, scratch) for all rows and key heads, query tiles of `tokens`.
+template <class Run>
+void for_tasks(const ops::AttentionParams& p, core::Launch& launch, std::int64_t tokens,
+               const Run& run) {
   const std::int64_t kv_heads = p.k.dim(2);
   for (std::int32_t first = 0; first < p.rows.count;) {
     // Rows of one tile (decode) go together in one loop; a long row has a loop of its own.
@@ -274,10 +280,33 @@ void attention(const ops::AttentionParams& p, core::Launch& launch) {
       const std::int64_t tile = tiles <= 1 ? 0 : tiles - 1 - i / kv_heads;
       const auto row = static_cast<std::int32_t>(tiles <= 1 ? first + i / kv_heads : first);
       if (p.rows.q_length[row] == 0) return;
-      run_task(p, Task{row, i % kv_heads, tile * tokens}, launch.scratch<float>(worker));
+      run(Task{row, i % kv_heads, tile * tokens}, launch.scratch<std::byte>(worker));
     });
     first = last;
   }
+}
+
+void attention(const ops::AttentionParams& p, core::Launch& launch) {
+  launch.target = hwy::TargetName(HWY_TARGET);
+  const auto in_float = [&](const Task& task, std::byte* scratch) {
+    run_task(p, task, reinterpret_cast<float*>(scratch));
+  };
+#if HYBRIDATTN_TARGET_HAS_TILES
+  const std::int64_t tokens = ops::attention_bf16_tokens(p.group);
+  if (ops::attention_in_bf16(p) && launch.isa == Isa::kAmx) {
+    launch.target = kTilesName;
+    return for_tasks(p, launch, tokens, [&](const Task& task, std::byte* scratch) {
+      const Tiles tiles;
+      run_wide_task<TileProducts>(p, task, scratch);
+    });
+  }
+  if (ops::attention_in_bf16(p)) {
+    return for_tasks(p, launch, tokens, [&](const Task& task, std::byte* scratch) {
+      run_wide_task<DotProducts>(p, task, scratch);
+    });
+  }
+#endif
+  for_tasks(p, launch, ops::attention_tile_tokens(p.group), in_float);
 }
 
 void merge_states(const ops::MergeStatesParams& p, core::Launch& launch) {

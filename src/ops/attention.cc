@@ -148,7 +148,7 @@ Status attention(Context& context, const AttentionArgs& args) {
   const ops::AttentionParams params{args.rows, args.q,       k,      v, args.out, args.sinks,
                                     args.lse,  args.options, hq / hk};
   return core::launch(context, "attention", params,
-                      ops::attention_scratch(hq / hk, check["D"], check["DV"]));
+                      ops::attention_workspace(hq / hk, check["D"], check["DV"]));
 }
 
 Status merge_states(Context& context, const MergeStatesArgs& args) {

@@ -40,6 +40,42 @@ constexpr std::size_t attention_scratch(std::int64_t group, std::int64_t dim, st
   return static_cast<std::size_t>(floats + 64) * sizeof(float);
 }
 
+// ---- The CPU kernel with products in bf16.
+
+inline constexpr std::int64_t kAttentionBf16Keys = 256;  // of one tile
+inline constexpr std::int64_t kAttentionBf16Rows = 128;  // query rows of one tile, at most
+
+constexpr std::int64_t attention_bf16_tokens(std::int64_t group) {
+  return group >= kAttentionBf16Rows ? 1 : kAttentionBf16Rows / group;
+}
+
+/// Whether it serves a call: it needs whole tiles, and keys and values that bf16 holds exactly.
+inline bool attention_in_bf16(const AttentionParams& p) {
+  const auto cached = [](DType dtype) { return dtype == DType::kBF16 || dtype == DType::kF8E4M3; };
+  const std::int64_t dim = p.q.dim(2), v_dim = p.v.dim(3);
+  return p.q.dtype == DType::kBF16 && cached(p.k.dtype) && cached(p.v.dtype) && dim % 32 == 0 &&
+         v_dim % 16 == 0 && v_dim <= 256;
+}
+
+/// Bytes of scratch of one worker: queries and keys, pairs of values; logits, weights in two forms;
+/// outputs; six numbers of each row; which tokens of a tree each sees.
+constexpr std::size_t attention_bf16_scratch(std::int64_t group, std::int64_t dim,
+                                             std::int64_t v_dim) {
+  const std::int64_t rows = (attention_bf16_tokens(group) * group + 15) / 16 * 16;
+  const std::int64_t keys = kAttentionBf16Keys;
+  return static_cast<std::size_t>(dim * 2 * (rows + keys) + keys * v_dim * 2 +
+                                  rows * keys * (4 + 2 + 2) + rows * v_dim * 4 + 6 * rows * 4 +
+                                  kMaxTreeTokens * rows * 4 + 16 * 64);
+}
+
+/// Bytes of scratch of one worker, whichever form serves.
+constexpr std::size_t attention_workspace(std::int64_t group, std::int64_t dim,
+                                          std::int64_t v_dim) {
+  const std::size_t in_float = attention_scratch(group, dim, v_dim);
+  const std::size_t in_bf16 = attention_bf16_scratch(group, dim, v_dim);
+  return in_float > in_bf16 ? in_float : in_bf16;
+}
+
 /// What a call with these heads and options would be refused for, before there is one. Errors:
 /// invalid_argument, unsupported.
 Status check_attention_layer(std::int64_t num_heads, std::int64_t num_kv_heads,
