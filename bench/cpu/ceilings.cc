@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bench/cpu/memory.h"
+#include "bench/cpu/tensors.h"
 #include "bench/cpu/timing.h"
 
 namespace hybridattn::bench {
@@ -43,7 +44,7 @@ double best_rate(Context& context, double work_of_piece, const Body& body) {
 }
 
 #if defined(__x86_64__)
-constexpr long kLoops = 40'000;
+constexpr long kLoops = 40'000, kTileLoops = 20'000;
 
 // Sixteen chains in registers of their own, in assembly so that nothing is spilled or merged.
 #define HYBRIDATTN_SIXTEEN(f) \
@@ -66,21 +67,27 @@ void run_dot512() {
                "vpxord %%zmm17, %%zmm17, %%zmm17\n" HYBRIDATTN_LOOP(HYBRIDATTN_SIXTEEN(HYBRIDATTN_DOT))
                : "+r"(loops) : : "cc", "memory");
 }
-void run_tiles() {
+/// Products of tiles of numbers that are not zero (zeros cost less power and so run faster): left
+/// ones from the first-level cache, right ones from a quarter of the second-level one.
+void run_tiles(const std::byte* block) {
+  constexpr long kLeft = 16 << 10, kRight = 256 << 10;
   struct alignas(64) {
     std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
     std::uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   } config;
-  long loops = kLoops;
-  asm volatile(
-      "ldtilecfg %1\ntilezero %%tmm4\ntilezero %%tmm5\ntilezero %%tmm6\ntilezero "
-      "%%tmm7\n" HYBRIDATTN_LOOP(
-          "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\ntdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
-          "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\ntdpbf16ps %%tmm7, %%tmm5, %%tmm3\n") "tilerelease\n"
-      : "+r"(loops)
-      : "m"(config)
-      : "cc", "memory");
+  asm volatile("ldtilecfg %0\ntilezero %%tmm0\ntilezero %%tmm1\ntilezero %%tmm2\n"
+               "tilezero %%tmm3\n" : : "m"(config));
+  for (long i = 0; i < kTileLoops; ++i) {
+    const std::byte* left = block + i * 2048 % kLeft;
+    const std::byte* right = block + kLeft + i * 2048 % kRight;
+    asm volatile("tileloadd (%0,%2,1), %%tmm4\ntileloadd (%1,%2,1), %%tmm6\n"
+                 "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\ntileloadd 1024(%0,%2,1), %%tmm5\n"
+                 "tdpbf16ps %%tmm6, %%tmm5, %%tmm1\ntileloadd 1024(%1,%2,1), %%tmm7\n"
+                 "tdpbf16ps %%tmm7, %%tmm4, %%tmm2\ntdpbf16ps %%tmm7, %%tmm5, %%tmm3\n"
+                 : : "r"(left), "r"(right), "r"(64l) : "memory");
+  }
+  asm volatile("tilerelease");
 }
 
 void measure_arithmetic(Context& context, Ceilings& out) {
@@ -92,7 +99,10 @@ void measure_arithmetic(Context& context, Ceilings& out) {
     out.bf16_dot = best_rate(context, 16 * 32 * 2.0 * kLoops, [](std::int64_t) { run_dot512(); });
   }
   if (isa >= Isa::kAmx) {
-    out.tiles = best_rate(context, 4 * 16384.0 * kLoops, [](std::int64_t) { run_tiles(); });
+    const HostTensor numbers(DType::kBF16, {(272 << 10) / 2}, -1, 1);
+    const auto* block = static_cast<const std::byte*>(numbers.view().data);
+    out.tiles =
+        best_rate(context, 4 * 16384.0 * kTileLoops, [&](std::int64_t) { run_tiles(block); });
   }
 }
 #else
@@ -119,6 +129,23 @@ void report_ceilings(Context& context, const Ceilings& ceilings, Report& report)
               {"fma_gflop_per_s", ceilings.fma / 1e9, 0},
               {"bf16_dot_gflop_per_s", ceilings.bf16_dot / 1e9, 0},
               {"tiles_gflop_per_s", ceilings.tiles / 1e9, 0}});
+}
+
+double update_in_place(Context& context, std::int64_t bytes) {
+  const std::int64_t piece = (bytes / kPieces + 63) / 64 * 64;
+  const BigBlock block(piece * kPieces);
+  const auto update = [&](std::int64_t i, int) {
+    std::byte line[4096];  // out and back: copies are the fastest loads and stores there are
+    for (std::int64_t at = 0; at < piece; at += 4096) {
+      const auto size = static_cast<std::size_t>(std::min<std::int64_t>(piece - at, 4096));
+      std::memcpy(line, block.data() + i * piece + at, size);
+      line[0] = std::byte{1};
+      std::memcpy(block.data() + i * piece + at, line, size);
+    }
+  };
+  const Times t = time_calls(
+      0.2, [&](std::int64_t) { parallel_for(context.executor(), kPieces, update); });
+  return 2.0 * static_cast<double>(piece * kPieces) / t.median;
 }
 
 Ceilings measure_ceilings(Context& context) {

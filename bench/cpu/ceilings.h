@@ -13,8 +13,12 @@ struct Ceilings {
   double copy = 0;      ///< bytes a second read plus written, from memory to memory
   double fma = 0;       ///< float32 FLOP a second
   double bf16_dot = 0;  ///< FLOP a second of bf16 dot products in vectors
-  double tiles = 0;     ///< FLOP a second of bf16 products in AMX tiles
+  double tiles = 0;     ///< FLOP a second of bf16 products in AMX tiles, one operand from L2
 };
+
+/// Bytes a second, read plus written, of memory changed in place, for a block of this size that is
+/// gone through again and again by all threads.
+double update_in_place(Context& context, std::int64_t bytes);
 
 /// The processor, the instruction set and the rates as a row.
 void report_ceilings(Context& context, const Ceilings& ceilings, Report& report);

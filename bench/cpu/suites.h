@@ -8,11 +8,19 @@
 namespace hybridattn::bench {
 
 void run_linear(Context& context, const Ceilings& ceilings, Report& report);
+void run_gdn_prefill(Context& context, const Ceilings& ceilings, Report& report);
+void run_gdn_decode(Context& context, const Ceilings& ceilings, Report& report);
+void run_attention(Context& context, const Ceilings& ceilings, Report& report);
+void run_conv(Context& context, const Ceilings& ceilings, Report& report);
 
 struct Suite {
   const char* name;
   void (*run)(Context& context, const Ceilings& ceilings, Report& report);
 };
-inline constexpr Suite kSuites[] = {{"linear", run_linear}};
+inline constexpr Suite kSuites[] = {{"linear", run_linear},
+                                    {"gdn-prefill", run_gdn_prefill},
+                                    {"gdn-decode", run_gdn_decode},
+                                    {"attention", run_attention},
+                                    {"conv", run_conv}};
 
 }  // namespace hybridattn::bench

@@ -66,25 +66,6 @@ struct WideTile {
   bool fresh = true;           // no tile was added to out
 };
 
-/// 2^x for x <= 128; 0 below -126. Relative error 2e-7; NaN stays NaN.
-HWY_INLINE VF exp2_of(VF x) {
-  const DF d;
-  const hn::RebindToSigned<DF> di;
-  x = hn::Max(hn::Set(d, -127.0f), x);
-  const VF whole = hn::Round(x);
-  const VF part = hn::Sub(x, whole);
-  // Taylor's series of 2^part, |part| <= 1/2: the next term is at most 1.2e-7.
-  VF p = hn::Set(d, 1.5403530e-4f);
-  p = hn::MulAdd(p, part, hn::Set(d, 1.3333558e-3f));
-  p = hn::MulAdd(p, part, hn::Set(d, 9.6181291e-3f));
-  p = hn::MulAdd(p, part, hn::Set(d, 5.5504109e-2f));
-  p = hn::MulAdd(p, part, hn::Set(d, 2.4022651e-1f));
-  p = hn::MulAdd(p, part, hn::Set(d, 6.9314718e-1f));
-  p = hn::MulAdd(p, part, hn::Set(d, 1.0f));
-  const auto exponent = hn::Add(hn::ConvertTo(di, whole), hn::Set(di, 127));
-  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(exponent)));
-}
-
 /// Where a key or value lies.
 struct KeyPlaces {
   KeyPlaces(const ops::AttentionParams& params, std::int32_t row, std::int64_t head)

@@ -75,8 +75,8 @@ void store_places(const float (*places)[kChannels], std::int64_t count, std::byt
 /// The block's weights and its inputs before the next token, one row of channels for each place.
 template <int W>
 struct ConvWindow {
-  float taps[W][kChannels];
-  float past[W - 1][kChannels];
+  alignas(64) float taps[W][kChannels] = {};
+  alignas(64) float past[W - 1][kChannels] = {};
 
   void load_taps(const ops::CausalConvParams& p, const ConvBlock& block) {
     load_places<W>(row2(p.weight, block.channel), p.weight.dtype, p.weight.stride(0), block.count,
@@ -97,26 +97,46 @@ struct ConvWindow {
   /// Outputs of tokens [begin, end); `past` is left as their last W-1 inputs.
   void run(const ops::CausalConvParams& p, const ConvBlock& block, std::int64_t begin,
            std::int64_t end) {
-    float newest[kChannels], out[kChannels];
+    alignas(64) float newest[kChannels] = {}, out[kChannels];
     for (std::int64_t t = begin; t < end; ++t) {
+      if (t + kAhead < end) prefetch(p, block, t + kAhead);
       load_row(element(p.x, t * p.x.stride(0) + block.channel), p.x.dtype, block.count, newest);
-      for_vectors(block.count, [&](std::int64_t at, std::int64_t n) {
-        const VF now = load_part(newest + at, n);
-        VF before[W - 1];
-        for (int i = 0; i < W - 1; ++i) before[i] = load_part(past[i] + at, n);
-        VF sum = hn::Mul(load_part(taps[0] + at, n), before[0]);
-        for (int i = 1; i < W - 1; ++i) {
-          sum = hn::MulAdd(load_part(taps[i] + at, n), before[i], sum);
-        }
-        sum = hn::MulAdd(load_part(taps[W - 1] + at, n), now, sum);
-        if (p.silu) sum = hn::Mul(sum, sigmoid(sum));
-        store_part(sum, out + at, n);
-        for (int i = 0; i + 1 < W - 1; ++i) store_part(before[i + 1], past[i] + at, n);
-        store_part(now, past[W - 2] + at, n);
-      });
+      // Whole vectors: what lies behind the last channel is computed and not stored.
+      for (std::int64_t at = 0; at < block.count; at += lanes()) {
+        step(newest + at, at, p.silu, out + at);
+      }
       store_row(out, block.count, element(p.out, t * p.out.stride(0) + block.channel),
                 p.out.dtype);
     }
+  }
+
+ private:
+  /// Tokens lie far apart: no processor sees a block's walk down them coming.
+  static constexpr std::int64_t kAhead = 4;
+  static void prefetch(const ops::CausalConvParams& p, const ConvBlock& block, std::int64_t t) {
+    const std::byte* x = element(p.x, t * p.x.stride(0) + block.channel);
+    const std::byte* out = element(ConstTensorView(p.out), t * p.out.stride(0) + block.channel);
+    const auto x_size = static_cast<std::int64_t>(dtype_size(p.x.dtype));
+    const auto out_size = static_cast<std::int64_t>(dtype_size(p.out.dtype));
+    for (std::int64_t i = 0; i < block.count * x_size; i += 64) __builtin_prefetch(x + i);
+    for (std::int64_t i = 0; i < block.count * out_size; i += 64) __builtin_prefetch(out + i, 1);
+  }
+
+  /// One token of one vector of channels.
+  HWY_INLINE void step(const float* newest, std::int64_t at, bool silu, float* out) {
+    const DF d;
+    const VF now = hn::LoadU(d, newest);
+    VF before[W - 1];
+    for (int i = 0; i < W - 1; ++i) before[i] = hn::LoadU(d, past[i] + at);
+    VF sum = hn::Mul(hn::LoadU(d, taps[0] + at), before[0]);
+    for (int i = 1; i < W - 1; ++i) {
+      sum = hn::MulAdd(hn::LoadU(d, taps[i] + at), before[i], sum);
+    }
+    sum = hn::MulAdd(hn::LoadU(d, taps[W - 1] + at), now, sum);
+    if (silu) sum = hn::Mul(sum, sigmoid(sum));
+    hn::StoreU(sum, d, out);
+    for (int i = 0; i + 1 < W - 1; ++i) hn::StoreU(before[i + 1], d, past[i] + at);
+    hn::StoreU(now, d, past[W - 2] + at);
   }
 };
 
