@@ -73,19 +73,36 @@ inline void pack_rows(const ops::LinearParams& p, const PackedRows& x, std::int6
   }
 }
 
-/// Four rows of the output from sums[weight][row], for 16 weights, from row `row` of the tile on.
+/// turned[m], lane i: sums[i][row + m], the sum of 16 weights i.
+HWY_INLINE void turn_sums(const float* sums, std::int64_t row, VU* turned) {
+  const float* weights[kTileSide];
+  for (int r = 0; r < kTileSide; ++r) weights[r] = sums + r * kTileSide;
+  turn<true>(weights, row, 4, turned);
+}
+
+/// Four rows of the output from row `row` of the tile on, from two tiles of sums[weight][row].
 template <class T>
 HWY_INLINE void store_turned(const float* sums, std::int64_t row, std::int64_t rows, T* out,
                              std::int64_t stride, std::int64_t columns, bool accumulate) {
-  const float* weights[kTileSide];
-  for (int r = 0; r < kTileSide; ++r) weights[r] = sums + r * kTileSide;
-  VU turned[4];
-  turn<true>(weights, row, 4, turned);
+  const DF d;
+  VU low[4], high[4];
+  turn_sums(sums, row, low);
+  if (columns > kTileSide) turn_sums(sums + kTileSide * kTileSide, row, high);
   for (std::int64_t m = 0; m < 4 && row + m < rows; ++m) {
     T* to = out + (row + m) * stride;
-    VF sum = hn::BitCast(DF(), turned[m]);
-    if (accumulate) sum = hn::Add(load_part(to, columns), sum);
-    store_part(sum, to, columns);
+    if (std::is_same_v<T, BF16> && columns == 2 * kTileSide && !accumulate) {
+      // A whole cache line at once.
+      const hn::Repartition<hwy::bfloat16_t, DF> db;
+      hn::StoreU(hn::OrderedDemote2To(db, hn::BitCast(d, low[m]), hn::BitCast(d, high[m])), db,
+                 reinterpret_cast<hwy::bfloat16_t*>(to));
+      continue;
+    }
+    for (std::int64_t at = 0; at < columns; at += kTileSide) {
+      const std::int64_t count = columns - at < kTileSide ? columns - at : kTileSide;
+      VF sum = hn::BitCast(d, at == 0 ? low[m] : high[m]);
+      if (accumulate) sum = hn::Add(load_part(to + at, count), sum);
+      store_part(sum, to + at, count);
+    }
   }
 }
 
@@ -104,20 +121,15 @@ struct PendingSums {
     const std::int64_t tile = piece / 4;
     const std::int64_t first = row + tile * kTileSide;
     const std::int64_t count = rows - tile * kTileSide;
-    for (std::int64_t half = 0; half * kTileSide < columns; ++half) {
-      const float* from = sums + (tile * 2 + half) * kTileSide * kTileSide;
-      const std::int64_t at = column + half * kTileSide;
-      const std::int64_t left = columns - half * kTileSide;
-      const auto store = [&](auto* out) HWY_ATTR {
-        store_turned(from, piece % 4 * 4, count, out, p.out.stride(0),
-                     left < kTileSide ? left : kTileSide, p.accumulate);
-      };
-      void* out = row2(p.out, first) + at * static_cast<std::int64_t>(dtype_size(p.out.dtype));
-      switch (p.out.dtype) {
-        case DType::kBF16: store(static_cast<BF16*>(out)); break;
-        case DType::kF16: store(static_cast<F16*>(out)); break;
-        default: store(static_cast<float*>(out));
-      }
+    const auto store = [&](auto* out) HWY_ATTR {
+      store_turned(sums + tile * 2 * kTileSide * kTileSide, piece % 4 * 4, count, out,
+                   p.out.stride(0), columns, p.accumulate);
+    };
+    void* out = row2(p.out, first) + column * static_cast<std::int64_t>(dtype_size(p.out.dtype));
+    switch (p.out.dtype) {
+      case DType::kBF16: store(static_cast<BF16*>(out)); break;
+      case DType::kF16: store(static_cast<F16*>(out)); break;
+      default: store(static_cast<float*>(out));
     }
     ++piece;
     if (piece * 4 >= rows) piece = kPieces;
