@@ -294,13 +294,14 @@ void attention(const ops::AttentionParams& p, core::Launch& launch) {
 #if HYBRIDATTN_TARGET_HAS_TILES
   const std::int64_t tokens = ops::attention_bf16_tokens(p.group);
   if (ops::attention_in_bf16(p) && launch.isa == Isa::kAmx) {
-    launch.target = kTilesName;
+    launch.target = TileProducts::kTarget;
     return for_tasks(p, launch, tokens, [&](const Task& task, std::byte* scratch) {
       const Tiles tiles;
       run_wide_task<TileProducts>(p, task, scratch);
     });
   }
   if (ops::attention_in_bf16(p)) {
+    launch.target = DotProducts::kTarget;
     return for_tasks(p, launch, tokens, [&](const Task& task, std::byte* scratch) {
       run_wide_task<DotProducts>(p, task, scratch);
     });

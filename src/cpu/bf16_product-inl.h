@@ -33,6 +33,8 @@ struct Sums {
 /// Products in tiles: sums[rows, columns] = or += left right. `rows` and `columns` are multiples of
 /// 16, `inner` of 32. The thread has Tiles.
 struct TileProducts {
+  static constexpr const char* kTarget = kTilesName;
+
   template <bool kAdd>
   static void multiply(std::int64_t rows, std::int64_t columns, std::int64_t inner,
                        const LeftOperand& left, const RightOperand& right, const Sums& sums) {
@@ -112,6 +114,8 @@ struct TileProducts {
 
 /// The same in vectors.
 struct DotProducts {
+  static constexpr const char* kTarget = "AVX3_ZEN4_BF16";
+
   template <bool kAdd>
   static void multiply(std::int64_t rows, std::int64_t columns, std::int64_t inner,
                        const LeftOperand& left, const RightOperand& right, const Sums& sums) {

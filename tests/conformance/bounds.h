@@ -49,14 +49,22 @@ inline constexpr OpBound kGdnDecodeBound{"gdn_decode", 2e-6, 12, 8};
 inline constexpr OpBound kGdnChunksBF16Bound{"gdn_prefill in chunks", 8e-3, 2, 8};
 inline constexpr OpBound kGdnChunksF16Bound{"gdn_prefill in chunks", 1e-3, 2, 8};
 inline constexpr OpBound kGdnPrefillBound{"gdn_prefill", 1e-6, 2, 8};
+/// Whether a CPU kernel that reports this took its products in bf16.
+inline bool products_in_bf16(std::string_view target) {
+  return target == "AMX" || target == "AVX3_ZEN4_BF16";
+}
 /// What the kernel of gdn_prefill that ran is held to, by what it reports.
 inline const OpBound& gdn_prefill_bound(std::string_view target, DType dtype) {
-  const bool in_bf16 = target == "AMX" || (target == "AVX3_ZEN4" && dtype == DType::kBF16);
-  if (target != "sm90" && target != "sm80" && !in_bf16) return kGdnPrefillBound;
+  if (target != "sm90" && target != "sm80" && !products_in_bf16(target)) return kGdnPrefillBound;
   return dtype == DType::kBF16 ? kGdnChunksBF16Bound : kGdnChunksF16Bound;
 }
 // Logits in float32, then exp: an error of the logit is one of the weight.
 inline constexpr OpBound kAttentionBound{"attention", 1e-6, 3, 8};
+// The weights, rounded to bf16, each by itself.
+inline constexpr OpBound kAttentionBf16Bound{"attention in bf16", 3e-3, 3, 8};
+inline const OpBound& attention_bound(std::string_view target) {
+  return products_in_bf16(target) ? kAttentionBf16Bound : kAttentionBound;
+}
 inline constexpr OpBound kMergeStatesBound{"merge_states", 4e-7, 1.5, 6};
 // Sums over K in float32: the bound grows with the root of K; the table's K is at most 300.
 inline constexpr OpBound kLinearBound{"linear", 8e-7, 2, 8};
