@@ -50,11 +50,37 @@ struct ChannelDecay {
   VF operator()(std::int64_t i, std::int64_t n) const { return load_part(factors + i, n); }
 };
 
+/// step_row for a row of NV whole vectors, which stays in registers between its load and its store.
+template <int NV, class Decay>
+HWY_INLINE float step_whole_row(float* s, const float* q, const float* k, const Decay& decay,
+                                float beta, float v) {
+  const DF d;
+  const std::int64_t n = lanes();
+  VF row[NV];
+  VF recalled = hn::Zero(d);
+  for (int i = 0; i < NV; ++i) {
+    row[i] = hn::Mul(hn::LoadU(d, s + i * n), decay(i * n, n));
+    recalled = hn::MulAdd(row[i], hn::LoadU(d, k + i * n), recalled);
+  }
+  const VF u = hn::Set(d, beta * (v - hn::ReduceSum(d, recalled)));
+  VF out = hn::Zero(d);
+  for (int i = 0; i < NV; ++i) {
+    row[i] = hn::MulAdd(u, hn::LoadU(d, k + i * n), row[i]);
+    hn::StoreU(row[i], d, s + i * n);
+    out = hn::MulAdd(row[i], hn::LoadU(d, q + i * n), out);
+  }
+  return hn::ReduceSum(d, out);
+}
+
 /// One row of S: decays it, corrects it towards v and gives its product with q. Returns o.
 template <class Decay>
 float step_row(float* s, const float* q, const float* k, std::int64_t dim, const Decay& decay,
                float beta, float v) {
   const DF d;
+  if constexpr (HWY_TARGET <= HWY_AVX3) {  // elsewhere a row is more than the registers hold
+    if (dim == 8 * lanes()) return step_whole_row<8>(s, q, k, decay, beta, v);
+    if (dim == 4 * lanes()) return step_whole_row<4>(s, q, k, decay, beta, v);
+  }
   VF recalled = hn::Zero(d);
   for_vectors(dim, [&](std::int64_t i, std::int64_t n) {
     const VF decayed = hn::Mul(load_part(s + i, n), decay(i, n));
