@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Runs hybridattn and Hugging Face transformers in turn on one checkpoint, on the CPU, and prints the ratios.
+"""Runs hybridattn in turn with its peers on one checkpoint, on the CPU, and prints the ratios.
 
     cpu.py --model DIR [--binary build/release/bin/hybridattn] [--dtype f32|bf16] [--peer-dtype float32|bfloat16]
            [--prompt 512] [--new 33] [--threads 2] [--rounds 3]
+           [--llama llama.cpp/build/bin --gguf FILE]
 
-Both get the same random ids. In float32 on both sides the generated tokens must agree before anything is timed.
-Each round is one run of each program; the figures are medians over the rounds. Runs under a Python that has torch
-and transformers.
+The peer is Hugging Face transformers, or llama.cpp where --llama is given. transformers gets the same random ids, and
+in float32 on both sides the generated tokens must agree before anything is timed; it wants a Python that has torch
+and transformers. llama-bench draws its own ids and gets a GGUF file of the same shape (llama_gguf.py); no answers are
+compared. Each round is one run of each program; the figures are medians over the rounds.
 """
 import argparse
 import json
@@ -40,6 +42,15 @@ def run_transformers(o: argparse.Namespace, ids_file: str) -> dict:
     return result | {"tokens": result["first_tokens"]}
 
 
+def run_llama(o: argparse.Namespace) -> dict:
+    results = run_json([os.path.join(o.llama, "llama-bench"), "-m", o.gguf, "-t", str(o.threads),
+                        "-p", str(o.prompt), "-n", str(o.new - 1), "-r", "1", "-o", "json"])
+    prefill = next(run for run in results if run["n_prompt"] > 0)
+    decode = next(run for run in results if run["n_gen"] > 0)
+    return {"cpu": prefill["cpu_info"], "prefill_tokens_per_s": prefill["avg_ts"],
+            "decode_tokens_per_s": decode["avg_ts"]}
+
+
 def needed_bytes(o: argparse.Namespace) -> int:
     """Weights, KV, states and workspace of the run, as `info` tells them."""
     info = run_json([o.binary, "info", "--model", o.model, "--dtype", o.dtype, "--json",
@@ -62,6 +73,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--new", type=int, default=33)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--llama", help="folder of llama-bench")
+    parser.add_argument("--gguf")
     return parser.parse_args()
 
 
@@ -77,14 +90,17 @@ def main() -> None:
         ours, peer = [], []
         for _ in range(o.rounds + 1):
             ours.append(run_ours(o, ids_file.name))
-            peer.append(run_transformers(o, ids_file.name))
-            if (o.dtype, o.peer_dtype) == ("f32", "float32") and ours[-1]["tokens"] != peer[-1]["tokens"]:
+            peer.append(run_llama(o) if o.llama else run_transformers(o, ids_file.name))
+            if not o.llama and (o.dtype, o.peer_dtype) == ("f32", "float32") and ours[-1]["tokens"] != peer[-1]["tokens"]:
                 sys.exit(f"tokens differ: {ours[-1]['tokens']}, transformers {peer[-1]['tokens']}")
     ours, peer = ours[1:], peer[1:]  # the first round warmed the page cache
     print(f"{peer[0]['cpu']}, {o.threads} threads, prompt {o.prompt}, {o.new} new tokens, medians of {o.rounds}")
-    print(f"{'':24}{'ours ' + o.dtype:>14}{'transformers ' + o.peer_dtype:>24}{'ratio':>8}")
+    name = "llama.cpp bf16" if o.llama else "transformers " + o.peer_dtype
+    print(f"{'':24}{'ours ' + o.dtype:>14}{name:>24}{'ratio':>8}")
     for name, key in (("prefill tokens/s", "prefill_tokens_per_s"), ("decode tokens/s", "decode_tokens_per_s"),
                       ("peak RSS bytes", "peak_rss_bytes")):
+        if key not in peer[0]:
+            continue
         a, b = median(ours, key), median(peer, key)
         print(f"{name:24}{a:>14.1f}{b:>24.1f}{a / b:>8.2f}")
     print(f"peak RSS over weights + KV + states + workspace: {median(ours, 'peak_rss_bytes') / needed_bytes(o):.3f}")
