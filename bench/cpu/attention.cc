@@ -23,7 +23,8 @@ struct Case {
         q(DType::kBF16, {queries, heads, kDim}, -1, 1),
         k(DType::kBF16, {pages(), kPageSize, kv_heads, kDim}, -1, 1),
         v(DType::kBF16, {pages(), kPageSize, kv_heads, kDim}, -1, 1),
-        out(DType::kBF16, {queries, heads, kDim}, 0, 1), page_ids(static_cast<std::size_t>(pages())) {
+        out(DType::kBF16, {queries, heads, kDim}, 0, 1),
+        page_ids(static_cast<std::size_t>(pages())) {
     std::iota(page_ids.rbegin(), page_ids.rend(), 0);
   }
 
@@ -50,15 +51,18 @@ struct Case {
     std::vector<double> sum(kDim, 0.0);
     double total = 0;
     for (std::int64_t j = 0; j < keys; ++j) {
-      const std::int64_t row = (page_ids[static_cast<std::size_t>(j / kPageSize)] * kPageSize +
-                                j % kPageSize) * kv_heads + kv_heads - 1;
+      const std::int64_t row =
+          (page_ids[static_cast<std::size_t>(j / kPageSize)] * kPageSize + j % kPageSize) *
+              kv_heads +
+          kv_heads - 1;
       double logit = 0;
       for (std::int64_t i = 0; i < kDim; ++i) {
         logit += double{q.at((token * heads + head) * kDim + i)} * k.at(row * kDim + i);
       }
       const double weight = std::exp(logit / std::sqrt(static_cast<double>(kDim)));
       total += weight;
-      for (std::int64_t i = 0; i < kDim; ++i) sum[static_cast<std::size_t>(i)] += weight * v.at(row * kDim + i);
+      for (std::int64_t i = 0; i < kDim; ++i)
+        sum[static_cast<std::size_t>(i)] += weight * v.at(row * kDim + i);
     }
     double difference = 0, size = 0;
     for (std::int64_t i = 0; i < kDim; ++i) {
@@ -84,7 +88,10 @@ struct Case {
 void run_attention(Context& context, const Ceilings& ceilings, Report& report) {
   for (const std::int64_t heads : {8, 32}) {
     for (const auto& [queries, keys] : {std::pair<std::int64_t, std::int64_t>{512, 512},
-                                        {512, 10000}, {1, 10000}, {512, 32768}, {1, 32768}}) {
+                                        {512, 10000},
+                                        {1, 10000},
+                                        {512, 32768},
+                                        {1, 32768}}) {
       const Case x(heads, 2, queries, keys);
       const Times t =
           time_calls(kSeconds, [&](std::int64_t) { require_ok(attention(context, x.args())); });

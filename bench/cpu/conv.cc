@@ -31,13 +31,18 @@ Times time_conv(Context& context, std::int64_t rows, std::int64_t length) {
   }
   const CausalConvArgs args{{static_cast<std::int32_t>(rows), starts.data(), lengths.data(),
                              slots.data(), computed.data()},
-                            x.view(), weight.view(), state.view(), out.view(), true};
+                            x.view(),
+                            weight.view(),
+                            state.view(),
+                            out.view(),
+                            true};
   double sum = 0;
   const std::int64_t channel = kChannels - 1, first = (rows - 1) * length;
   for (std::int64_t tap = 0; tap < 4; ++tap) {
     const std::int64_t t = tokens - 1 - 3 + tap;
-    const double value = t >= first ? x.at(t * kChannels + channel)
-                                    : state.at(((rows - 1) * kChannels + channel) * 3 + t - first + 3);
+    const double value = t >= first
+                             ? x.at(t * kChannels + channel)
+                             : state.at(((rows - 1) * kChannels + channel) * 3 + t - first + 3);
     sum += weight.at(channel * 4 + tap) * value;
   }
   require_ok(causal_conv(context, args));
@@ -49,10 +54,11 @@ Times time_conv(Context& context, std::int64_t rows, std::int64_t length) {
 }  // namespace
 
 void run_conv(Context& context, const Ceilings& ceilings, Report& report) {
-  for (const auto& [rows, length] : {std::pair<std::int64_t, std::int64_t>{1, 512}, {1, 2048}, {1, 1}, {8, 1}}) {
+  for (const auto& [rows, length] :
+       {std::pair<std::int64_t, std::int64_t>{1, 512}, {1, 2048}, {1, 1}, {8, 1}}) {
     const Times t = time_conv(context, rows, length);
-    const double bytes = static_cast<double>(rows * kChannels) *
-                         (4.0 * static_cast<double>(length) + 2 * 3 * 4);
+    const double bytes =
+        static_cast<double>(rows * kChannels) * (4.0 * static_cast<double>(length) + 2 * 3 * 4);
     report.row({{"suite", std::string("conv")},
                 {"kernel", std::string(context.last_kernel_target())},
                 {"rows", rows},

@@ -22,7 +22,8 @@ struct Case {
        std::int64_t row_length)
       : heads(value_heads), rows(num_rows), length(row_length),
         q(dtype, {tokens(), key_heads, kDim}, -1, 1), k(dtype, {tokens(), key_heads, kDim}, -1, 1),
-        v(dtype, {tokens(), heads, kDim}, -1, 1), log_decay(DType::kF32, {tokens(), heads}, -0.7f, 0),
+        v(dtype, {tokens(), heads, kDim}, -1, 1),
+        log_decay(DType::kF32, {tokens(), heads}, -0.7f, 0),
         beta(DType::kF32, {tokens(), heads}, 0, 1),
         state(DType::kF32, {rows, heads, kDim, kDim}, -0.1f, 0.1f),
         out(dtype, {tokens(), heads, kDim}, 0, 1), slots(static_cast<std::size_t>(rows)),
@@ -76,7 +77,8 @@ void run_gdn_prefill(Context& context, const Ceilings&, Report& report) {
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
     check_prefill(context, dtype);
     for (const std::int64_t heads : {16, 32}) {
-      for (const auto& [rows, length] : {std::pair<std::int64_t, std::int64_t>{1, 512}, {1, 2048}, {8, 128}}) {
+      for (const auto& [rows, length] :
+           {std::pair<std::int64_t, std::int64_t>{1, 512}, {1, 2048}, {8, 128}}) {
         const Case x(dtype, 16, heads, rows, length);
         const Times t =
             time_calls(kSeconds, [&](std::int64_t) { require_ok(gdn_prefill(context, x.args())); });

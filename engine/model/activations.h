@@ -28,8 +28,7 @@ struct FullAttentionBuffers {
   TensorView out;     ///< [T, HQ, D]
 
   FullAttentionBuffers(Arena& arena, const ModelConfig& c, DType dtype, std::int64_t tokens)
-      : q_gate(
-            arena.take(dtype, {tokens, c.num_attention_heads, 2 * std::int64_t{c.head_dim}})),
+      : q_gate(arena.take(dtype, {tokens, c.num_attention_heads, 2 * std::int64_t{c.head_dim}})),
         k(arena.take(dtype, {tokens, c.num_key_value_heads, c.head_dim})),
         v(arena.take(dtype, {tokens, c.num_key_value_heads, c.head_dim})),
         out(arena.take(dtype, {tokens, c.num_attention_heads, c.head_dim})) {}

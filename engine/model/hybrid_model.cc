@@ -141,9 +141,9 @@ std::size_t HybridModel::activation_bytes(std::int64_t tokens) const {
 /// The most inner elements of a product.
 std::int64_t HybridModel::widest() const {
   const ModelConfig& c = config_;
-  return std::max<std::int64_t>(
-      {c.hidden_size, c.intermediate_size, c.num_attention_heads * std::int64_t{c.head_dim},
-       c.linear_num_value_heads * std::int64_t{c.linear_value_head_dim}});
+  return std::max<std::int64_t>({c.hidden_size, c.intermediate_size,
+                                 c.num_attention_heads * std::int64_t{c.head_dim},
+                                 c.linear_num_value_heads * std::int64_t{c.linear_value_head_dim}});
 }
 
 Status HybridModel::reserve(std::int64_t tokens) {

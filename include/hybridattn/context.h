@@ -125,9 +125,9 @@ class HYBRIDATTN_API Context {
   bool chunk_invariant() const noexcept;
 
   /// The instruction set that the last op's kernel was compiled for, as the kernel itself reported
-  /// it ("AVX2", "AVX3_ZEN4", "AVX3_ZEN4_BF16" and "AMX" where products of a kernel that others take
-  /// in float32 are in bf16, ...), or its family on CUDA ("sm90", ...);
-  /// empty before the first op.
+  /// it ("AVX2", "AVX3_ZEN4", "AVX3_ZEN4_BF16" and "AMX" where products of a kernel that others
+  /// take in float32 are in bf16, ...), or its family on CUDA ("sm90", ...); empty before the first
+  /// op.
   std::string_view last_kernel_target() const noexcept;
 
   /// Makes the workspace at least this large now, so that no later call allocates: `shared` bytes

@@ -117,7 +117,7 @@ Status check_row(const RowView& row, std::int32_t index, std::int64_t slots) {
 
 /// The delta rule takes q, k and v in the model's type.
 ops::GdnDims dims_of(const RadixLinearAttention& layer, const ConstTensorView& mixed_qkv) {
-  return {mixed_qkv.dim(0), layer.num_k_heads, layer.num_v_heads, layer.head_k_dim,
+  return {mixed_qkv.dim(0), layer.num_k_heads,   layer.num_v_heads, layer.head_k_dim,
           layer.head_v_dim, layer.channel_decay, mixed_qkv.dtype};
 }
 

@@ -150,8 +150,8 @@ std::size_t prepared_bytes(std::int64_t tokens, const RadixAttention& layer) {
   return static_cast<std::size_t>(tokens * heads * layer.head_dim) * (sizeof(float) + sizeof(BF16));
 }
 
-/// Where norm and rotation of one of q and k go: in float32 between them, so that nothing is rounded
-/// twice, and in the end in the type that it came in, for products in that type.
+/// Where norm and rotation of one of q and k go: in float32 between them, so that nothing is
+/// rounded twice, and in the end in the type that it came in, for products in that type.
 struct PreparedSpace {
   TensorView between, out;
 };
@@ -300,7 +300,7 @@ Status PagedAttnBackend::set_layers(std::span<const RadixAttention> layers) {
     token_bytes = std::max(token_bytes, prepared_bytes(1, layer));
     worker_bytes =
         std::max(worker_bytes, ops::attention_workspace(layer.num_heads / layer.num_kv_heads,
-                                                      layer.head_dim, layer.v_head_dim));
+                                                        layer.head_dim, layer.v_head_dim));
     if (layer.attn_type == AttentionType::kDecoderBidirectional) bidirectional = layer.layer_id;
   }
   token_bytes_ = token_bytes;

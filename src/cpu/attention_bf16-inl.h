@@ -46,19 +46,19 @@ struct WideTile {
   }
 
   std::int64_t dim, v_dim;
-  std::int64_t rows;           // query rows: tokens x heads of the group
-  std::int64_t lanes_of_rows;  // the same, whole vectors
-  std::uint32_t* q_pairs;      // [dim / 2][rows]
-  BF16* keys;                  // [keys, dim] where they do not lie in the cache as tiles want them
-  std::uint32_t* v_pairs;      // [keys / 2][v_dim]
-  float* logits;               // [keys][rows]
-  std::uint32_t* weight_pairs; // [keys / 2][rows]
-  std::uint32_t* weights;      // [rows][keys / 2]
-  float* out;                  // [rows][v_dim], not yet divided
-  float* top;                  // [rows] running maximum
-  float* sum;                  // [rows] running denominator
-  float* shrink;               // [rows] what the last tile made of the sums before it
-  std::int32_t* seen_begin;    // [rows] the keys that a row sees, from the tile's first on
+  std::int64_t rows;            // query rows: tokens x heads of the group
+  std::int64_t lanes_of_rows;   // the same, whole vectors
+  std::uint32_t* q_pairs;       // [dim / 2][rows]
+  BF16* keys;                   // [keys, dim] where they do not lie in the cache as tiles want them
+  std::uint32_t* v_pairs;       // [keys / 2][v_dim]
+  float* logits;                // [keys][rows]
+  std::uint32_t* weight_pairs;  // [keys / 2][rows]
+  std::uint32_t* weights;       // [rows][keys / 2]
+  float* out;                   // [rows][v_dim], not yet divided
+  float* top;                   // [rows] running maximum
+  float* sum;                   // [rows] running denominator
+  float* shrink;                // [rows] what the last tile made of the sums before it
+  std::int32_t* seen_begin;     // [rows] the keys that a row sees, from the tile's first on
   std::int32_t* seen_end;
   std::int32_t* seen_new = nullptr;  // [new token][rows] -1 where a row of a tree sees it, else 0
   bool tree = false;
@@ -123,7 +123,10 @@ void multiply_queries(const KeyPlaces& places, std::int64_t begin, std::int64_t 
   const ConstTensorView& k = places.p.k;
   const RightOperand queries{t.q_pairs, t.lanes_of_rows};
   const std::int64_t size = places.page_size;
-  const std::int64_t block = k.dtype != DType::kBF16 ? 0 : size % 32 == 0 ? 32 : size % 16 == 0 ? 16 : 0;
+  const std::int64_t block = k.dtype != DType::kBF16 ? 0
+                             : size % 32 == 0        ? 32
+                             : size % 16 == 0        ? 16
+                                                     : 0;
   if (block == 0) {
     const std::int64_t padded = (end - begin + kTileSide - 1) / kTileSide * kTileSide;
     for (std::int64_t j = 0; j < padded; ++j) {
@@ -251,8 +254,8 @@ void soften_lanes(const Logits& finish, std::int64_t count, std::int64_t lane, W
   const VF top = hn::Max(tile_top, old_top);
   const auto blind = hn::Eq(top, lowest);  // has seen no key yet
   const VF shift = hn::IfThenZeroElse(blind, top);
-  const VF shrink = hn::IfThenElse(blind, hn::Set(d, 1.0f),
-                                   exp2_of(hn::Mul(hn::Sub(old_top, shift), log2e)));
+  const VF shrink =
+      hn::IfThenElse(blind, hn::Set(d, 1.0f), exp2_of(hn::Mul(hn::Sub(old_top, shift), log2e)));
   VF total = hn::Zero(d);
   const auto weight_of = [&](std::int64_t key) HWY_ATTR {
     if (key >= count) return hn::Zero(d);
@@ -266,7 +269,8 @@ void soften_lanes(const Logits& finish, std::int64_t count, std::int64_t lane, W
   for (std::int64_t key = 0; key < padded; key += 2) {
     const VF first = weight_of(key);
     const VF second = weight_of(key + 1);
-    hn::StoreU(pair_rounded(first, second), DU(), t.weight_pairs + key / 2 * t.lanes_of_rows + lane);
+    hn::StoreU(pair_rounded(first, second), DU(),
+               t.weight_pairs + key / 2 * t.lanes_of_rows + lane);
   }
   hn::StoreU(top, d, t.top + lane);
   hn::StoreU(hn::MulAdd(hn::LoadU(d, t.sum + lane), shrink, total), d, t.sum + lane);

@@ -1,9 +1,9 @@
 // Which keys a query sees.
 #include <cstdint>
 
+#include "hwy/highway.h"
 #include "src/core/formulas.h"
 #include "src/ops/attention_params.h"
-#include "hwy/highway.h"
 
 #if defined(HYBRIDATTN_CPU_ATTENTION_SIGHT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef HYBRIDATTN_CPU_ATTENTION_SIGHT_INL_H_
@@ -15,7 +15,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace hybridattn::cpu::HWY_NAMESPACE {
 
-inline core::KeyRange range_of(const ops::AttentionParams& p, std::int32_t row, std::int64_t query) {
+inline core::KeyRange range_of(const ops::AttentionParams& p, std::int32_t row,
+                               std::int64_t query) {
   return core::visible_keys(query, p.rows.q_length[row], p.rows.kv_length[row], p.options.causal,
                             p.options.window);
 }

@@ -106,8 +106,8 @@ struct TileProducts {
         }
         if constexpr (kTall && kWide) tile_dot<3, 5, 7>();
       }
-      each_sum<kTall, kWide>(
-          [&](auto tile, float* at) HWY_ATTR { tile_store<tile.value>(at, sums_stride); });
+      each_sum<kTall, kWide>([&](auto tile, float* at)
+                                 HWY_ATTR { tile_store<tile.value>(at, sums_stride); });
     }
   };
 };
@@ -192,7 +192,8 @@ HWY_INLINE VU pair_of(const BF16* first, const BF16* second) {
 HWY_INLINE void turn_units(const std::uint32_t* in, std::int64_t in_stride, std::int64_t rows,
                            std::uint32_t* out, std::int64_t out_stride) {
   const float* columns[kTileSide];
-  for (int c = 0; c < kTileSide; ++c) columns[c] = reinterpret_cast<const float*>(in + c * in_stride);
+  for (int c = 0; c < kTileSide; ++c)
+    columns[c] = reinterpret_cast<const float*>(in + c * in_stride);
   for (std::int64_t r = 0; r < rows; r += 4) {
     VU turned[4];
     turn<true>(columns, r, 4, turned);

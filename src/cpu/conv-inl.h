@@ -105,8 +105,7 @@ struct ConvWindow {
       for (std::int64_t at = 0; at < block.count; at += lanes()) {
         step(newest + at, at, p.silu, out + at);
       }
-      store_row(out, block.count, element(p.out, t * p.out.stride(0) + block.channel),
-                p.out.dtype);
+      store_row(out, block.count, element(p.out, t * p.out.stride(0) + block.channel), p.out.dtype);
     }
   }
 

@@ -72,23 +72,23 @@ struct Bf16Chunk {
   std::uint32_t* k_turned;     // [k_dim][chunk / 2]
   BF16* q_copy;                // [chunk, k_dim] where the chunk is not full
   BF16* k_copy;
-  float* kk;                   // [chunk, chunk] k.k, then M
-  float* qk;                   // [chunk, chunk] q.k
-  float* inverse;              // [chunk, chunk] T
-  BF16* scores;                // [chunk, chunk]
-  BF16* solver;                // [chunk, chunk] T beta
-  float* u;                    // [chunk, v_dim]
-  float* o;                    // [chunk, v_dim]
-  std::uint32_t* u_pairs;      // [chunk / 2][v_dim]
-  std::uint32_t* u_decayed;    // the same times the decay to the end and r
-  float* beta;                 // [chunk]
-  float* key_factor;           // [chunk] r
-  float* query_factor;         // [chunk] s
-  float* decay;                // [chunk] exp(g)
-  float* to_end;               // [chunk] exp(g_last - g)
-  float* row_factor;           // [chunk] exp(g - g at the start of the block of 16)
-  float* column_factor;        // [block][chunk] r exp(g at the start of the block - g)
-  double* sum;                 // [chunk] g
+  float* kk;                 // [chunk, chunk] k.k, then M
+  float* qk;                 // [chunk, chunk] q.k
+  float* inverse;            // [chunk, chunk] T
+  BF16* scores;              // [chunk, chunk]
+  BF16* solver;              // [chunk, chunk] T beta
+  float* u;                  // [chunk, v_dim]
+  float* o;                  // [chunk, v_dim]
+  std::uint32_t* u_pairs;    // [chunk / 2][v_dim]
+  std::uint32_t* u_decayed;  // the same times the decay to the end and r
+  float* beta;               // [chunk]
+  float* key_factor;         // [chunk] r
+  float* query_factor;       // [chunk] s
+  float* decay;              // [chunk] exp(g)
+  float* to_end;             // [chunk] exp(g_last - g)
+  float* row_factor;         // [chunk] exp(g - g at the start of the block of 16)
+  float* column_factor;      // [block][chunk] r exp(g at the start of the block - g)
+  double* sum;               // [chunk] g
 };
 
 // ---- Operands.
@@ -110,8 +110,7 @@ inline LeftOperand token_rows(const ConstTensorView& view, std::int64_t first, s
   for (std::int64_t i = 0; i < c.length; ++i) {
     std::memcpy(copy + i * c.k_dim, row3(view, first + i, head), bytes);
   }
-  std::memset(copy + c.length * c.k_dim, 0,
-              static_cast<std::size_t>(kGdnChunk - c.length) * bytes);
+  std::memset(copy + c.length * c.k_dim, 0, static_cast<std::size_t>(kGdnChunk - c.length) * bytes);
   return {copy, c.k_dim * 2};
 }
 
@@ -380,8 +379,7 @@ void multiply_keys(const LeftOperand& x, float* sums, const Bf16Chunk& c) {
   constexpr std::int64_t kHalf = kGdnChunk / 2;
   const RightOperand keys{c.k_pairs, kGdnChunk};
   Products::template multiply<false>(kHalf, kHalf, c.k_dim, x, keys, {sums, kGdnChunk});
-  Products::template multiply<false>(kHalf, kGdnChunk, c.k_dim,
-                                     {row_of(x, kHalf), x.stride}, keys,
+  Products::template multiply<false>(kHalf, kGdnChunk, c.k_dim, {row_of(x, kHalf), x.stride}, keys,
                                      {sums + kHalf * kGdnChunk, kGdnChunk});
 }
 

@@ -23,8 +23,8 @@ static_assert(kTileBlock == ops::kLinearTileBlock && kTileInner == ops::kLinearT
 
 inline constexpr std::int64_t kSlabSteps = ops::kLinearTileSlab / kTileInner;
 
-/// x as right operands: slab after slab of k, in a slab blocks of up to 32 rows one after the other,
-/// as they will be read; in a block [step of k][tile][pair of k][row].
+/// x as right operands: slab after slab of k, in a slab blocks of up to 32 rows one after the
+/// other, as they will be read; in a block [step of k][tile][pair of k][row].
 struct PackedRows {
   PackedRows(const ops::LinearParams& p)
       : rows(p.x.dim(0)), steps((p.x.dim(1) + kTileInner - 1) / kTileInner),
@@ -321,7 +321,8 @@ HWY_INLINE void slab_of_block(const ops::LinearParams& p, const PackedRows& x, s
   }
   if (slab.last) {
     pending.store_rest(p);
-    finish_sums<kTiles>(p, x, column, block, scratch.out + block % 2 * ops::kLinearTileSums, pending);
+    finish_sums<kTiles>(p, x, column, block, scratch.out + block % 2 * ops::kLinearTileSums,
+                        pending);
   } else {
     save_sums<kTiles>(sums);
   }
@@ -339,7 +340,8 @@ inline void run_tile_task(const ops::LinearParams& p, const PackedRows& x, const
       copy_weights(p, column, step * kTileInner, steps, scratch.weights);
       const bool next_slab = n + kTileBlock >= task.columns && !slab.last;
       WeightPrefetch prefetch(p, next_slab ? task.column : column + kTileBlock,
-                              (step + (next_slab ? kSlabSteps : 0)) * kTileInner, task.blocks * steps);
+                              (step + (next_slab ? kSlabSteps : 0)) * kTileInner,
+                              task.blocks * steps);
       for (std::int64_t b = task.block; b < task.block + task.blocks; ++b, sums += 1024) {
         if (x.tiles_of(b) == 2) {
           slab_of_block<2>(p, x, column, b, slab, sums, scratch, prefetch, pending);

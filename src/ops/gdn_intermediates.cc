@@ -6,7 +6,8 @@ namespace hybridattn::ops {
 
 namespace {
 
-/// Takes tensors off a block one after the other, each at a cache line; without a block only counts.
+/// Takes tensors off a block one after the other, each at a cache line; without a block only
+/// counts.
 class Cut {
  public:
   explicit Cut(std::byte* block) : block_(block) {}

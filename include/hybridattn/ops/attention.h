@@ -50,11 +50,11 @@ struct AttentionArgs {
   AttentionOptions options;
 };
 
-/// softmax(mask(cap(scale q k^T))) v in float32; where q is bf16, keys and values bf16 or f8_e4m3 and
-/// the processor multiplies bf16, weights are rounded to bf16 for their product with v. A query that sees nothing gets output 0 and
-/// lse = -inf, with sinks too. A result does not depend on the other rows or on how a row's queries
-/// are cut. Errors: invalid_argument, out_of_range (a page outside the cache, too few pages),
-/// unsupported.
+/// softmax(mask(cap(scale q k^T))) v in float32; where q is bf16, keys and values bf16 or f8_e4m3
+/// and the processor multiplies bf16, weights are rounded to bf16 for their product with v. A query
+/// that sees nothing gets output 0 and lse = -inf, with sinks too. A result does not depend on the
+/// other rows or on how a row's queries are cut. Errors: invalid_argument, out_of_range (a page
+/// outside the cache, too few pages), unsupported.
 HYBRIDATTN_API Status attention(Context& context, const AttentionArgs& args);
 
 struct MergeStatesArgs {
