@@ -202,7 +202,8 @@ TEST(Context, EachReportsItsOwnTarget) {
     const auto context = make_context(isa);
     ASSERT_OK(l2norm(*context, {x.view(), x.view()}));
     EXPECT_EQ(context->last_kernel_target(), target_name(isa));
-    EXPECT_TRUE(seen.emplace(context->last_kernel_target(), isa).second);
+    // Tiles serve products alone: everything else is the code of the set below.
+    EXPECT_EQ(seen.emplace(context->last_kernel_target(), isa).second, isa != Isa::kAmx);
   }
 }
 

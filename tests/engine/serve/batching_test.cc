@@ -100,9 +100,11 @@ TEST_P(F16AloneIsTogether, StaggeredSubmits) {
 INSTANTIATE_TEST_SUITE_P(Checkpoints, F16AloneIsTogether, testing::Values("golden_a", "golden_c"),
                          [](const auto& tested) { return std::string(tested.param); });
 
+// Where a prompt is cut shows in bf16, within the bounds; on the grid of 64 it does not.
 TEST(F16AloneIsTogetherBf16, Tokens) {
   for (const std::int32_t chunk : {64, 512}) {
-    expect_same_together({.dtype = DType::kBF16, .chunk = chunk}, in_order());
+    expect_same_together({.dtype = DType::kBF16, .chunk = chunk, .chunk_invariant = true},
+                         in_order());
   }
 }
 
