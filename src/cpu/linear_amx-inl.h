@@ -355,7 +355,7 @@ inline void run_tile_task(const ops::LinearParams& p, const PackedRows& x, const
 }
 
 inline void linear_few_rows(const ops::LinearParams& p, const PackedRows& x, core::Launch& launch) {
-  constexpr std::int64_t kColumns = ops::kLinearTileColumns;
+  constexpr std::int64_t kColumns = 128;  // of a task
   const std::int64_t columns = p.weight.dim(0);
   parallel_for(launch.executor, (columns + kColumns - 1) / kColumns, [&](auto task, int worker) {
     const Tiles tiles(x.width);

@@ -37,7 +37,7 @@ inline constexpr std::int64_t kLinearTileInner = 32;
 /// Weights of one task, the most blocks of rows of one task, and inner elements that it goes
 /// through at a time: a slab of weights and one of x fit the first-level cache together, those of a
 /// task and its sums the second-level one.
-inline constexpr std::int64_t kLinearTileColumns = 128;
+inline constexpr std::int64_t kLinearTileColumns = 256;
 inline constexpr std::int64_t kLinearTileBlocks = 16;
 inline constexpr std::int64_t kLinearTileSlab = 256;
 

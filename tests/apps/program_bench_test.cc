@@ -1,0 +1,36 @@
+// The verb `bench`: rows that a program can read, and what it refuses.
+#include <sstream>
+
+#include "tests/apps/program_test_support.h"
+
+namespace hybridattn::app {
+namespace {
+
+TEST(ProgramBench, PrintsTheMachineAndThenItsRowsAsJson) {
+  const Process::End end = run_program({"bench", "conv", "--threads", "1", "--json"});
+  ASSERT_EQ(end.code, 0) << end.err;
+  std::istringstream lines(end.out);
+  std::vector<json> rows;
+  for (std::string line; std::getline(lines, line);) rows.push_back(json::parse(line));
+  ASSERT_GE(rows.size(), 3u);
+  EXPECT_FALSE(rows[0].at("isa").get<std::string>().empty());
+  EXPECT_EQ(rows[0].at("threads"), 1);
+  EXPECT_GT(rows[0].at("read_gb_per_s").get<double>(), 0.0);
+  for (std::size_t i = 1; i < rows.size(); ++i) {
+    EXPECT_EQ(rows[i].at("suite"), "conv");
+    EXPECT_FALSE(rows[i].at("kernel").get<std::string>().empty());
+    EXPECT_GT(rows[i].at("us").get<double>(), 0.0);
+  }
+}
+
+TEST(ProgramBench, RefusesWhatItDoesNotKnow) {
+  const Process::End suite = run_program({"bench", "conv2"});
+  EXPECT_EQ(suite.code, 2);
+  EXPECT_NE(suite.err.find("conv2"), std::string::npos) << suite.err;
+  const Process::End device = run_program({"bench", "conv", "--device", "cuda"});
+  EXPECT_EQ(device.code, 1);
+  EXPECT_NE(device.err.find("--device is cuda, must be cpu"), std::string::npos) << device.err;
+}
+
+}  // namespace
+}  // namespace hybridattn::app
