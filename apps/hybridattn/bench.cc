@@ -1,6 +1,4 @@
 // The verb `bench`.
-#include <functional>
-
 #include "apps/hybridattn/commands.h"
 #include "bench/cpu/suites.h"
 #include "hybridattn/status_macros.h"

@@ -53,7 +53,6 @@ constexpr long kLoops = 40'000, kTileLoops = 20'000;
 #define HYBRIDATTN_ZERO(i) "vpxord %%zmm" #i ", %%zmm" #i ", %%zmm" #i "\n"
 #define HYBRIDATTN_FMA(i) "vfmadd231ps %%zmm16, %%zmm17, %%zmm" #i "\n"
 #define HYBRIDATTN_DOT(i) "vdpbf16ps %%zmm16, %%zmm17, %%zmm" #i "\n"
-#define HYBRIDATTN_FMA256(i) "vfmadd231ps %%ymm14, %%ymm15, %%ymm" #i "\n"
 #define HYBRIDATTN_LOOP(body) "1:\n" body "dec %0\njnz 1b\n"
 
 void run_fma512() {

@@ -47,6 +47,13 @@ TensorView rows_of(const TensorView& view, std::int64_t first, std::int64_t coun
   return view.at(first * view.stride(0), {count, view.dim(1)}, {view.stride(0), 1});
 }
 
+/// The most inner elements of a product.
+std::int64_t widest(const ModelConfig& c) {
+  return std::max<std::int64_t>({c.hidden_size, c.intermediate_size,
+                                 c.num_attention_heads * std::int64_t{c.head_dim},
+                                 c.linear_num_value_heads * std::int64_t{c.linear_value_head_dim}});
+}
+
 }  // namespace
 
 HybridModel::HybridModel(Context& context, ModelConfig config,
@@ -138,17 +145,10 @@ std::size_t HybridModel::activation_bytes(std::int64_t tokens) const {
   return most;
 }
 
-/// The most inner elements of a product.
-std::int64_t HybridModel::widest() const {
-  const ModelConfig& c = config_;
-  return std::max<std::int64_t>({c.hidden_size, c.intermediate_size,
-                                 c.num_attention_heads * std::int64_t{c.head_dim},
-                                 c.linear_num_value_heads * std::int64_t{c.linear_value_head_dim}});
-}
-
 Status HybridModel::reserve(std::int64_t tokens) {
   HYBRIDATTN_TRY(context_.reserve_workspace(
-      linear_shared_workspace_bytes(context_, dtype_, std::max(tokens, logits_block()), widest()),
+      linear_shared_workspace_bytes(context_, dtype_, std::max(tokens, logits_block()),
+                                    widest(config_)),
       linear_workspace_bytes()));
   const std::size_t before = arena_.capacity();
   HYBRIDATTN_TRY(arena_.reserve(activation_bytes(tokens)));

@@ -63,7 +63,6 @@ class HybridModel {
 
   /// How many tokens one call of `logits` should take at most: it bounds the memory of the result.
   std::int64_t logits_block() const;
-  std::int64_t widest() const;
 
  private:
   Status prepare();

@@ -288,26 +288,21 @@ void for_tasks(const ops::AttentionParams& p, core::Launch& launch, std::int64_t
 
 void attention(const ops::AttentionParams& p, core::Launch& launch) {
   launch.target = hwy::TargetName(HWY_TARGET);
-  const auto in_float = [&](const Task& task, std::byte* scratch) {
-    run_task(p, task, reinterpret_cast<float*>(scratch));
-  };
 #if HYBRIDATTN_TARGET_HAS_TILES
-  const std::int64_t tokens = ops::attention_bf16_tokens(p.group);
-  if (ops::attention_in_bf16(p) && launch.isa == Isa::kAmx) {
-    launch.target = TileProducts::kTarget;
-    return for_tasks(p, launch, tokens, [&](const Task& task, std::byte* scratch) {
-      const Tiles tiles;
-      run_wide_task<TileProducts>(p, task, scratch);
-    });
-  }
   if (ops::attention_in_bf16(p)) {
-    launch.target = DotProducts::kTarget;
-    return for_tasks(p, launch, tokens, [&](const Task& task, std::byte* scratch) {
-      run_wide_task<DotProducts>(p, task, scratch);
+    return with_products(launch, [&]<class Products>() {
+      for_tasks(p, launch, ops::attention_bf16_tokens(p.group),
+                [&](const Task& task, std::byte* scratch) {
+                  const typename Products::Scope scope;
+                  run_wide_task<Products>(p, task, scratch);
+                });
     });
   }
 #endif
-  for_tasks(p, launch, ops::attention_tile_tokens(p.group), in_float);
+  for_tasks(p, launch, ops::attention_tile_tokens(p.group),
+            [&](const Task& task, std::byte* scratch) {
+              run_task(p, task, reinterpret_cast<float*>(scratch));
+            });
 }
 
 void merge_states(const ops::MergeStatesParams& p, core::Launch& launch) {

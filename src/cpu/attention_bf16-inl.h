@@ -9,6 +9,7 @@
 
 #include "src/cpu/attention_sight-inl.h"
 #include "src/cpu/bf16_product-inl.h"
+#include "src/cpu/scratch.h"
 #include "src/ops/attention_params.h"
 
 #if defined(HYBRIDATTN_CPU_ATTENTION_BF16_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -28,21 +29,17 @@ inline constexpr std::int64_t kWideKeys = ops::kAttentionBf16Keys;
 struct WideTile {
   WideTile(std::byte* scratch, const ops::AttentionParams& p, std::int64_t query_rows)
       : dim(p.q.dim(2)), v_dim(p.v.dim(3)), rows(query_rows), lanes_of_rows((rows + 15) / 16 * 16) {
-    const auto take = [&](auto*& pointer, std::int64_t count) {
-      using T = std::remove_reference_t<decltype(*pointer)>;
-      pointer = reinterpret_cast<T*>(scratch);
-      scratch += (count * static_cast<std::int64_t>(sizeof(T)) + 63) / 64 * 64;
-    };
-    take(q_pairs, dim / 2 * lanes_of_rows);
-    take(keys, kWideKeys * dim);
-    take(v_pairs, kWideKeys / 2 * v_dim);
-    take(logits, kWideKeys * lanes_of_rows);
-    take(weight_pairs, kWideKeys / 2 * lanes_of_rows);
-    take(weights, lanes_of_rows * kWideKeys / 2);
-    take(out, lanes_of_rows * v_dim);
-    for (float** row : {&top, &sum, &shrink}) take(*row, lanes_of_rows);
-    for (std::int32_t** row : {&seen_begin, &seen_end}) take(*row, lanes_of_rows);
-    if (p.rows.parents != nullptr) take(seen_new, kMaxTreeTokens * lanes_of_rows);
+    ScratchCut cut(scratch);
+    cut.take(q_pairs, dim / 2 * lanes_of_rows);
+    cut.take(keys, kWideKeys * dim);
+    cut.take(v_pairs, kWideKeys / 2 * v_dim);
+    cut.take(logits, kWideKeys * lanes_of_rows);
+    cut.take(weight_pairs, kWideKeys / 2 * lanes_of_rows);
+    cut.take(weights, lanes_of_rows * kWideKeys / 2);
+    cut.take(out, lanes_of_rows * v_dim);
+    for (float** row : {&top, &sum, &shrink}) cut.take(*row, lanes_of_rows);
+    for (std::int32_t** row : {&seen_begin, &seen_end}) cut.take(*row, lanes_of_rows);
+    if (p.rows.parents != nullptr) cut.take(seen_new, kMaxTreeTokens * lanes_of_rows);
   }
 
   std::int64_t dim, v_dim;
@@ -100,13 +97,7 @@ inline void load_query_pairs(const ops::AttentionParams& p, std::int64_t first_t
       const std::int64_t head = kv_head * p.group + m % p.group;
       rows[r] = reinterpret_cast<const BF16*>(row3(p.q, first_token + m / p.group, head));
     }
-    for (std::int64_t at = 0; at < t.dim; at += kTurn<BF16>) {
-      VU turned[4];
-      turn<true>(rows, at, kTurn<BF16>, turned);
-      for (int u = 0; u < 4; ++u) {
-        hn::StoreU(turned[u], DU(), t.q_pairs + (at / 2 + u) * t.lanes_of_rows + block);
-      }
-    }
+    turn_rows(rows, t.dim, t.q_pairs + block, t.lanes_of_rows);
   }
   for (std::int64_t m = 0; m < t.lanes_of_rows; ++m) {
     t.top[m] = -std::numeric_limits<float>::infinity();

@@ -31,9 +31,10 @@ struct Sums {
 };
 
 /// Products in tiles: sums[rows, columns] = or += left right. `rows` and `columns` are multiples of
-/// 16, `inner` of 32. The thread has Tiles.
+/// 16, `inner` of 32.
 struct TileProducts {
   static constexpr const char* kTarget = kTilesName;
+  using Scope = Tiles;
 
   template <bool kAdd>
   static void multiply(std::int64_t rows, std::int64_t columns, std::int64_t inner,
@@ -115,6 +116,9 @@ struct TileProducts {
 /// The same in vectors.
 struct DotProducts {
   static constexpr const char* kTarget = "AVX3_ZEN4_BF16";
+  struct Scope {
+    Scope() {}  // not trivial, so that an unused one is no warning
+  };
 
   template <bool kAdd>
   static void multiply(std::int64_t rows, std::int64_t columns, std::int64_t inner,
@@ -167,7 +171,30 @@ struct DotProducts {
   }
 };
 
+/// Calls f.template operator()<Products>() with the products of the context's instruction set, and
+/// notes them as what ran. A thread that multiplies holds a Products::Scope.
+template <class F>
+void with_products(core::Launch& launch, const F& f) {
+  if (launch.isa == Isa::kAmx) {
+    launch.target = TileProducts::kTarget;
+    f.template operator()<TileProducts>();
+  } else {
+    launch.target = DotProducts::kTarget;
+    f.template operator()<DotProducts>();
+  }
+}
+
 // ---- Making operands.
+
+/// The pairs of 16 rows as 16 columns of a right operand: `inner` elements, a multiple of 8.
+HWY_INLINE void turn_rows(const BF16* const* rows, std::int64_t inner, std::uint32_t* pairs,
+                          std::int64_t stride) {
+  for (std::int64_t at = 0; at < inner; at += kTurn<BF16>) {
+    VU turned[4];
+    turn<true>(rows, at, kTurn<BF16>, turned);
+    for (int u = 0; u < 4; ++u) hn::StoreU(turned[u], DU(), pairs + (at / 2 + u) * stride);
+  }
+}
 
 /// Lane i: the bf16 roundings of first[i] and second[i], a pair of inner elements.
 HWY_INLINE VU pair_rounded(VF first, VF second) {

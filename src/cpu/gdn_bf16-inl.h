@@ -13,6 +13,7 @@
 
 #include "src/cpu/bf16_product-inl.h"
 #include "src/cpu/gdn-inl.h"
+#include "src/cpu/scratch.h"
 #include "src/ops/gdn_prefill_params.h"
 
 #if defined(HYBRIDATTN_CPU_GDN_BF16_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -34,32 +35,28 @@ struct Bf16Chunk {
   Bf16Chunk(std::byte* scratch, std::int64_t k_dim_, std::int64_t v_dim_)
       : k_dim(k_dim_), v_dim(v_dim_) {
     const std::int64_t c = kGdnChunk;
-    const auto take = [&](auto*& pointer, std::int64_t count) {
-      using T = std::remove_reference_t<decltype(*pointer)>;
-      pointer = reinterpret_cast<T*>(scratch);
-      scratch += count * static_cast<std::int64_t>(sizeof(T));
-    };
-    take(state, k_dim * v_dim);
-    take(state_pairs, k_dim / 2 * v_dim);
-    take(k_pairs, k_dim / 2 * c);
-    take(token_pairs, c / 2 * k_dim);
-    take(k_turned, k_dim * c / 2);
-    take(q_copy, c * k_dim);
-    take(k_copy, c * k_dim);
-    take(kk, c * c);
-    take(qk, c * c);
-    take(inverse, c * c);
-    take(scores, c * c);
-    take(solver, c * c);
-    take(u, v_dim * 4 > k_dim ? c * v_dim : kTileSide * k_dim);
-    take(o, c * v_dim);
-    take(u_pairs, c / 2 * v_dim);
-    take(u_decayed, c / 2 * v_dim);
+    ScratchCut cut(scratch);
+    cut.take(state, k_dim * v_dim);
+    cut.take(state_pairs, k_dim / 2 * v_dim);
+    cut.take(k_pairs, k_dim / 2 * c);
+    cut.take(token_pairs, c / 2 * k_dim);
+    cut.take(k_turned, k_dim * c / 2);
+    cut.take(q_copy, c * k_dim);
+    cut.take(k_copy, c * k_dim);
+    cut.take(kk, c * c);
+    cut.take(qk, c * c);
+    cut.take(inverse, c * c);
+    cut.take(scores, c * c);
+    cut.take(solver, c * c);
+    cut.take(u, v_dim * 4 > k_dim ? c * v_dim : kTileSide * k_dim);
+    cut.take(o, c * v_dim);
+    cut.take(u_pairs, c / 2 * v_dim);
+    cut.take(u_decayed, c / 2 * v_dim);
     for (float** row : {&beta, &key_factor, &query_factor, &decay, &to_end, &row_factor}) {
-      take(*row, c);
+      cut.take(*row, c);
     }
-    take(column_factor, kSolveBlocks * c);
-    take(sum, c);
+    cut.take(column_factor, kSolveBlocks * c);
+    cut.take(sum, c);
   }
 
   std::int64_t k_dim, v_dim;
@@ -123,13 +120,7 @@ inline void pack_keys(Bf16Chunk& c) {
   for (std::int64_t block = 0; block < kGdnChunk; block += kTileSide) {
     const BF16* rows[kTileSide];
     for (int r = 0; r < kTileSide; ++r) rows[r] = row_of(c.k, block + r);
-    for (std::int64_t at = 0; at < c.k_dim; at += kTurn<BF16>) {
-      VU turned[4];
-      turn<true>(rows, at, kTurn<BF16>, turned);
-      for (int u = 0; u < 4; ++u) {
-        hn::StoreU(turned[u], DU(), c.k_pairs + (at / 2 + u) * kGdnChunk + block);
-      }
-    }
+    turn_rows(rows, c.k_dim, c.k_pairs + block, kGdnChunk);
   }
   for (std::int64_t pair = 0; pair < kGdnChunk / 2; ++pair) {
     const BF16* first = row_of(c.k, 2 * pair);
@@ -172,14 +163,14 @@ inline void load_gates(const ops::GdnPrefillParams& p, std::int64_t first, std::
   }
 }
 
-/// r_j exp(g_start - g_j) of a block's columns j, before it and in it. In the block the exponent is
-/// positive; where it could leave the float range the block goes pair by pair.
+/// The largest exponent between two tokens of a block; a block where it is more goes pair by pair.
 inline constexpr double kMostGrowth = 80;
 
 inline bool grows_too_much(const Bf16Chunk& c, std::int64_t block) {
   return c.sum[block * kSolve] - c.sum[block * kSolve + kSolve - 1] > kMostGrowth;
 }
 
+/// r_j exp(g_start - g_j) of each block's columns j, before it and, with positive exponents, in it.
 inline void load_column_factors(Bf16Chunk& c) {
   for (std::int64_t block = 0; block < kSolveBlocks; ++block) {
     float* factor = c.column_factor + block * kGdnChunk;
@@ -193,8 +184,7 @@ inline void load_column_factors(Bf16Chunk& c) {
   }
 }
 
-/// exp(g_i - g_j) r_j of row i and the 16 columns of a block, without row_factor[i] unless in the
-/// block itself where that grows too much.
+/// exp(g_i - g_j) r_j of row i and the 16 columns j of a block; `exact`: each exponent by itself.
 inline VF pair_factors(const Bf16Chunk& c, std::int64_t i, std::int64_t column_block, bool exact) {
   const DF d;
   if (!exact) {

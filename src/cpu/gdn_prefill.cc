@@ -156,17 +156,12 @@ void for_heads(const ops::GdnPrefillParams& p, core::Launch& launch, const Prefi
 void gdn_prefill(const ops::GdnPrefillParams& p, core::Launch& launch) {
   launch.target = hwy::TargetName(HWY_TARGET);
 #if HYBRIDATTN_TARGET_HAS_TILES
-  if (ops::gdn_prefill_in_bf16(p) && launch.isa == Isa::kAmx) {
-    launch.target = TileProducts::kTarget;
-    return for_heads(p, launch, [&](std::int32_t row, std::int64_t head, std::byte* scratch) {
-      const Tiles tiles;
-      prefill_head_bf16<TileProducts>(p, row, head, scratch);
-    });
-  }
   if (ops::gdn_prefill_in_bf16(p)) {
-    launch.target = DotProducts::kTarget;
-    return for_heads(p, launch, [&](std::int32_t row, std::int64_t head, std::byte* scratch) {
-      prefill_head_bf16<DotProducts>(p, row, head, scratch);
+    return with_products(launch, [&]<class Products>() {
+      for_heads(p, launch, [&](std::int32_t row, std::int64_t head, std::byte* scratch) {
+        const typename Products::Scope scope;
+        prefill_head_bf16<Products>(p, row, head, scratch);
+      });
     });
   }
 #endif

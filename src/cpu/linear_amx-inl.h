@@ -178,32 +178,27 @@ HWY_INLINE void add_step(const std::byte* weights, std::int64_t stride, std::int
   }
 }
 
+/// f(tile, floats of sums before it) for the tiles of sums, whose number comes as a type.
+template <int kTiles, class F>
+HWY_INLINE void each_sum(const F& f) {
+  f(std::integral_constant<int, 0>(), 0);
+  f(std::integral_constant<int, 1>(), 256);
+  if constexpr (kTiles == 2) {
+    f(std::integral_constant<int, 2>(), 512);
+    f(std::integral_constant<int, 3>(), 768);
+  }
+}
 template <int kTiles>
 HWY_INLINE void zero_sums() {
-  tile_zero<0>();
-  tile_zero<1>();
-  if constexpr (kTiles == 2) {
-    tile_zero<2>();
-    tile_zero<3>();
-  }
+  each_sum<kTiles>([](auto tile, int) HWY_ATTR { tile_zero<tile.value>(); });
 }
 template <int kTiles>
 HWY_INLINE void load_sums(const float* sums) {
-  tile_load<0>(sums);
-  tile_load<1>(sums + 256);
-  if constexpr (kTiles == 2) {
-    tile_load<2>(sums + 512);
-    tile_load<3>(sums + 768);
-  }
+  each_sum<kTiles>([&](auto tile, int at) HWY_ATTR { tile_load<tile.value>(sums + at); });
 }
 template <int kTiles>
 HWY_INLINE void save_sums(float* sums) {
-  tile_store<0>(sums);
-  tile_store<1>(sums + 256);
-  if constexpr (kTiles == 2) {
-    tile_store<2>(sums + 512);
-    tile_store<3>(sums + 768);
-  }
+  each_sum<kTiles>([&](auto tile, int at) HWY_ATTR { tile_store<tile.value>(sums + at); });
 }
 
 /// Hands a block's sums, which lie in tiles 0 to 3, to those that wait; none do now.
