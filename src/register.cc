@@ -40,6 +40,7 @@ void register_cpu() {
 void register_cuda() {
   using namespace hybridattn::ops;
   open_cuda = cuda::open_device;
+  kernel_entry<AttentionParams>.cuda = cuda::attention_kernels();
   kernel_entry<CausalConvParams>.cuda = cuda::causal_conv_kernels();
   kernel_entry<CausalConvVerifyParams>.cuda = cuda::causal_conv_verify_kernels();
   kernel_entry<CopySlotsParams>.cuda = cuda::copy_slots_kernels();
@@ -50,6 +51,7 @@ void register_cuda() {
   kernel_entry<GdnStepParams>.cuda = cuda::gdn_step_kernels();
   kernel_entry<GdnVerifyParams>.cuda = cuda::gdn_verify_kernels();
   kernel_entry<L2NormParams>.cuda = cuda::l2norm_kernels();
+  kernel_entry<MergeStatesParams>.cuda = cuda::merge_states_kernels();
   kernel_entry<ZeroSlotsParams>.cuda = cuda::zero_slots_kernels();
 }
 #else

@@ -1,6 +1,7 @@
 #include "bench/cuda/device.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -20,6 +21,9 @@ std::vector<std::byte> random_elements(DType dtype, std::int64_t count, double l
     std::byte* at = out.data() + static_cast<std::size_t>(i) * dtype_size(dtype);
     if (dtype == DType::kF32) {
       std::memcpy(at, &value, 4);
+    } else if (dtype == DType::kF8E4M3) {
+      const F8E4M3 rounded = to_f8_e4m3(value);
+      std::memcpy(at, &rounded, 1);
     } else {
       const BF16 rounded = to_bf16(value);
       std::memcpy(at, &rounded, 2);
@@ -109,6 +113,10 @@ std::vector<float> DeviceTensor::read(std::int64_t first, std::int64_t count) co
   for (std::size_t i = 0; i < out.size(); ++i) {
     if (dtype_ == DType::kF32) {
       std::memcpy(&out[i], bytes.data() + 4 * i, 4);
+    } else if (dtype_ == DType::kF8E4M3) {
+      F8E4M3 value;
+      std::memcpy(&value, bytes.data() + i, 1);
+      out[i] = to_float(value);
     } else {
       BF16 value;
       std::memcpy(&value, bytes.data() + 2 * i, 2);
@@ -116,6 +124,19 @@ std::vector<float> DeviceTensor::read(std::int64_t first, std::int64_t count) co
     }
   }
   return out;
+}
+
+double host_time(const std::function<Status()>& call) {
+  std::vector<double> times;
+  for (int i = 0; i < 41; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    require_ok(call());
+    times.push_back(
+        std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin)
+            .count());
+    require_cuda(cudaDeviceSynchronize(), "run");
+  }
+  return median(times);
 }
 
 double time_in_graph(cudaStream_t stream, const std::vector<std::function<Status()>>& calls,

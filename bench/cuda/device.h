@@ -42,6 +42,9 @@ class DeviceTensor {
 double time_in_graph(cudaStream_t stream, const std::vector<std::function<Status()>>& calls,
                      int replays = 15);
 
+/// Microseconds of the host for one call, the median.
+double host_time(const std::function<Status()>& call);
+
 /// Bytes a second, read and written, of a large copy.
 double copy_bandwidth(cudaStream_t stream);
 

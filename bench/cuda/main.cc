@@ -16,6 +16,9 @@ using Suite = void (*)(Context&, cudaStream_t, double, Report&);
 Suite suite_of(std::string_view name) {
   if (name == "gdn-decode") return run_gdn_decode;
   if (name == "gdn-prefill") return run_gdn_prefill;
+  if (name == "attn-prefill") return run_attn_prefill;
+  if (name == "attn-extend") return run_attn_extend;
+  if (name == "attn-decode") return run_attn_decode;
   return nullptr;
 }
 
@@ -50,7 +53,9 @@ int main(int argc, char** argv) {
     } else if (const bench::Suite suite = bench::suite_of(argument); suite != nullptr) {
       suites.push_back(suite);
     } else {
-      std::fprintf(stderr, "bench: argument \"%s\", must be --json, gdn-decode or gdn-prefill\n",
+      std::fprintf(stderr,
+                   "bench: argument \"%s\", must be --json, gdn-decode, gdn-prefill, attn-prefill, "
+                   "attn-extend or attn-decode\n",
                    argv[i]);
       return 2;
     }

@@ -11,5 +11,8 @@ namespace hybridattn::bench {
 /// `copy_rate`: bytes a second of a large copy on the same card.
 void run_gdn_decode(Context& context, cudaStream_t stream, double copy_rate, Report& report);
 void run_gdn_prefill(Context& context, cudaStream_t stream, double copy_rate, Report& report);
+void run_attn_prefill(Context& context, cudaStream_t stream, double copy_rate, Report& report);
+void run_attn_extend(Context& context, cudaStream_t stream, double copy_rate, Report& report);
+void run_attn_decode(Context& context, cudaStream_t stream, double copy_rate, Report& report);
 
 }  // namespace hybridattn::bench

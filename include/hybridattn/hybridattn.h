@@ -4,6 +4,7 @@
 #include "hybridattn/attention_backend.h"
 #include "hybridattn/cache_budget.h"
 #include "hybridattn/context.h"
+#include "hybridattn/device_attention_rows.h"
 #include "hybridattn/device_rows.h"
 #include "hybridattn/dtype.h"
 #include "hybridattn/exceptions.h"

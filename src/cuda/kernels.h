@@ -2,6 +2,7 @@
 #pragma once
 
 #include "src/core/kernel.h"
+#include "src/ops/attention_params.h"
 #include "src/ops/causal_conv_verify_params.h"
 #include "src/ops/copy_slots_params.h"
 #include "src/ops/gated_rms_norm_params.h"
@@ -14,6 +15,7 @@
 
 namespace hybridattn::cuda {
 
+core::DeviceKernels<ops::AttentionParams> attention_kernels();
 core::DeviceKernels<ops::CausalConvParams> causal_conv_kernels();
 core::DeviceKernels<ops::CausalConvVerifyParams> causal_conv_verify_kernels();
 core::DeviceKernels<ops::CopySlotsParams> copy_slots_kernels();
@@ -24,6 +26,7 @@ core::DeviceKernels<ops::GdnPrefillParams> gdn_prefill_kernels();
 core::DeviceKernels<ops::GdnStepParams> gdn_step_kernels();
 core::DeviceKernels<ops::GdnVerifyParams> gdn_verify_kernels();
 core::DeviceKernels<ops::L2NormParams> l2norm_kernels();
+core::DeviceKernels<ops::MergeStatesParams> merge_states_kernels();
 core::DeviceKernels<ops::ZeroSlotsParams> zero_slots_kernels();
 
 }  // namespace hybridattn::cuda

@@ -5,9 +5,10 @@
 #include "hybridattn/status_macros.h"
 #include "src/core/arg_check.h"
 #include "src/core/kernel.h"
+#include "src/ops/attention_check.h"
 #include "src/ops/attention_params.h"
+#include "src/ops/attention_place.h"
 #include "src/ops/cache_scale.h"
-#include "src/ops/verify_check.h"
 
 namespace hybridattn {
 namespace {
@@ -45,70 +46,44 @@ Status check_options(core::ArgCheck& check, const AttentionOptions& options) {
   return check.status();
 }
 
-Status check_pages(const AttentionArgs& args, std::int32_t r, std::int64_t pages,
-                   std::int64_t page_size) {
-  const AttentionRows& rows = args.rows;
-  const std::int64_t used = (rows.kv_length[r] + page_size - 1) / page_size;
-  const std::int64_t first = rows.kv_start[r];
-  if (first < 0 || first > rows.num_pages_listed - used) {
-    return error(StatusCode::kOutOfRange, "attention: row ", r, " reads ", used, " pages from ",
-                 first, " of the list, which has ", rows.num_pages_listed);
-  }
-  // Pages wholly left of the window are never read, so an engine may have freed them.
-  std::int64_t from = 0;
-  if (args.options.window > 0) {
-    const std::int64_t oldest =
-        static_cast<std::int64_t>(rows.kv_length[r]) - rows.q_length[r] + 1 - args.options.window;
-    if (oldest > 0) from = oldest / page_size;
-  }
-  for (std::int64_t i = from; i < used; ++i) {
-    const std::int32_t page = rows.pages[first + i];
-    if (page < 0 || page >= pages) {
-      return error(StatusCode::kOutOfRange, "attention: row ", r, " needs page ", i, " of ", used,
-                   " for ", rows.kv_length[r], " keys and the list has ", page,
-                   " there, must be in [0, ", pages, ")");
-    }
-  }
-  return {};
+AttentionHeads heads_of(const AttentionArgs& args, std::int64_t hq, std::int64_t hk,
+                        std::int64_t page_size) {
+  const bool dense = args.rows.pages == nullptr;
+  return {static_cast<std::int32_t>(hq), static_cast<std::int32_t>(hk),
+          dense ? 0 : static_cast<std::int32_t>(page_size), args.options.causal,
+          args.options.window};
 }
 
-Status check_rows(const AttentionArgs& args, std::int64_t tokens, std::int64_t pages,
-                  std::int64_t page_size) {
-  const AttentionRows& rows = args.rows;
+/// Rows that were checked when they were written must have been written for this call's heads.
+Status check_placed(const PlacedAttentionRows& placed, const AttentionHeads& heads,
+                    std::int64_t tokens, std::int64_t pages) {
   core::ArgCheck check("attention");
-  check.require(rows.count >= 0, "rows.count is ", rows.count, ", must be at least 0");
-  check.array("rows.q_start", rows.q_start, rows.count);
-  check.array("rows.q_length", rows.q_length, rows.count);
-  check.array("rows.kv_length", rows.kv_length, rows.count);
-  check.array("rows.kv_start", rows.kv_start, rows.count);
+  const AttentionHeads& made = placed.heads;
+  check.require(made.num_heads == heads.num_heads && made.num_kv_heads == heads.num_kv_heads &&
+                    made.page_size == heads.page_size && made.causal == heads.causal &&
+                    made.window == heads.window,
+                "rows.device was made for HQ = ", made.num_heads, ", HK = ", made.num_kv_heads,
+                ", page_size ", made.page_size, ", causal ", made.causal, ", window ", made.window,
+                ", must be ", heads.num_heads, ", ", heads.num_kv_heads, ", ", heads.page_size,
+                ", ", heads.causal, ", ", heads.window);
   if (!check.ok()) return check.status();
-  const bool dense = args.k.rank == 3;
-  for (std::int32_t r = 0; r < rows.count; ++r) {
-    const std::int64_t start = rows.q_start[r];
-    const std::int64_t length = rows.q_length[r];
-    if (start < 0 || length < 0 || start + length > tokens) {
-      return error(StatusCode::kOutOfRange, "attention: row ", r, " names queries [", start, ", ",
-                   start + length, "), must lie in [0, ", tokens, ")");
-    }
-    if (rows.kv_length[r] < 0) {
-      return invalid_argument("attention: row ", r, " has kv_length ", rows.kv_length[r],
-                              ", must be at least 0");
-    }
-    if (dense) {
-      const std::int64_t first = rows.kv_start[r];
-      if (first < 0 || first > pages - rows.kv_length[r]) {
-        return error(StatusCode::kOutOfRange, "attention: row ", r, " reads ", rows.kv_length[r],
-                     " keys from ", first, ", must lie in [0, ", pages, ")");
-      }
-    } else if (length > 0) {
-      HYBRIDATTN_TRY(check_pages(args, r, pages, page_size));
-    }
-    HYBRIDATTN_TRY(ops::check_parents("attention", r, rows.parents, start, length));
-    if (rows.parents == nullptr || length == 0 || rows.parents[start] == kChain) continue;
-    check.require_supported(args.options.causal, "row ", r,
-                            " is a tree and causal is false, must be true");
-    if (!check.ok()) return check.status();
+  if (placed.end_token <= tokens && placed.end_page <= pages) return {};
+  return error(StatusCode::kOutOfRange, "attention: rows.device names queries up to ",
+               placed.end_token, " and pages up to ", placed.end_page, ", must lie below ", tokens,
+               " and ", pages);
+}
+
+/// Cuts the rows into work for the kernels of the accelerator and uploads both.
+Status place_rows(Context& context, const AttentionHeads& heads, std::int64_t tokens,
+                  ops::AttentionParams& params, ops::AttentionTables& tables) {
+  if (params.rows.device != nullptr) {
+    params.tables = &params.rows.device->tables;
+    return {};
   }
+  ops::AttentionSchedule schedule;
+  ops::schedule_attention(params.rows, ops::attention_cut(context, heads), schedule);
+  HYBRIDATTN_TRY(ops::place_attention_rows(context, params.rows, tokens, schedule, tables));
+  params.tables = &tables;
   return {};
 }
 
@@ -144,9 +119,19 @@ Status attention(Context& context, const AttentionArgs& args) {
   check.distinct("out", args.out, "q", args.q).distinct("out", args.out, "k", args.k);
   check.distinct("out", args.out, "v", args.v);
   HYBRIDATTN_TRY(check_options(check, args.options));
-  HYBRIDATTN_TRY(check_rows(args, check["T"], check["pages"], check["page_size"]));
-  const ops::AttentionParams params{args.rows, args.q,       k,      v, args.out, args.sinks,
-                                    args.lse,  args.options, hq / hk};
+  const AttentionHeads heads = heads_of(args, hq, hk, check["page_size"]);
+  if (args.rows.device != nullptr) {
+    HYBRIDATTN_TRY(check_placed(*args.rows.device, heads, check["T"], check["pages"]));
+  } else {
+    HYBRIDATTN_TRY(
+        ops::check_attention_rows("attention", args.rows, heads, check["T"], check["pages"]));
+  }
+  ops::AttentionParams params{args.rows, args.q,       k,      v, args.out, args.sinks,
+                              args.lse,  args.options, hq / hk};
+  ops::AttentionTables tables;
+  if (context.device() == DeviceType::kCuda) {
+    HYBRIDATTN_TRY(place_rows(context, heads, check["T"], params, tables));
+  }
   return core::launch(context, "attention", params,
                       ops::attention_workspace(hq / hk, check["D"], check["DV"]));
 }

@@ -5,6 +5,55 @@
 
 namespace hybridattn::ops {
 
+// ---- The work of kernels of an accelerator.
+
+// A key head's queries are its tokens' heads one after the other: query row i of a batch's row is
+// head i % group of token i / group. A tile is a few of these query rows.
+
+/// One block's work for every key head: query rows [first, first + the tile's) of row `row` over
+/// keys [begin, end). A block without keys to see still writes its zeros. What the row's arrays
+/// hold of it stands here again: a kernel begins with one read.
+struct AttentionWork {
+  std::int32_t row;
+  std::int32_t first;
+  std::int32_t begin, end;
+  std::int32_t part;  ///< place of its first query row among the parts; -1: to the output
+  std::int32_t q_start, q_length, kv_length;
+  std::int64_t kv_start;
+};
+
+/// A tile whose keys went to several blocks: their parts, a tile's rows apart.
+struct AttentionJoin {
+  std::int32_t row;
+  std::int32_t first;
+  std::int32_t part;
+  std::int32_t parts;
+  std::int32_t tile;  ///< query rows of a part
+  std::int32_t q_start, q_length;
+};
+
+/// Query rows of one tile of the kernel for few, and the most of a kernel for many.
+inline constexpr std::int32_t kAttentionFewRows = 16;
+inline constexpr std::int32_t kAttentionMostRows = 128;
+
+/// What kernels read, in the accelerator's memory.
+struct AttentionTables {
+  const std::int64_t* kv_start;     // [rows]
+  const std::int32_t* q_start;      // [rows]
+  const std::int32_t* q_length;     // [rows]
+  const std::int32_t* kv_length;    // [rows]
+  const std::int32_t* first_query;  // [rows + 1] queries of all rows before
+  const std::int32_t* counts;       // pieces of work for few and for many, joins, as they are now
+  const AttentionWork* few;
+  const AttentionWork* many;
+  const AttentionJoin* joins;
+  const std::int32_t* parents;                               // nullptr: no trees
+  const std::int32_t* pages;                                 // nullptr: dense keys
+  std::int32_t rows, queries, num_few, num_many, num_joins;  // room for as many
+  std::int32_t many_rows;                                    // query rows of a tile of `many`
+  std::int64_t part_rows;
+};
+
 struct AttentionParams {
   AttentionRows rows;
   ConstTensorView q;      // [tokens, q_heads, dim]
@@ -14,7 +63,8 @@ struct AttentionParams {
   ConstTensorView sinks;  // optional [q_heads] f32
   TensorView lse;         // optional [tokens, q_heads] f32
   AttentionOptions options;
-  std::int64_t group;  // query heads of one key head
+  std::int64_t group;                       // query heads of one key head
+  const AttentionTables* tables = nullptr;  // the rows and their work on an accelerator
 };
 
 /// Keys of one tile. Tiles start at multiples of it from the row's first key, so that a query's sum

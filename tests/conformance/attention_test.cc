@@ -38,6 +38,18 @@ class ConformanceAttention : public Conformance {
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceAttention, ::testing::ValuesIn(all_setups()),
                          setup_name);
 
+/// On the GPU also the kernels that newer devices take for want of their own.
+std::vector<Setup> attention_cuda_setups() {
+  std::vector<Setup> out = cuda_setups();
+  if (!built_with_cuda()) return out;
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    out.push_back({Isa::kBaseline, 1, dtype, "sm80"});
+  }
+  return out;
+}
+INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceAttention, ::testing::ValuesIn(attention_cuda_setups()),
+                         setup_name);
+
 /// Page ids in an order that is not that of the rows, with free pages between.
 struct Cache {
   KvRows rows;
@@ -84,19 +96,33 @@ void poison_free_keys(Operand& operand, const Cache& cache, std::int64_t page_si
   }
 }
 
-/// As given and, where there are kernels that take products in bf16, with heads that fill their
-/// tiles, keys enough for several of theirs, and an output that shows what they round.
+/// The same with gaps that kernels which move 16 bytes at once take.
+Layout aligned(Layout layout) {
+  if (layout == Layout::kSliced) return Layout::kAlignedSliced;
+  return layout == Layout::kTransposed ? Layout::kAlignedTransposed : layout;
+}
+
+/// As given and, where there are kernels by matrix instructions, with heads that fill their tiles,
+/// keys enough for several of theirs, and an output that shows what they round.
 void ConformanceAttention::check(const Case& c, const std::vector<Row>& row_list) {
-  check_one(c, row_list);
-  if (dtype() != DType::kBF16 || GetParam().isa < Isa::kAvx512Bf16) return;
-  Case wide = c;
-  wide.dim = 64;
-  wide.v_dim = 48;
-  wide.out_dtype = DType::kF32;
+  if (GetParam().cuda_family != "sm80") check_one(c, row_list);
+  const bool cuda = GetParam().cuda_family == "auto" || GetParam().cuda_family == "sm80";
+  const bool cpu = dtype() == DType::kBF16 && GetParam().isa >= Isa::kAvx512Bf16;
+  if (dtype() == DType::kF32 || !(cuda || cpu)) return;
   std::vector<Row> longer = row_list;
   longer.insert(longer.end(), {{2, 600}, {30, 290}, {1, 513}});
-  check_one(wide, longer);
-  EXPECT_TRUE(products_in_bf16(context().last_kernel_target()));
+  std::vector<std::int64_t> dims{64};
+  if (cuda) dims.insert(dims.end(), {128, 256});
+  for (const std::int64_t dim : dims) {
+    Case wide = c;
+    wide.dim = dim;
+    wide.v_dim = cuda ? dim : 48;
+    wide.options.scale = 1.6f / std::sqrt(static_cast<float>(dim));
+    wide.out_dtype = DType::kF32;
+    if (cuda) wide.layout = aligned(c.layout);
+    check_one(wide, longer);
+    EXPECT_TRUE(rounds_weights(context().last_kernel_target())) << context().last_kernel_target();
+  }
 }
 
 void ConformanceAttention::check_one(const Case& c, const std::vector<Row>& row_list) {
@@ -127,7 +153,7 @@ void ConformanceAttention::check_one(const Case& c, const std::vector<Row>& row_
                          c.sinks ? sinks(s) : TensorView(), lse(s), c.options};
   });
   const DType least = half_ulp(cache_dtype) > half_ulp(dtype()) ? cache_dtype : dtype();
-  const OpBound& bound = attention_bound(context().last_kernel_target());
+  const OpBound& bound = attention_bound(context().last_kernel_target(), dtype());
   expect_conforms(out, named, bound, least);
   // The logits of bf16 inputs are exact products: their denominator is float32's in every kernel.
   expect_conforms(lse, named, kAttentionBound, least);

@@ -60,10 +60,16 @@ inline const OpBound& gdn_prefill_bound(std::string_view target, DType dtype) {
 }
 // Logits in float32, then exp: an error of the logit is one of the weight.
 inline constexpr OpBound kAttentionBound{"attention", 1e-6, 3, 8};
-// The weights, rounded to bf16, each by itself.
+// The weights, rounded to the type of q, each by itself.
 inline constexpr OpBound kAttentionBf16Bound{"attention in bf16", 3e-3, 3, 8};
-inline const OpBound& attention_bound(std::string_view target) {
-  return products_in_bf16(target) ? kAttentionBf16Bound : kAttentionBound;
+inline constexpr OpBound kAttentionF16Bound{"attention in f16", 4e-4, 3, 8};
+/// Whether the kernel that reports this multiplies weights in the type of q.
+inline bool rounds_weights(std::string_view target) {
+  return target == "sm90" || target == "sm80" || products_in_bf16(target);
+}
+inline const OpBound& attention_bound(std::string_view target, DType dtype) {
+  if (!rounds_weights(target)) return kAttentionBound;
+  return dtype == DType::kBF16 ? kAttentionBf16Bound : kAttentionF16Bound;
 }
 inline constexpr OpBound kMergeStatesBound{"merge_states", 4e-7, 1.5, 6};
 // Sums over K in float32: the bound grows with the root of K; the table's K is at most 300.

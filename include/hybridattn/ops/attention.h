@@ -9,6 +9,9 @@
 
 namespace hybridattn {
 
+/// Rows cut into work on an accelerator, of a DeviceAttentionRows.
+struct PlacedAttentionRows;
+
 /// Rows of a batch as attention sees them. Arrays are the caller's and live until the op returns.
 struct AttentionRows {
   std::int32_t count = 0;
@@ -24,6 +27,8 @@ struct AttentionRows {
   /// Optional [T], as in VerifyRows: a token of a tree sees the keys before the row's new ones,
   /// those of the tokens that it follows, and its own. Needs causal.
   const std::int32_t* parents = nullptr;
+  /// CUDA: what DeviceAttentionRows::rows has; nullptr = each call uploads the rows for itself.
+  const PlacedAttentionRows* device = nullptr;
 };
 
 struct AttentionOptions {

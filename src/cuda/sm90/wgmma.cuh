@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include <cuda.h>
 
@@ -12,12 +13,12 @@ namespace hybridattn::cuda {
 
 /// Shared memory of rows of 128 bytes in the 128-byte swizzle, as a matrix operand. `leading`:
 /// bytes from one group of 64 columns to the next where columns are the dense dimension, else
-/// ignored.
-__device__ inline std::uint64_t matrix_descriptor(std::uint32_t address, int leading) {
+/// ignored. `row_group`: bytes from 8 rows to the next.
+__device__ inline std::uint64_t matrix_descriptor(std::uint32_t address, int leading,
+                                                  int row_group = 1024) {
   constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62;
-  constexpr std::uint64_t kRowGroup = std::uint64_t{1024 >> 4} << 32;  // 8 rows
-  return kSwizzle128 | kRowGroup | (static_cast<std::uint64_t>(leading >> 4) << 16) |
-         ((address & 0x3ffff) >> 4);
+  return kSwizzle128 | static_cast<std::uint64_t>(row_group >> 4) << 32 |
+         (static_cast<std::uint64_t>(leading >> 4) << 16) | ((address & 0x3ffff) >> 4);
 }
 
 /// The same of rows of 32 bytes in the 32-byte swizzle.
@@ -132,6 +133,74 @@ __device__ inline void multiply_columns<__half>(float (&d)[64], const std::uint3
   HYBRIDATTN_WGMMA_128("f16", "1");
 }
 
+#define HYBRIDATTN_SHARED_64(type)                                                                 \
+  asm volatile(                                                                                    \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"                                                 \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                  \
+      " "                                                                                          \
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "     \
+      "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "                         \
+      "%32, %33, p, 1, 1, 0, 0;\n}"                                                                \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),        \
+        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),    \
+        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), \
+        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), \
+        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])                                         \
+      : "l"(a), "l"(b), "r"(accumulate))
+
+#define HYBRIDATTN_SHARED_128(type)                                                                \
+  asm volatile(                                                                                    \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                                 \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                 \
+      " "                                                                                          \
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "     \
+      "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, " \
+      "%37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, " \
+      "%55, %56, %57, %58, %59, %60, %61, %62, %63}, "                                             \
+      "%64, %65, p, 1, 1, 0, 0;\n}"                                                                \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),        \
+        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),    \
+        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), \
+        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), \
+        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), \
+        "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), \
+        "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), \
+        "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), \
+        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), \
+        "+f"(d[63])                                                                                \
+      : "l"(a), "l"(b), "r"(accumulate))
+
+/// d (+)= A B^T: A [64][16] and B [64][16] or [128][16] in shared memory, their 16 columns dense.
+template <class X>
+__device__ void multiply_shared(float (&d)[32], std::uint64_t a, std::uint64_t b, int accumulate) {
+  if constexpr (std::is_same_v<X, __half>) {
+    HYBRIDATTN_SHARED_64("f16");
+  } else {
+    HYBRIDATTN_SHARED_64("bf16");
+  }
+}
+template <class X>
+__device__ void multiply_shared(float (&d)[64], std::uint64_t a, std::uint64_t b, int accumulate) {
+  if constexpr (std::is_same_v<X, __half>) {
+    HYBRIDATTN_SHARED_128("f16");
+  } else {
+    HYBRIDATTN_SHARED_128("bf16");
+  }
+}
+#undef HYBRIDATTN_SHARED_64
+#undef HYBRIDATTN_SHARED_128
+
+/// d += a B: a [64][16] in registers, B [16][64] in shared memory, its 64 columns dense.
+template <class X>
+__device__ void multiply_columns(float (&d)[32], const std::uint32_t (&a)[4], std::uint64_t b) {
+  constexpr int accumulate = 1;
+  if constexpr (std::is_same_v<X, __half>) {
+    HYBRIDATTN_WGMMA_64("f16", "1");
+  } else {
+    HYBRIDATTN_WGMMA_64("bf16", "1");
+  }
+}
+
 #undef HYBRIDATTN_WGMMA_64
 #undef HYBRIDATTN_WGMMA_128
 
@@ -160,6 +229,11 @@ inline constexpr int kArrivalsOfWarp = 1;
 __device__ inline void arrive_as_warp(std::uint64_t* barrier) {
   __syncwarp();
   if (kArrivalsOfWarp == 32 || threadIdx.x % 32 == 0) arrive(barrier);
+}
+/// Arrives once all that this thread has started to copy with copy_async is there.
+__device__ inline void arrive_when_copied(std::uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
+               : "memory");
 }
 /// Arrives, and lets the phase wait for `bytes` more of bulk copies.
 __device__ inline void arrive_expecting(std::uint64_t* barrier, int bytes) {

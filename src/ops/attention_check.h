@@ -1,0 +1,13 @@
+// The checks of attention that do not depend on one call.
+#pragma once
+
+#include "hybridattn/device_attention_rows.h"
+
+namespace hybridattn::ops {
+
+/// Every row lies in the stream of `tokens` queries and reads pages below `pages` (of dense keys:
+/// keys) that it lists. Errors: invalid_argument, out_of_range, unsupported.
+Status check_attention_rows(const char* op, const AttentionRows& rows, const AttentionHeads& heads,
+                            std::int64_t tokens, std::int64_t pages);
+
+}  // namespace hybridattn::ops

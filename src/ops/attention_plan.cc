@@ -1,0 +1,221 @@
+#include "src/ops/attention_plan.h"
+
+#include <algorithm>
+
+#include "src/core/context_impl.h"
+#include "src/core/formulas.h"
+
+namespace hybridattn::ops {
+namespace {
+
+/// A tile's keys: from the cut at or before its first to its last.
+struct Tile {
+  std::int32_t row, first, begin, end;
+};
+
+Tile tile_of(const AttentionRows& rows, const AttentionCut& cut, std::int32_t row,
+             std::int64_t first, std::int64_t last) {
+  const std::int64_t length = rows.q_length[row], keys = rows.kv_length[row];
+  const bool tree = rows.parents != nullptr && rows.parents[rows.q_start[row]] != kChain;
+  const auto seen = [&](std::int64_t query_row) {
+    return core::visible_keys(query_row / cut.group, length, keys, cut.causal, cut.window);
+  };
+  // A token of a tree stands behind those it follows alone, maybe the row's state.
+  const std::int64_t begin = tree ? seen(0).begin : seen(first).begin;
+  return {row, static_cast<std::int32_t>(first),
+          static_cast<std::int32_t>(begin / kAttentionCut * kAttentionCut),
+          static_cast<std::int32_t>(seen(last).end)};
+}
+
+std::int64_t pieces_of(const Tile& tile, std::int64_t part, bool fixed) {
+  // Fixed parts lie on a grid from the row's first key.
+  const std::int64_t begin = fixed ? tile.begin / part * part : tile.begin;
+  return std::max<std::int64_t>(1, (tile.end - begin + part - 1) / part);
+}
+
+/// The least keys of a part, in cuts, with which the tiles make at most `most` pieces.
+std::int64_t least_part(const std::vector<Tile>& tiles, std::int64_t most, std::int64_t longest) {
+  std::int64_t least = 1, enough = (longest + kAttentionCut - 1) / kAttentionCut;
+  while (least < enough) {
+    const std::int64_t middle = (least + enough) / 2;
+    std::int64_t pieces = 0;
+    for (const Tile& tile : tiles) pieces += pieces_of(tile, middle * kAttentionCut, false);
+    if (pieces <= most) {
+      enough = middle;
+    } else {
+      least = middle + 1;
+    }
+  }
+  return enough * kAttentionCut;
+}
+
+/// Tiles that fill the slots so many times are not cut.
+constexpr std::int64_t kMostWaves = 3;
+/// Of the times that pieces may fill the slots, how many are tried.
+constexpr std::int64_t kMoreWaves = 2;
+
+/// Keys of a part: the tiles of all key heads fill the slots once or a few times, evenly. In keys,
+/// a block costs kSetUp beside its own, and each part kJoin once more when the parts are added up.
+std::int64_t choose_part(const std::vector<Tile>& tiles, const AttentionCut& cut,
+                         std::int64_t slots) {
+  constexpr std::int64_t kSetUp = 128, kJoin = 3;
+  if (cut.fixed) return kAttentionFixedPart;
+  std::int64_t longest = 1, all = 0;
+  for (const Tile& tile : tiles) {
+    const std::int64_t keys = std::max(tile.end - tile.begin, 1);
+    longest = std::max(longest, keys);
+    all += keys + kSetUp;
+  }
+  const std::int64_t at_once = std::max<std::int64_t>(slots / cut.kv_heads, 1);
+  const auto count = static_cast<std::int64_t>(tiles.size());
+  std::int64_t best = longest;
+  std::int64_t best_cost = std::max(longest + kSetUp, (all + at_once - 1) / at_once);
+  if (count >= kMostWaves * at_once) return best;
+  const std::int64_t waves = count / at_once + 1;
+  for (std::int64_t w = waves; w < waves + kMoreWaves; ++w) {
+    const std::int64_t least = least_part(tiles, w * at_once, longest);
+    for (const std::int64_t part : {least, 2 * least}) {
+      if (part >= longest) continue;
+      const std::int64_t cost = w * (part + kSetUp) + kJoin * (longest / part);
+      if (cost < best_cost) best = part, best_cost = cost;
+    }
+  }
+  return best;
+}
+
+class Cutter {
+ public:
+  Cutter(const AttentionRows& rows, const AttentionCut& cut, AttentionSchedule& out)
+      : rows_(rows), cut_(cut), out_(out) {}
+
+  void add(bool many) {
+    const std::int32_t size = many ? cut_.many_rows : kAttentionFewRows;
+    tiles_.clear();
+    for (std::int32_t row = 0; row < rows_.count; ++row) {
+      const std::int64_t query_rows = rows_.q_length[row] * cut_.group;
+      if ((query_rows > kAttentionFewRows || cut_.one_kernel) != many) continue;
+      for (std::int64_t first = 0; first < query_rows; first += size) {
+        const std::int64_t last = std::min(first + size, query_rows) - 1;
+        tiles_.push_back(tile_of(rows_, cut_, row, first, last));
+      }
+    }
+    const std::int64_t part = choose_part(tiles_, cut_, many ? cut_.slots_of_many : cut_.slots);
+    std::vector<AttentionWork>& work = many ? out_.many : out_.few;
+    for (const Tile& tile : tiles_) cut_tile(tile, part, size, work);
+    std::stable_sort(work.begin(), work.end(), [](const AttentionWork& a, const AttentionWork& b) {
+      return a.end - a.begin > b.end - b.begin;
+    });
+  }
+
+ private:
+  void cut_tile(const Tile& tile, std::int64_t part, std::int32_t size,
+                std::vector<AttentionWork>& out) {
+    const std::int64_t pieces = pieces_of(tile, part, cut_.fixed);
+    AttentionWork work{tile.row,
+                       tile.first,
+                       tile.begin,
+                       tile.end,
+                       -1,
+                       rows_.q_start[tile.row],
+                       rows_.q_length[tile.row],
+                       rows_.kv_length[tile.row],
+                       rows_.kv_start[tile.row]};
+    if (pieces == 1) {
+      out.push_back(work);
+      return;
+    }
+    out_.joins.push_back({tile.row, tile.first, static_cast<std::int32_t>(out_.part_rows),
+                          static_cast<std::int32_t>(pieces), size, work.q_start, work.q_length});
+    const std::int64_t origin = cut_.fixed ? tile.begin / part * part : tile.begin;
+    for (std::int64_t i = 0; i < pieces; ++i) {
+      work.begin = static_cast<std::int32_t>(std::max<std::int64_t>(tile.begin, origin + i * part));
+      work.end =
+          static_cast<std::int32_t>(std::min<std::int64_t>(tile.end, origin + (i + 1) * part));
+      work.part = static_cast<std::int32_t>(out_.part_rows);
+      out.push_back(work);
+      out_.part_rows += size;
+    }
+  }
+
+  const AttentionRows& rows_;
+  const AttentionCut& cut_;
+  AttentionSchedule& out_;
+  std::vector<Tile> tiles_;
+};
+
+}  // namespace
+
+AttentionCut attention_cut(Context& context, const AttentionHeads& heads) {
+  const Context::Impl& impl = context.impl();
+  const core::DeviceInfo& info = impl.accelerator->info();
+  const std::int64_t sms = info.num_sms;
+  // Newer cards multiply 128 rows at once, one block on each multiprocessor.
+  const bool wide = info.compute_major == 9;
+  AttentionCut cut{heads.num_heads / heads.num_kv_heads,
+                   heads.num_kv_heads,
+                   2 * sms,
+                   wide ? sms : 2 * sms,
+                   wide ? 128 : 64,
+                   heads.causal,
+                   heads.window};
+  cut.fixed = impl.batch_invariant || impl.chunk_invariant;
+  // The kernel for few rows keeps many keys on their way, in more memory than small cards have.
+  cut.one_kernel = impl.chunk_invariant || info.max_shared_bytes < kAttentionFewBytes;
+  return cut;
+}
+
+AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits& limits) {
+  const std::int64_t row_tokens = limits.row_tokens == 0 ? limits.tokens : limits.row_tokens;
+  const std::int64_t query_rows = limits.tokens * cut.group;
+  const std::int64_t rows = std::min(limits.rows, limits.tokens);
+  const std::int64_t few_tiles = cut.one_kernel ? 0 : rows;
+  const bool many = cut.one_kernel || row_tokens * cut.group > kAttentionFewRows;
+  // A row's last tile may not be full.
+  const std::int64_t many_tiles =
+      many ? std::min(query_rows, rows + query_rows / cut.many_rows) : 0;
+  const auto cut_pieces = [&](std::int64_t tiles, std::int64_t slots) {
+    if (cut.fixed) return tiles * (limits.keys / kAttentionFixedPart + 1);
+    const std::int64_t at_once = std::max<std::int64_t>(slots / cut.kv_heads, 1);
+    return std::min(tiles * (limits.keys / kAttentionCut + 1), (kMostWaves + kMoreWaves) * at_once);
+  };
+  const std::int64_t few_parts = cut_pieces(few_tiles, cut.slots);
+  const std::int64_t many_parts = cut_pieces(many_tiles, cut.slots_of_many);
+  AttentionMost most{};
+  most.few = std::max(few_tiles, few_parts);
+  most.many = std::max(many_tiles, many_parts);
+  most.joins = std::min(few_tiles, few_parts / 2) + std::min(many_tiles, many_parts / 2);
+  most.part_rows = few_parts * kAttentionFewRows + many_parts * cut.many_rows;
+  return most;
+}
+
+void AttentionSchedule::clear() {
+  few.clear();
+  many.clear();
+  joins.clear();
+  part_rows = 0;
+}
+
+void AttentionSchedule::reserve(const AttentionMost& most) {
+  few.reserve(static_cast<std::size_t>(most.few));
+  many.reserve(static_cast<std::size_t>(most.many));
+  joins.reserve(static_cast<std::size_t>(most.joins));
+}
+
+std::int64_t first_page_read(const AttentionRows& rows, const AttentionHeads& heads,
+                             std::int32_t row) {
+  if (heads.window < 0) return 0;
+  const std::int64_t oldest =
+      std::int64_t{rows.kv_length[row]} - rows.q_length[row] + 1 - heads.window;
+  return oldest > 0 ? oldest / heads.page_size : 0;
+}
+
+void schedule_attention(const AttentionRows& rows, const AttentionCut& cut,
+                        AttentionSchedule& schedule) {
+  schedule.clear();
+  schedule.many_rows = cut.many_rows;
+  Cutter cutter(rows, cut, schedule);
+  cutter.add(false);
+  cutter.add(true);
+}
+
+}  // namespace hybridattn::ops

@@ -1,0 +1,65 @@
+// How softmax attention is cut into blocks of work for the kernels of an accelerator.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "hybridattn/context.h"
+#include "hybridattn/device_attention_rows.h"
+#include "src/ops/attention_params.h"
+
+namespace hybridattn::ops {
+
+/// Keys are cut at multiples of this, counted from a row's first key.
+inline constexpr std::int32_t kAttentionCut = 128;
+/// Keys of one part where nothing but the row may decide (batch_invariant).
+inline constexpr std::int32_t kAttentionFixedPart = 512;
+
+/// Shared memory that a block of the kernel for few rows has, at least.
+inline constexpr std::size_t kAttentionFewBytes = 106 * 1024;
+
+/// What decides how rows are cut.
+struct AttentionCut {
+  std::int64_t group;     ///< query heads of a key head
+  std::int64_t kv_heads;  ///< blocks of one piece of work
+  std::int64_t slots;     ///< blocks of the kernel for few rows that run at once
+  std::int64_t slots_of_many;
+  std::int32_t many_rows;  ///< query rows of a tile of the kernel for many
+  bool causal;
+  std::int32_t window;
+  bool fixed = false;       ///< cut by the row alone
+  bool one_kernel = false;  ///< every row by the kernel for many
+};
+
+/// How the context's accelerator and options want rows cut.
+AttentionCut attention_cut(Context& context, const AttentionHeads& heads);
+
+/// The most pieces of work and parts that rows may be cut into.
+struct AttentionMost {
+  std::int64_t few, many, joins, part_rows;
+};
+
+/// Blocks of work of one step, longest first.
+struct AttentionSchedule {
+  std::vector<AttentionWork> few, many;
+  std::vector<AttentionJoin> joins;
+  std::int64_t part_rows = 0;  ///< query rows of all parts of one key head
+  std::int32_t many_rows = 0;  ///< as the cut has it
+
+  void clear();
+  void reserve(const AttentionMost& most);
+};
+
+AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits& limits);
+
+/// The first of a row's pages with a key that one of its queries sees: an engine may have freed
+/// those before it.
+std::int64_t first_page_read(const AttentionRows& rows, const AttentionHeads& heads,
+                             std::int32_t row);
+
+/// Cuts the rows. Allocates where the schedule has no room yet.
+void schedule_attention(const AttentionRows& rows, const AttentionCut& cut,
+                        AttentionSchedule& schedule);
+
+}  // namespace hybridattn::ops

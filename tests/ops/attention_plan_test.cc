@@ -1,0 +1,202 @@
+// How rows of attention are cut into work: every key of every tile once, in room that was asked
+// for before.
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+#include "src/ops/attention_place.h"
+#include "tests/support/contexts.h"
+#include "tests/support/tensor.h"
+
+namespace hybridattn::testing {
+namespace {
+
+using ops::AttentionCut;
+using ops::AttentionJoin;
+using ops::AttentionSchedule;
+using ops::AttentionWork;
+
+/// Rows of random lengths.
+struct RandomRows {
+  RandomRows(Random& random, std::int32_t count, std::int32_t most_queries,
+             std::int32_t most_keys) {
+    for (std::int32_t r = 0; r < count; ++r) {
+      const auto queries = static_cast<std::int32_t>(
+          random.integer(0, 3) == 0 ? random.integer(0, most_queries) : random.integer(0, 2));
+      start.push_back(tokens);
+      length.push_back(queries);
+      keys.push_back(static_cast<std::int32_t>(random.integer(0, most_keys)));
+      first.push_back(0);
+      tokens += queries;
+    }
+  }
+  AttentionRows view() const {
+    AttentionRows rows;
+    rows.count = static_cast<std::int32_t>(start.size());
+    rows.q_start = start.data();
+    rows.q_length = length.data();
+    rows.kv_length = keys.data();
+    rows.kv_start = first.data();
+    return rows;
+  }
+  std::vector<std::int32_t> start, length, keys;
+  std::vector<std::int64_t> first;
+  std::int32_t tokens = 0;
+};
+
+using TileKey = std::tuple<std::int32_t, std::int32_t, std::int32_t>;  // row, first, tile rows
+
+/// The pieces of each tile, by their first key.
+std::map<TileKey, std::vector<AttentionWork>> by_tile(const AttentionSchedule& schedule) {
+  std::map<TileKey, std::vector<AttentionWork>> tiles;
+  for (const AttentionWork& work : schedule.few) {
+    tiles[{work.row, work.first, ops::kAttentionFewRows}].push_back(work);
+  }
+  for (const AttentionWork& work : schedule.many) {
+    tiles[{work.row, work.first, schedule.many_rows}].push_back(work);
+  }
+  for (auto& [key, pieces] : tiles) {
+    std::sort(pieces.begin(), pieces.end(),
+              [](const auto& a, const auto& b) { return a.begin < b.begin; });
+  }
+  return tiles;
+}
+
+std::int32_t keys_seen(const RandomRows& rows, const AttentionCut& cut, std::int32_t row,
+                       std::int64_t query_row) {
+  const auto r = static_cast<std::size_t>(row);
+  const std::int64_t seen =
+      cut.causal ? rows.keys[r] - rows.length[r] + query_row / cut.group + 1 : rows.keys[r];
+  return static_cast<std::int32_t>(std::max<std::int64_t>(seen, 0));
+}
+
+/// Pieces follow one another without a gap, from at or before the first key that is seen.
+void expect_whole(const RandomRows& rows, const AttentionCut& cut, const TileKey& key,
+                  const std::vector<AttentionWork>& pieces) {
+  const auto [row, first, tile] = key;
+  const std::int64_t query_rows = rows.length[static_cast<std::size_t>(row)] * cut.group;
+  const std::int64_t last = std::min<std::int64_t>(first + tile, query_rows) - 1;
+  EXPECT_EQ(pieces.back().end, keys_seen(rows, cut, row, last));
+  const std::int32_t from = keys_seen(rows, cut, row, first);
+  const std::int32_t oldest = cut.window > 0 ? std::max(from - cut.window, 0) : 0;
+  EXPECT_LE(pieces.front().begin, oldest);
+  EXPECT_GT(pieces.front().begin + ops::kAttentionCut, oldest);
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    EXPECT_EQ(pieces[i].begin % ops::kAttentionCut, 0);
+    EXPECT_EQ(pieces[i].part >= 0, pieces.size() > 1);
+    if (i == 0) continue;
+    EXPECT_EQ(pieces[i].begin, pieces[i - 1].end);
+    EXPECT_EQ(pieces[i].part, pieces[i - 1].part + tile);
+  }
+}
+
+void expect_schedule(const RandomRows& rows, const AttentionCut& cut,
+                     const AttentionSchedule& schedule) {
+  const auto tiles = by_tile(schedule);
+  std::size_t count = 0, cut_tiles = 0;
+  std::int64_t parts = 0;
+  for (std::size_t r = 0; r < rows.length.size(); ++r) {
+    const std::int64_t query_rows = rows.length[r] * cut.group;
+    const bool many = query_rows > ops::kAttentionFewRows || cut.one_kernel;
+    const std::int64_t tile = many ? cut.many_rows : ops::kAttentionFewRows;
+    count += static_cast<std::size_t>((query_rows + tile - 1) / tile);
+  }
+  EXPECT_EQ(tiles.size(), count);
+  for (const auto& [key, pieces] : tiles) {
+    expect_whole(rows, cut, key, pieces);
+    if (pieces.size() == 1) continue;
+    ++cut_tiles;
+    parts += static_cast<std::int64_t>(pieces.size()) * std::get<2>(key);
+  }
+  EXPECT_EQ(schedule.joins.size(), cut_tiles);
+  EXPECT_EQ(schedule.part_rows, parts);
+  for (const AttentionJoin& join : schedule.joins) {
+    const auto& pieces = tiles.at({join.row, join.first, join.tile});
+    EXPECT_EQ(join.part, pieces.front().part);
+    EXPECT_EQ(join.parts, static_cast<std::int32_t>(pieces.size()));
+  }
+}
+
+std::vector<AttentionCut> cuts() {
+  std::vector<AttentionCut> out;
+  for (const std::int64_t group : {1, 3, 8, 20}) {
+    for (const std::int32_t window : {-1, 1, 100, 700}) {
+      out.push_back({group, 2, 264, 132, 128, true, window});
+    }
+    out.push_back({group, 1, 32, 32, 64, false, -1});
+    out.push_back({group, 8, 264, 264, 64, true, -1, true});
+    out.push_back({group, 8, 264, 132, 128, true, -1, true, true});
+  }
+  return out;
+}
+
+TEST(AttentionPlan, EveryKeyOfEveryTileOnce) {
+  Random random(5);
+  AttentionSchedule schedule;
+  for (const AttentionCut& cut : cuts()) {
+    for (int i = 0; i < 8; ++i) {
+      const RandomRows rows(random, static_cast<std::int32_t>(random.integer(0, 40)), 300, 5000);
+      ops::schedule_attention(rows.view(), cut, schedule);
+      expect_schedule(rows, cut, schedule);
+    }
+  }
+}
+
+TEST(AttentionPlan, FitsTheRoomForTheMost) {
+  Random random(6);
+  AttentionSchedule schedule;
+  for (const AttentionCut& cut : cuts()) {
+    const ops::AttentionMost most = ops::most_attention_work(cut, {20, 6000, 0, 9000});
+    for (int i = 0; i < 20; ++i) {
+      const RandomRows rows(random, static_cast<std::int32_t>(random.integer(0, 20)), 300, 9000);
+      ops::schedule_attention(rows.view(), cut, schedule);
+      const ops::AttentionBlock block{
+          20, 6000, most.few, most.many, most.joins, most.part_rows, 0, cut.many_rows, 0};
+      EXPECT_TRUE(block.holds(schedule));
+    }
+  }
+}
+
+TEST(AttentionPlan, FixedCutsFollowFromTheRowAlone) {
+  Random random(7);
+  const AttentionCut cut{8, 2, 264, 132, 128, true, -1, true};
+  AttentionSchedule together, alone;
+  const RandomRows rows(random, 30, 200, 6000);
+  ops::schedule_attention(rows.view(), cut, together);
+  const auto tiles = by_tile(together);
+  for (std::int32_t r = 0; r < 30; ++r) {
+    AttentionRows one = rows.view();
+    one.count = 1;
+    one.q_start += r;
+    one.q_length += r;
+    one.kv_length += r;
+    one.kv_start += r;
+    ops::schedule_attention(one, cut, alone);
+    for (const auto& [key, pieces] : by_tile(alone)) {
+      const auto& same = tiles.at({r, std::get<1>(key), std::get<2>(key)});
+      ASSERT_EQ(pieces.size(), same.size());
+      for (std::size_t i = 0; i < pieces.size(); ++i) {
+        EXPECT_EQ(pieces[i].begin, same[i].begin);
+        EXPECT_EQ(pieces[i].end, same[i].end);
+      }
+    }
+  }
+}
+
+TEST(AttentionPlan, FewLongRowsFillTheCard) {
+  const std::int32_t zero = 0, one = 1, keys = 131072;
+  const std::int64_t first = 0;
+  AttentionRows rows;
+  rows.count = 1;
+  rows.q_start = &zero;
+  rows.q_length = &one;
+  rows.kv_length = &keys;
+  rows.kv_start = &first;
+  AttentionSchedule schedule;
+  ops::schedule_attention(rows, {8, 2, 264, 132, 128, true, -1}, schedule);
+  EXPECT_GE(schedule.few.size(), 120u);
+  EXPECT_LE(schedule.few.size(), 132u) << "of two key heads each: as many as run at once";
+}
+
+}  // namespace
+}  // namespace hybridattn::testing
