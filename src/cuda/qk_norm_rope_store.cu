@@ -7,7 +7,7 @@
 namespace hybridattn::cuda {
 namespace {
 
-constexpr int kWarps = 8;
+constexpr int kWarps = 4;
 
 struct FusedParams {
   View q, k, v, q_norm, k_norm, cos, sin, q_out, k_out, k_cache, v_cache;

@@ -19,7 +19,7 @@ struct RotaryKernelParams {
 };
 
 template <int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kElementThreads)
     rotary_kernel(const __grid_constant__ RotaryKernelParams p) {
   wait_for_writers();
   let_next_begin();
@@ -54,12 +54,9 @@ Status run_rotary(const ops::RotaryParams& p, const core::DeviceLaunch& launch) 
   const std::int64_t copied = same(p.x, p.out) ? 0 : dim - 2 * half;
   const RotaryKernelParams params{View(p.x),  View(p.cos), View(p.sin), View(p.out),
                                   p.x.dim(0), p.x.dim(1),  half,        copied};
-  const std::int64_t elements = params.tokens * params.heads * (half + copied);
-  if (elements == 0) return {};
   const bool packs = half % kPack == 0 && in_packs(dim, p.x, p.cos, p.sin, ConstTensorView(p.out));
-  const int each = packs ? kPack : 1;
-  return launch_early("rotary", launch, packs ? rotary_kernel<kPack> : rotary_kernel<1>,
-                      grid_for(elements / each, kThreads, *launch.info), kThreads, 0, params);
+  return launch_elements("rotary", launch, packs, rotary_kernel<kPack>, rotary_kernel<1>,
+                         params.tokens * params.heads * (half + copied), params);
 }
 
 struct TableParams {

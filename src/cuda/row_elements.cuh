@@ -5,6 +5,7 @@
 #include <cuda_fp8.h>
 
 #include "src/cuda/element.cuh"
+#include "src/cuda/grid.cuh"
 #include "src/cuda/mma.cuh"
 
 namespace hybridattn::cuda {
@@ -137,6 +138,19 @@ __device__ inline Split split(std::int64_t index, std::int64_t count) {
   }
   const std::int64_t whole = index / count;
   return {whole, index - whole * count};
+}
+
+/// Threads of a block where each takes some elements.
+inline constexpr int kElementThreads = 256;
+
+/// Launches a kernel over `elements`, kPack at a time or one by one. Nothing for none.
+template <class Params>
+Status launch_elements(const char* op, const core::DeviceLaunch& launch, bool packs,
+                       void (*packed)(Params), void (*plain)(Params), std::int64_t elements,
+                       const Params& params) {
+  if (elements == 0) return {};
+  const unsigned grid = grid_for(elements / (packs ? kPack : 1), kElementThreads, *launch.info);
+  return launch_early(op, launch, packs ? packed : plain, grid, kElementThreads, 0, params);
 }
 
 }  // namespace hybridattn::cuda

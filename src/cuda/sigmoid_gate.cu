@@ -1,13 +1,10 @@
 // The output gate of full attention on CUDA: a thread for some elements of a head.
 #include "src/cuda/formulas.cuh"
-#include "src/cuda/grid.cuh"
 #include "src/cuda/kernels.h"
 #include "src/cuda/row_elements.cuh"
 
 namespace hybridattn::cuda {
 namespace {
-
-constexpr int kThreads = 256;
 
 struct GateParams {
   View x, gate, out;
@@ -16,7 +13,7 @@ struct GateParams {
 };
 
 template <int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kElementThreads)
     sigmoid_gate_kernel(const __grid_constant__ GateParams p) {
   wait_for_writers();
   let_next_begin();
@@ -41,11 +38,9 @@ Status run(const ops::SigmoidGateParams& p, const core::DeviceLaunch& launch) {
   const GateParams params{View(p.x),  View(p.gate), View(p.out), p.pad,
                           p.x.dim(0), p.x.dim(1),   p.x.dim(2)};
   const std::int64_t elements = params.tokens * params.heads * params.dim;
-  if (elements == 0) return {};
   const bool packs = in_packs(params.dim, p.x, p.gate, ConstTensorView(p.out));
-  return launch_early(
-      "sigmoid_gate", launch, packs ? sigmoid_gate_kernel<kPack> : sigmoid_gate_kernel<1>,
-      grid_for(elements / (packs ? kPack : 1), kThreads, *launch.info), kThreads, 0, params);
+  return launch_elements("sigmoid_gate", launch, packs, sigmoid_gate_kernel<kPack>,
+                         sigmoid_gate_kernel<1>, elements, params);
 }
 
 }  // namespace

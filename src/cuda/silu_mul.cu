@@ -1,13 +1,10 @@
 // silu(gate) * up on CUDA: a thread for some elements of a token.
 #include "src/cuda/formulas.cuh"
-#include "src/cuda/grid.cuh"
 #include "src/cuda/kernels.h"
 #include "src/cuda/row_elements.cuh"
 
 namespace hybridattn::cuda {
 namespace {
-
-constexpr int kThreads = 256;
 
 struct SiluParams {
   View gate, up, out;
@@ -15,7 +12,8 @@ struct SiluParams {
 };
 
 template <int N>
-__global__ void __launch_bounds__(kThreads) silu_mul_kernel(const __grid_constant__ SiluParams p) {
+__global__ void __launch_bounds__(kElementThreads)
+    silu_mul_kernel(const __grid_constant__ SiluParams p) {
   wait_for_writers();
   let_next_begin();
   const std::int64_t units = p.dim / N;
@@ -34,11 +32,9 @@ __global__ void __launch_bounds__(kThreads) silu_mul_kernel(const __grid_constan
 Status run(const ops::SiluMulParams& p, const core::DeviceLaunch& launch) {
   const SiluParams params{View(p.gate), View(p.up), View(p.out), p.gate.dim(0), p.gate.dim(1)};
   const std::int64_t elements = params.tokens * params.dim;
-  if (elements == 0) return {};
   const bool packs = in_packs(params.dim, p.gate, p.up, ConstTensorView(p.out));
-  return launch_early("silu_mul", launch, packs ? silu_mul_kernel<kPack> : silu_mul_kernel<1>,
-                      grid_for(elements / (packs ? kPack : 1), kThreads, *launch.info), kThreads, 0,
-                      params);
+  return launch_elements("silu_mul", launch, packs, silu_mul_kernel<kPack>, silu_mul_kernel<1>,
+                         elements, params);
 }
 
 }  // namespace

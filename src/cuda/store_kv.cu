@@ -1,12 +1,9 @@
 // Stores keys and values to pages on CUDA: a thread for some elements of a head of k or of v.
-#include "src/cuda/grid.cuh"
 #include "src/cuda/kernels.h"
 #include "src/cuda/qk_rows.cuh"
 
 namespace hybridattn::cuda {
 namespace {
-
-constexpr int kThreads = 256;
 
 struct StoreParams {
   View k, v, k_cache, v_cache;
@@ -16,7 +13,8 @@ struct StoreParams {
 };
 
 template <int N>
-__global__ void __launch_bounds__(kThreads) store_kv_kernel(const __grid_constant__ StoreParams p) {
+__global__ void __launch_bounds__(kElementThreads)
+    store_kv_kernel(const __grid_constant__ StoreParams p) {
   wait_for_writers();
   let_next_begin();
   const std::int64_t units = (p.dim + p.v_dim) / N;  // of a head: k, then v
@@ -43,12 +41,10 @@ Status run(const ops::StoreKvParams& p, const core::DeviceLaunch& launch) {
                            p.token_slots, p.k.dim(0),       p.k.dim(1),      p.k.dim(2),
                            p.v.dim(2),    p.k_cache.dim(1), p.k_scale,       p.v_scale};
   const std::int64_t elements = params.tokens * params.heads * (params.dim + params.v_dim);
-  if (elements == 0) return {};
   const bool packs = in_packs(params.dim, p.k, ConstTensorView(p.k_cache)) &&
                      in_packs(params.v_dim, p.v, ConstTensorView(p.v_cache));
-  return launch_early("store_kv", launch, packs ? store_kv_kernel<kPack> : store_kv_kernel<1>,
-                      grid_for(elements / (packs ? kPack : 1), kThreads, *launch.info), kThreads, 0,
-                      params);
+  return launch_elements("store_kv", launch, packs, store_kv_kernel<kPack>, store_kv_kernel<1>,
+                         elements, params);
 }
 
 }  // namespace
