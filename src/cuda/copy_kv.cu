@@ -26,8 +26,10 @@ __device__ Word* word_of(const View& cache, std::int64_t place, std::int64_t pag
   return row_of(cache, at.whole, at.rest, head).as<Word>() + word;
 }
 
+/// Four blocks a multiprocessor are enough; for more the compiler would spill.
 template <class Word>
-__global__ void __launch_bounds__(kThreads) copy_kv_kernel(const __grid_constant__ CopyParams p) {
+__global__ void __launch_bounds__(kThreads, 4)
+    copy_kv_kernel(const __grid_constant__ CopyParams p) {
   wait_for_writers();
   let_next_begin();
   const std::int64_t words = p.k_words + p.v_words;  // of a head: k, then v

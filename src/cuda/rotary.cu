@@ -69,11 +69,11 @@ struct TableParams {
 };
 
 /// cos and sin of an angle of any size. The library's own keep an array in memory for angles past
-/// 1e5; so the angle is brought to one turn first, where the forms in half turns need none.
+/// 1e5; so the angle is brought to one turn first, where the forms in half turns need none. What
+/// the constant lacks is less than the angle's own rounding.
 __device__ inline double2 direction(double angle) {
-  constexpr double kTurn = 6.283185307179586477, kTurnRest = 2.4492935982947064e-16;
-  const double turns = rint(angle * (1.0 / kTurn));
-  const double rest = fma(-turns, kTurnRest, fma(-turns, kTurn, angle));
+  constexpr double kTurn = 6.283185307179586477;
+  const double rest = fma(-rint(angle * (1.0 / kTurn)), kTurn, angle);
   double2 out;
   sincospi(rest * (2.0 / kTurn), &out.y, &out.x);
   return out;
