@@ -27,6 +27,7 @@ void register_cpu() {
   kernel_entry<L2NormParams>.cpu = cpu::l2norm_variants();
   kernel_entry<LinearParams>.cpu = cpu::linear_variants();
   kernel_entry<MergeStatesParams>.cpu = cpu::merge_states_variants();
+  kernel_entry<QkNormRopeStoreParams>.cpu = cpu::qk_norm_rope_store_variants();
   kernel_entry<RmsNormParams>.cpu = cpu::rms_norm_variants();
   kernel_entry<RotaryParams>.cpu = cpu::rotary_variants();
   kernel_entry<RotaryTableParams>.cpu = cpu::rotary_table_variants();
@@ -43,6 +44,7 @@ void register_cuda() {
   kernel_entry<AttentionParams>.cuda = cuda::attention_kernels();
   kernel_entry<CausalConvParams>.cuda = cuda::causal_conv_kernels();
   kernel_entry<CausalConvVerifyParams>.cuda = cuda::causal_conv_verify_kernels();
+  kernel_entry<CopyKvParams>.cuda = cuda::copy_kv_kernels();
   kernel_entry<CopySlotsParams>.cuda = cuda::copy_slots_kernels();
   kernel_entry<GatedRmsNormParams>.cuda = cuda::gated_rms_norm_kernels();
   kernel_entry<GdnDecodeParams>.cuda = cuda::gdn_decode_kernels();
@@ -52,6 +54,13 @@ void register_cuda() {
   kernel_entry<GdnVerifyParams>.cuda = cuda::gdn_verify_kernels();
   kernel_entry<L2NormParams>.cuda = cuda::l2norm_kernels();
   kernel_entry<MergeStatesParams>.cuda = cuda::merge_states_kernels();
+  kernel_entry<QkNormRopeStoreParams>.cuda = cuda::qk_norm_rope_store_kernels();
+  kernel_entry<RmsNormParams>.cuda = cuda::rms_norm_kernels();
+  kernel_entry<RotaryParams>.cuda = cuda::rotary_kernels();
+  kernel_entry<RotaryTableParams>.cuda = cuda::rotary_table_kernels();
+  kernel_entry<SigmoidGateParams>.cuda = cuda::sigmoid_gate_kernels();
+  kernel_entry<SiluMulParams>.cuda = cuda::silu_mul_kernels();
+  kernel_entry<StoreKvParams>.cuda = cuda::store_kv_kernels();
   kernel_entry<ZeroSlotsParams>.cuda = cuda::zero_slots_kernels();
 }
 #else

@@ -37,7 +37,7 @@ ordered_json describe(engine::Engine& engine) {
   out["device"] = "cpu";
   out["isa"] = isa_name(engine.context().isa());
   out["threads"] = engine.context().executor().concurrency();
-  out["kernels"] = {{"full_attention", {"store_kv", "attention"}},
+  out["kernels"] = {{"full_attention", {"qk_norm_rope_store", "attention"}},
                     {"gated_delta_net",
                      {"causal_conv", "gdn_gates", "gdn_step (decode)", "gdn_prefill (chunks of 64)",
                       "gated_rms_norm"}},

@@ -139,67 +139,47 @@ Status verify_of_bidirectional(std::int32_t layer_id) {
                " is decoder_bidirectional, which has no verify rows: a draft would see the next");
 }
 
-/// One layer's call with q and k as they enter the attention: normalised and rotated.
-struct Prepared {
-  ConstTensorView q;
-  ConstTensorView k;
-};
-
 std::size_t prepared_bytes(std::int64_t tokens, const RadixAttention& layer) {
-  const std::int64_t heads = std::int64_t{layer.num_heads} + layer.num_kv_heads;
-  return static_cast<std::size_t>(tokens * heads * layer.head_dim) * (sizeof(float) + sizeof(BF16));
+  return static_cast<std::size_t>(tokens * layer.num_heads * layer.head_dim) * sizeof(float);
 }
 
-/// Where norm and rotation of one of q and k go: in float32 between them, so that nothing is
-/// rounded twice, and in the end in the type that it came in, for products in that type.
-struct PreparedSpace {
-  TensorView between, out;
-};
-
-/// Cuts it off a block.
-PreparedSpace take_space(std::byte*& block, const ConstTensorView& x, std::int64_t heads,
-                         std::int64_t dim) {
-  const TensorView between(block, DType::kF32, {x.dim(0), heads, dim});
-  const auto elements = static_cast<std::size_t>(between.num_elements());
-  block += elements * sizeof(float);
-  if (x.dtype == DType::kF32) return {between, between};
-  const TensorView out(block, x.dtype, {x.dim(0), heads, dim});
-  block += elements * dtype_size(x.dtype);
-  return {between, out};
-}
-
-/// Norm and rotation of one of q and k.
-Status prepare(Context& context, const ConstTensorView& x, const ConstTensorView& norm,
-               float epsilon, const AttentionRunArgs& args, const PreparedSpace& space,
-               ConstTensorView& out) {
-  out = x;
-  if (!norm.empty()) {
-    const TensorView& normed = args.cos.empty() ? space.out : space.between;
-    HYBRIDATTN_TRY(rms_norm(context, {out, norm, normed, epsilon, true}));
-    out = normed;
+/// q as it enters the attention: normalised and rotated. Normalises, rotates and stores k and v on
+/// the way, where the call asks for it. Where q changes it goes to the workspace, in the type that
+/// it came in, for products in that type.
+Result<ConstTensorView> prepare(Context& context, const RadixAttention& layer,
+                                const AttentionRunArgs& args, const std::int64_t* token_slots,
+                                const TensorView& k_cache, const TensorView& v_cache) {
+  const bool stored = !args.k.empty() && args.save_kv_cache;
+  const bool rotated = !args.cos.empty();
+  if (!rotated && args.q_norm.empty() && (args.k_norm.empty() || !stored)) {
+    if (stored) {
+      HYBRIDATTN_TRY(store_kv(
+          context, {args.k, args.v, token_slots, k_cache, v_cache, layer.k_scale, layer.v_scale}));
+    }
+    return args.q;
   }
-  if (!args.cos.empty()) {
-    HYBRIDATTN_TRY(rotary(context, {out, args.cos, args.sin, space.out}));
-    out = space.out;
-  }
-  return {};
-}
-
-Result<Prepared> prepare_qk(Context& context, const RadixAttention& layer,
-                            const AttentionRunArgs& args) {
-  Prepared prepared{args.q, args.k};
-  if (args.q_norm.empty() && args.k_norm.empty() && args.cos.empty()) return prepared;
   const std::int64_t tokens = args.q.dim(0);
   HYBRIDATTN_ASSIGN(std::byte * block,
                     core::shared_workspace(context, prepared_bytes(tokens, layer)));
-  const PreparedSpace q = take_space(block, args.q, layer.num_heads, layer.head_dim);
-  const PreparedSpace k =
-      take_space(block, args.k.empty() ? args.q : args.k, layer.num_kv_heads, layer.head_dim);
-  HYBRIDATTN_TRY(prepare(context, args.q, args.q_norm, args.norm_epsilon, args, q, prepared.q));
-  if (!args.k.empty()) {
-    HYBRIDATTN_TRY(prepare(context, args.k, args.k_norm, args.norm_epsilon, args, k, prepared.k));
+  QkNormRopeStoreArgs fused;
+  fused.q = args.q;
+  fused.q_norm = args.q_norm;
+  fused.epsilon = args.norm_epsilon;
+  fused.cos = args.cos;
+  fused.sin = args.sin;
+  fused.q_out = TensorView(block, args.q.dtype, {tokens, layer.num_heads, layer.head_dim});
+  if (stored) {
+    fused.k = args.k;
+    fused.v = args.v;
+    fused.k_norm = args.k_norm;
+    fused.token_slots = token_slots;
+    fused.k_cache = k_cache;
+    fused.v_cache = v_cache;
+    fused.k_scale = layer.k_scale;
+    fused.v_scale = layer.v_scale;
   }
-  return prepared;
+  HYBRIDATTN_TRY(qk_norm_rope_store(context, fused));
+  return ConstTensorView(fused.q_out);
 }
 
 Status check_tensor(const RadixAttention& layer, const char* name, const ConstTensorView& view,
@@ -385,15 +365,12 @@ Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& l
   HYBRIDATTN_TRY(check_args(*plan, layer, args));
   HYBRIDATTN_TRY(core::hold_if_recording(context_, name(), *plan));
   const auto index = static_cast<std::size_t>(layer.kv_index);
-  HYBRIDATTN_ASSIGN(const Prepared prepared, prepare_qk(context_, layer, args));
-  if (!args.k.empty() && args.save_kv_cache) {
-    HYBRIDATTN_TRY(
-        store_kv(context_, {prepared.k, args.v, plan->token_slots.data(), cache_.k[index],
-                            cache_.v[index], layer.k_scale, layer.v_scale}));
-  }
+  HYBRIDATTN_ASSIGN(
+      const ConstTensorView q,
+      prepare(context_, layer, args, plan->token_slots.data(), cache_.k[index], cache_.v[index]));
   HYBRIDATTN_TRY(
-      hybridattn::attention(context_, {plan->rows(), prepared.q, cache_.k[index], cache_.v[index],
-                                       args.out, layer.sinks, args.lse, options_of(layer)}));
+      hybridattn::attention(context_, {plan->rows(), q, cache_.k[index], cache_.v[index], args.out,
+                                       layer.sinks, args.lse, options_of(layer)}));
   if (!args.gate.empty()) {
     HYBRIDATTN_TRY(sigmoid_gate(context_, {args.out, args.gate, args.out, plan->pad.data()}));
   }

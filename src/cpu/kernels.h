@@ -13,6 +13,7 @@
 #include "src/ops/gdn_verify_params.h"
 #include "src/ops/l2norm_params.h"
 #include "src/ops/linear_params.h"
+#include "src/ops/qk_norm_rope_store_params.h"
 #include "src/ops/rms_norm_params.h"
 #include "src/ops/rotary_params.h"
 #include "src/ops/sigmoid_gate_params.h"
@@ -34,6 +35,7 @@ core::CpuVariants<ops::GdnVerifyParams> gdn_verify_variants();
 core::CpuVariants<ops::L2NormParams> l2norm_variants();
 core::CpuVariants<ops::LinearParams> linear_variants();
 core::CpuVariants<ops::MergeStatesParams> merge_states_variants();
+core::CpuVariants<ops::QkNormRopeStoreParams> qk_norm_rope_store_variants();
 core::CpuVariants<ops::RmsNormParams> rms_norm_variants();
 core::CpuVariants<ops::RotaryParams> rotary_variants();
 core::CpuVariants<ops::RotaryTableParams> rotary_table_variants();

@@ -1,6 +1,4 @@
-// RMSNorm on the CPU: two passes over each row, the second from the first-level cache.
-#include <cmath>
-
+// RMSNorm on the CPU.
 #include "src/core/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -9,6 +7,7 @@
 
 #include "src/cpu/head_rows-inl.h"
 #include "src/cpu/kernels.h"
+#include "src/cpu/qk_rows-inl.h"
 #include "src/cpu/variants.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -16,17 +15,10 @@ namespace hybridattn::cpu::HWY_NAMESPACE {
 
 void rms_norm(const ops::RmsNormParams& p, core::Launch& launch) {
   const std::int64_t dim = p.x.dim(2);
-  const VF offset = hn::Set(DF(), p.zero_centered ? 1.0f : 0.0f);
   for_head_rows(launch, p.x.dim(0), p.x.dim(1), dim, [&](auto t, auto h, float* scratch) {
     const float* x = row_f32(row3(p.x, t, h), p.x.dtype, dim, scratch);
-    const float* w = row_f32(p.weight.data, p.weight.dtype, dim, scratch + dim);
     float* y = scratch + 2 * dim;
-    const float mean = sum_squares(x, dim) / static_cast<float>(dim);
-    const VF factor = hn::Set(DF(), 1.0f / std::sqrt(mean + p.epsilon));
-    for_vectors(dim, [&](std::int64_t i, std::int64_t n) {
-      const VF weight = hn::Add(load_part(w + i, n), offset);
-      store_part(hn::Mul(hn::Mul(load_part(x + i, n), factor), weight), y + i, n);
-    });
+    rms_norm_row(x, p.weight, dim, p.epsilon, p.zero_centered, scratch + dim, y);
     store_row(y, dim, row3(p.out, t, h), p.out.dtype);
   });
 }

@@ -10,6 +10,7 @@
 
 #include "src/cpu/head_rows-inl.h"
 #include "src/cpu/kernels.h"
+#include "src/cpu/qk_rows-inl.h"
 #include "src/cpu/variants.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -17,22 +18,10 @@ namespace hybridattn::cpu::HWY_NAMESPACE {
 
 void rotary(const ops::RotaryParams& p, core::Launch& launch) {
   const std::int64_t dim = p.x.dim(2);
-  const std::int64_t half = p.cos.dim(1);
   for_head_rows(launch, p.x.dim(0), p.x.dim(1), dim, [&](auto t, auto h, float* scratch) {
     const float* x = row_f32(row3(p.x, t, h), p.x.dtype, dim, scratch);
-    const auto* cosine = reinterpret_cast<const float*>(row2(p.cos, t));
-    const auto* sine = reinterpret_cast<const float*>(row2(p.sin, t));
     float* y = scratch + dim;
-    for_vectors(half, [&](std::int64_t i, std::int64_t n) {
-      const VF lower = load_part(x + i, n);
-      const VF upper = load_part(x + half + i, n);
-      const VF c = load_part(cosine + i, n);
-      const VF s = load_part(sine + i, n);
-      store_part(hn::NegMulAdd(upper, s, hn::Mul(lower, c)), y + i, n);
-      store_part(hn::MulAdd(lower, s, hn::Mul(upper, c)), y + half + i, n);
-    });
-    std::memcpy(y + 2 * half, x + 2 * half,
-                static_cast<std::size_t>(dim - 2 * half) * sizeof(float));
+    rotate_row(x, p.cos, p.sin, t, dim, y);
     store_row(y, dim, row3(p.out, t, h), p.out.dtype);
   });
 }

@@ -15,4 +15,18 @@ __device__ inline float sum_lanes(float value) {
   return value;
 }
 
+/// The sum over a block of `Warps` warps, in all threads. `partial`: [Warps] in shared memory, free
+/// again behind the next barrier.
+template <int Warps>
+__device__ inline float sum_block(float value, float* partial) {
+  const float own = sum_lanes(value);
+  __syncthreads();  // what the sum before left has been read
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = own;
+  __syncthreads();
+  float sum = 0.0f;
+#pragma unroll
+  for (int w = 0; w < Warps; ++w) sum += partial[w];
+  return sum;
+}
+
 }  // namespace hybridattn::cuda

@@ -1,8 +1,10 @@
 #include "hybridattn/ops/copy_kv.h"
 
+#include "hybridattn/status_macros.h"
 #include "src/core/arg_check.h"
 #include "src/core/kernel.h"
 #include "src/ops/copy_kv_params.h"
+#include "src/ops/place_rows.h"
 
 namespace hybridattn {
 
@@ -24,8 +26,12 @@ Status copy_kv(Context& context, const CopyKvArgs& args) {
       }
     }
   }
-  const ops::CopyKvParams params{args.k_cache, args.v_cache, args.source, args.destination,
-                                 args.count};
+  HYBRIDATTN_ASSIGN(const std::int64_t* source,
+                    ops::place_array(context, args.source, args.count, args.device_source));
+  HYBRIDATTN_ASSIGN(
+      const std::int64_t* destination,
+      ops::place_array(context, args.destination, args.count, args.device_destination));
+  const ops::CopyKvParams params{args.k_cache, args.v_cache, source, destination, args.count};
   return core::launch(context, "copy_kv", params);
 }
 

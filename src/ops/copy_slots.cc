@@ -4,6 +4,7 @@
 #include "src/core/kernel.h"
 #include "src/ops/copy_slots_params.h"
 #include "src/ops/place_rows.h"
+#include "src/ops/slot_check.h"
 
 namespace hybridattn {
 namespace {
@@ -38,13 +39,7 @@ Status check_slots(const char* op, const char* name, const std::int32_t* slots, 
                    std::int64_t limit) {
   if (count < 0) return invalid_argument(op, ": count is ", count, ", must be at least 0");
   if (count > 0 && slots == nullptr) return invalid_argument(op, ": ", name, " is null");
-  for (std::int32_t i = 0; i < count; ++i) {
-    if (slots[i] != kPadIndex && (slots[i] < 0 || slots[i] >= limit)) {
-      return error(StatusCode::kOutOfRange, op, ": ", name, "[", i, "] is ", slots[i],
-                   ", must be -1 (pad) or in [0, ", limit, ")");
-    }
-  }
-  return {};
+  return ops::check_slots(op, name, slots, count, limit);
 }
 
 /// The pool of the sources. Errors: also invalid_argument when its slots are not those of `pool`.

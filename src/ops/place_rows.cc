@@ -120,14 +120,11 @@ Status place_rows(Context& context, RaggedRows& rows, DeviceRowTables& tables) {
   return {};
 }
 
-Result<const std::int32_t*> place_array(Context& context, const std::int32_t* data,
-                                        std::int64_t count) {
-  if (context.device() == DeviceType::kCpu || data == nullptr || count == 0) return data;
-  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(std::int32_t);
+Result<const void*> upload(Context& context, const void* data, std::size_t bytes) {
   HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, uploads(context).take(bytes));
   std::memcpy(piece.host, data, bytes);
   HYBRIDATTN_TRY(uploads(context).send(piece));
-  return reinterpret_cast<const std::int32_t*>(piece.device);
+  return static_cast<const void*>(piece.device);
 }
 
 Status place_verify_rows(Context& context, const RaggedRows& rows, std::int64_t tokens,

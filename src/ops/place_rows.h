@@ -29,8 +29,19 @@ Status place_rows(Context& context, RaggedRows& rows, DeviceRowTables& tables);
 /// The same for the arrays of verify rows. `tokens` = length of the stream.
 Status place_verify_rows(Context& context, const RaggedRows& rows, std::int64_t tokens,
                          VerifyRows& verify);
-/// An int32 array of the host as the kernels of the context read it: itself on the CPU.
-Result<const std::int32_t*> place_array(Context& context, const std::int32_t* data,
-                                        std::int64_t count);
+/// `bytes` of the host as the kernels of a CUDA context read them: uploaded.
+Result<const void*> upload(Context& context, const void* data, std::size_t bytes);
+/// An array of the host as the kernels of the context read it: itself on the CPU, else `device`
+/// where the caller has it there, else uploaded. Null stays null.
+template <class T>
+Result<const T*> place_array(Context& context, const T* data, std::int64_t count,
+                             const T* device = nullptr) {
+  if (context.device() == DeviceType::kCpu || data == nullptr || count == 0) return data;
+  if (device != nullptr) return device;
+  const Result<const void*> placed =
+      upload(context, data, static_cast<std::size_t>(count) * sizeof(T));
+  if (!placed.ok()) return placed.status();
+  return static_cast<const T*>(*placed);
+}
 
 }  // namespace hybridattn::ops

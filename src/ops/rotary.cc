@@ -5,6 +5,7 @@
 #include "hybridattn/status_macros.h"
 #include "src/core/arg_check.h"
 #include "src/core/kernel.h"
+#include "src/ops/place_rows.h"
 #include "src/ops/rotary_params.h"
 
 namespace hybridattn {
@@ -63,9 +64,16 @@ Status rotary_table(Context& context, const RotaryTableArgs& args) {
   if (!check.ok()) return check.status();
   HYBRIDATTN_TRY(check_positions(check, "positions", args.positions));
   HYBRIDATTN_TRY(check_sections(check, args));
-  const ops::RotaryTableParams params{args.positions, args.theta,       args.rotary_dim,
-                                      args.cos,       args.sin,         args.height,
-                                      args.width,     args.sections[1], args.sections[2]};
+  const std::int64_t tokens = check["T"];
+  HYBRIDATTN_ASSIGN(const std::int64_t* positions,
+                    ops::place_array(context, args.positions, tokens, args.device_positions));
+  HYBRIDATTN_ASSIGN(const std::int64_t* height,
+                    ops::place_array(context, args.height, tokens, args.device_height));
+  HYBRIDATTN_ASSIGN(const std::int64_t* width,
+                    ops::place_array(context, args.width, tokens, args.device_width));
+  const ops::RotaryTableParams params{positions, args.theta,       args.rotary_dim,
+                                      args.cos,  args.sin,         height,
+                                      width,     args.sections[1], args.sections[2]};
   return core::launch(context, "rotary_table", params);
 }
 

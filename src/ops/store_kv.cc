@@ -1,8 +1,11 @@
 #include "hybridattn/ops/store_kv.h"
 
+#include "hybridattn/status_macros.h"
 #include "src/core/arg_check.h"
 #include "src/core/kernel.h"
 #include "src/ops/cache_scale.h"
+#include "src/ops/place_rows.h"
+#include "src/ops/slot_check.h"
 #include "src/ops/store_kv_params.h"
 
 namespace hybridattn {
@@ -19,15 +22,12 @@ Status store_kv(Context& context, const StoreKvArgs& args) {
   if (!check.ok()) return check.status();
   check.array("token_slots", args.token_slots, check["T"]);
   if (!check.ok()) return check.status();
-  const std::int64_t places = check["pages"] * check["page_size"];
-  for (std::int64_t t = 0; t < check["T"]; ++t) {
-    const std::int64_t slot = args.token_slots[t];
-    if (slot != kPadIndex && (slot < 0 || slot >= places)) {
-      return error(StatusCode::kOutOfRange, "store_kv: token_slots[", t, "] is ", slot,
-                   ", must be -1 (pad) or in [0, ", places, ")");
-    }
-  }
-  const ops::StoreKvParams params{args.k,       args.v,       args.token_slots, args.k_cache,
+  HYBRIDATTN_TRY(ops::check_slots("store_kv", "token_slots", args.token_slots, check["T"],
+                                  check["pages"] * check["page_size"]));
+  HYBRIDATTN_ASSIGN(
+      const std::int64_t* token_slots,
+      ops::place_array(context, args.token_slots, check["T"], args.device_token_slots));
+  const ops::StoreKvParams params{args.k,       args.v,       token_slots, args.k_cache,
                                   args.v_cache, args.k_scale, args.v_scale};
   const std::int64_t widest = check["D"] > check["DV"] ? check["D"] : check["DV"];
   return core::launch(context, "store_kv", params,

@@ -76,6 +76,8 @@ inline constexpr OpBound kMergeStatesBound{"merge_states", 4e-7, 1.5, 6};
 inline constexpr OpBound kLinearBound{"linear", 8e-7, 2, 8};
 // Rounded once, nothing computed.
 inline constexpr OpBound kStoreKvBound{"store_kv", 0, 1, 4};
+// A norm and a rotation behind it, and one division; every input's rounding through both.
+inline constexpr OpBound kQkNormRopeStoreBound{"qk_norm_rope_store", 5e-7, 3, 6};
 
 /// HYBRIDATTN_TEST_MEASURE in the environment prints what each check measured.
 inline void report(const OpBound& bound, const char* oracle, DType in, DType out, const Error& e) {

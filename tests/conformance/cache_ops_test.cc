@@ -1,4 +1,7 @@
-// Conformance of the ops that move bytes: store_kv, copy_slots, zero_slots.
+// Conformance of the ops that move bytes: store_kv, copy_kv, copy_slots, zero_slots.
+#include <cstdint>
+#include <cstring>
+
 #include "tests/conformance/bounds.h"
 #include "tests/support/canary.h"
 
@@ -13,37 +16,225 @@ INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceCacheOps, ::testing::ValuesIn(cuda_set
 class ConformanceStoreKv : public Conformance {};
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceStoreKv, ::testing::ValuesIn(all_setups()), setup_name);
+INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceStoreKv, ::testing::ValuesIn(cuda_setups()), setup_name);
 
-TEST_P(ConformanceStoreKv, StoreKvOfEveryCacheType) {
-  const std::int64_t page_size = 3;
-  const std::vector<std::int64_t> places{7, kPadIndex, 0, 14, 8, 4};
-  const Shape k_shape{5, page_size, 2, 20};
-  const Shape v_shape{5, page_size, 2, 9};
-  for (const DType cache : {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3}) {
-    for (const Layout layout : {Layout::kDense, Layout::kSliced, Layout::kTransposed}) {
-      Operand k(dtype(), {6, 2, 20}, layout, random.values(6 * 2 * 20, -3, 3));
-      Operand v(dtype(), {6, 2, 9}, layout, random.values(6 * 2 * 9, -3, 3));
-      k.poison({1});
-      v.poison({1});
-      Operand k_cache(cache, k_shape, layout, random.values(5 * 3 * 2 * 20, -1, 1));
-      Operand v_cache(cache, v_shape, layout, random.values(5 * 3 * 2 * 9, -1, 1));
-      Canary keys(k_cache.kernel());
-      Canary values(v_cache.kernel());
-      for (const std::int64_t place : places) {
-        if (place == kPadIndex) continue;
-        keys.allow({place / page_size, place % page_size});
-        values.allow({place / page_size, place % page_size});
-      }
-      run(store_kv, reference::store_kv, [&](Source s) {
-        return StoreKvArgs{k(s), v(s), places.data(), k_cache(s), v_cache(s), 0.75f, 3.0f};
-      });
-      const DType in = half_ulp(cache) > half_ulp(dtype()) ? cache : dtype();
-      expect_conforms(k_cache, everything(5), kStoreKvBound, in);
-      expect_conforms(v_cache, everything(5), kStoreKvBound, in);
-      EXPECT_TRUE(keys.intact());
-      EXPECT_TRUE(values.intact());
+struct HeadDims {
+  std::int64_t k, v;
+};
+
+class StoreCase {
+ public:
+  StoreCase(Random& random, DType type, DType cache, Layout layout, HeadDims dims)
+      : k(type, {6, 2, dims.k}, layout, random.values(12 * dims.k, -3, 3)),
+        v(type, {6, 2, dims.v}, layout, random.values(12 * dims.v, -3, 3)),
+        k_cache(cache, {5, kPageSize, 2, dims.k}, layout, random.values(30 * dims.k, -1, 1)),
+        v_cache(cache, {5, kPageSize, 2, dims.v}, layout, random.values(30 * dims.v, -1, 1)) {
+    k.poison({1});
+    v.poison({1});
+  }
+  StoreKvArgs args(Source s) {
+    return {k(s), v(s), places.data(), k_cache(s), v_cache(s), 0.75f, 3.0f};
+  }
+  /// What no place names is as it was.
+  void allow_places(Canary& canary) const {
+    for (const std::int64_t place : places) {
+      if (place != kPadIndex) canary.allow({place / kPageSize, place % kPageSize});
     }
   }
+
+  static constexpr std::int64_t kPageSize = 3;
+  std::vector<std::int64_t> places{7, kPadIndex, 0, 14, 8, 4};
+  Operand k, v, k_cache, v_cache;
+};
+
+TEST_P(ConformanceStoreKv, StoreKvOfEveryCacheType) {
+  for (const DType cache : {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3}) {
+    for (const HeadDims dims : {HeadDims{20, 9}, HeadDims{32, 16}, HeadDims{64, 24}}) {
+      for (const Layout layout : {Layout::kDense, Layout::kSliced, Layout::kTransposed,
+                                  Layout::kAlignedSliced, Layout::kAlignedTransposed}) {
+        StoreCase c(random, dtype(), cache, layout, dims);
+        Canary keys(c.k_cache.kernel());
+        Canary values(c.v_cache.kernel());
+        c.allow_places(keys);
+        c.allow_places(values);
+        run(store_kv, reference::store_kv, [&](Source s) { return c.args(s); });
+        const DType in = half_ulp(cache) > half_ulp(dtype()) ? cache : dtype();
+        expect_conforms(c.k_cache, everything(5), kStoreKvBound, in);
+        expect_conforms(c.v_cache, everything(5), kStoreKvBound, in);
+        EXPECT_TRUE(keys.intact());
+        EXPECT_TRUE(values.intact());
+      }
+    }
+  }
+}
+
+TEST_P(ConformanceStoreKv, PlacesOnTheDevice) {
+  StoreCase c(random, dtype(), DType::kBF16, Layout::kDense, {32, 16});
+  Buffer device(DType::kI64, {6});
+  device.fill({1, 9, kPadIndex, 2, 3, 6});
+  c.k.kernel().poison({2});
+  c.v.kernel().poison({2});
+  c.k.kernel().fill_part(1, random, -1, 1);
+  c.v.kernel().fill_part(1, random, -1, 1);
+  c.places[1] = 10;
+  StoreKvArgs args = c.args(Source::kKernel);
+  args.device_token_slots = static_cast<const std::int64_t*>(device.view().data);
+  const bool cuda = context().device() == DeviceType::kCuda;
+  Canary keys(c.k_cache.kernel());
+  if (cuda) {
+    for (const std::int64_t place : {1, 9, 2, 3, 6}) keys.allow({place / 3, place % 3});
+  } else {
+    c.allow_places(keys);
+  }
+  ASSERT_OK(store_kv(context(), args));
+  EXPECT_TRUE(keys.intact());
+  const Index place = cuda ? Index{3, 0, 1, 5} : Index{3, 1, 1, 5};  // of token 1
+  EXPECT_NEAR(c.k_cache.kernel().get(place), c.k.kernel().get({1, 1, 5}) / 0.75, 0.01);
+}
+
+/// Floats of every exponent around the range of f8, ties and their neighbours among them.
+std::vector<float> floats_around_f8() {
+  std::vector<float> out;
+  for (std::uint32_t exponent = 127 - 13; exponent <= 127 + 10; ++exponent) {
+    for (std::uint32_t sixteenth = 0; sixteenth < 16; ++sixteenth) {
+      for (const std::uint32_t step : {0u, 1u, 0x7ffffu}) {
+        const std::uint32_t bits = exponent << 23 | sixteenth << 19 | step;
+        for (const std::uint32_t sign : {0u, 0x80000000u}) {
+          const std::uint32_t both = bits | sign;
+          float value = 0;
+          std::memcpy(&value, &both, sizeof(value));
+          out.push_back(value);
+        }
+      }
+    }
+  }
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float edge : {0.0f, -0.0f, infinity, -infinity, 3e38f, -3e38f, 1e-40f}) {
+    out.push_back(edge);
+  }
+  while (out.size() % 8 != 0) out.push_back(std::numeric_limits<float>::quiet_NaN());
+  return out;
+}
+
+TEST_P(ConformanceStoreKv, F8IsRoundedAndCutAsTheHostDoes) {
+  const std::vector<float> floats = floats_around_f8();
+  const auto count = static_cast<std::int64_t>(floats.size());
+  const std::int64_t place = 0;
+  for (const Layout layout : {Layout::kDense, Layout::kAlignedSliced, Layout::kSliced}) {
+    Buffer k(DType::kF32, {1, 1, count}, layout), cache(DType::kF8E4M3, {1, 1, 1, count}, layout);
+    k.fill({floats.begin(), floats.end()});
+    ASSERT_OK(store_kv(context(), {k.view(), k.view(), &place, cache.view(), cache.view()}));
+    std::size_t next = 0;
+    cache.for_each({}, [&](std::size_t offset) {
+      const float value = floats[next++];
+      const Byte got = cache.memory()[offset];
+      if (std::isnan(value)) {
+        EXPECT_EQ(got & 0x7f, 0x7f);
+      } else {
+        EXPECT_EQ(got, to_f8_e4m3(value).bits) << value;
+      }
+    });
+  }
+}
+
+TEST_P(ConformanceStoreKv, OffsetsPast32Bits) {
+  // Pages whose bytes begin past 2^31 and 2^32: of such a pool there is the one that is named.
+  constexpr std::int64_t kStride = std::int64_t{1} << 28;
+  for (const DType cache : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
+    const auto bytes = static_cast<std::int64_t>(dtype_size(cache));
+    for (const std::int64_t page : {7, 8, 15, 16, 31}) {
+      Buffer x(dtype(), {1, 2, 16}), near_cache(cache, {1, 2, 2, 16});
+      x.fill(random.values(32, -1, 1));
+      TensorView far = near_cache.view();
+      const auto base = reinterpret_cast<std::uintptr_t>(far.data);
+      far.data =
+          reinterpret_cast<void*>(base - static_cast<std::uintptr_t>(page * kStride * bytes));
+      far.shape[0] = page + 1;
+      far.strides[0] = kStride;
+      const std::int64_t place = 2 * page + 1;
+      ASSERT_OK(store_kv(context(), {x.view(), x.view(), &place, far, far}));
+      EXPECT_TRUE(near_cache.is_poison({0, 0}));
+      EXPECT_NEAR(near_cache.get({0, 1, 1, 7}), x.get({0, 1, 7}), 0.07);
+    }
+  }
+}
+
+/// Moves pairs one after the other on the host.
+void move_places(Buffer& cache, const std::vector<std::int64_t>& source,
+                 const std::vector<std::int64_t>& destination) {
+  const std::int64_t page_size = cache.shape()[1];
+  for (std::size_t i = 0; i < source.size(); ++i) {
+    if (source[i] == kPadIndex || destination[i] == kPadIndex) continue;
+    const Index from{source[i] / page_size, source[i] % page_size};
+    const Index to{destination[i] / page_size, destination[i] % page_size};
+    for (std::int64_t h = 0; h < cache.shape()[2]; ++h) {
+      for (std::int64_t d = 0; d < cache.shape()[3]; ++d) {
+        cache.set({to[0], to[1], h, d}, cache.get({from[0], from[1], h, d}));
+      }
+    }
+  }
+}
+
+TEST_P(ConformanceCacheOps, CopyKvOfLongChains) {
+  std::vector<std::int64_t> source, destination;
+  for (int i = 0; i < 61; ++i) {
+    source.push_back(random.integer(-1, 19));
+    destination.push_back(random.integer(-1, 19));
+  }
+  for (const DType cache : {dtype(), DType::kF8E4M3}) {
+    for (const Layout layout : {Layout::kSliced, Layout::kAlignedSliced, Layout::kTransposed}) {
+      Buffer k(cache, {4, 5, 2, 32}, layout), v(cache, {4, 5, 2, 48}, layout);
+      for (Buffer* x : {&k, &v}) x->fill(random.values(x->num_elements(), -1, 1));
+      Buffer wanted_k = k, wanted_v = v;
+      move_places(wanted_k, source, destination);
+      move_places(wanted_v, source, destination);
+      ASSERT_OK(copy_kv(context(), {k.view(), v.view(), source.data(), destination.data(), 61}));
+      EXPECT_EQ(k.memory(), wanted_k.memory());
+      EXPECT_EQ(v.memory(), wanted_v.memory());
+    }
+  }
+}
+
+TEST_P(ConformanceCacheOps, CopyKvOfPairsOnTheDevice) {
+  const std::vector<std::int64_t> host{kPadIndex, 0};
+  Buffer source(DType::kI64, {2}), destination(DType::kI64, {2});
+  source.fill({1, 3});
+  destination.fill({2, kPadIndex});
+  Buffer k(dtype(), {2, 2, 1, 8});
+  k.fill(random.values(32, -1, 1));
+  Buffer wanted = k;
+  const bool cuda = context().device() == DeviceType::kCuda;
+  if (cuda) move_places(wanted, {1}, {2});
+  CopyKvArgs args{k.view(), k.view(), host.data(), host.data(), 2};
+  args.device_source = static_cast<const std::int64_t*>(source.view().data);
+  args.device_destination = static_cast<const std::int64_t*>(destination.view().data);
+  ASSERT_OK(copy_kv(context(), args));
+  EXPECT_EQ(k.memory(), wanted.memory());
+}
+
+TEST_P(ConformanceCacheOps, CopyKvMovesInOrder) {
+  Buffer k(dtype(), {3, 4, 2, 24}, Layout::kSliced), v(dtype(), {3, 4, 2, 40}, Layout::kSliced);
+  for (Buffer* x : {&k, &v}) x->fill(random.values(x->num_elements(), -1, 1));
+  const Buffer k_before = k, v_before = v;
+  Canary k_canary(k), v_canary(v);
+  // 4 <- 5, 5 <- 7, 6 <- 9: each source is read before or after it is written over, in order.
+  const std::vector<std::int64_t> source{5, 7, kPadIndex, 9, 2}, destination{4, 5, 8, 6, kPadIndex};
+  for (Canary* canary : {&k_canary, &v_canary}) canary->allow({1, 0}).allow({1, 1}).allow({1, 2});
+  ASSERT_OK(copy_kv(context(), {k.view(), v.view(), source.data(), destination.data(), 5}));
+  EXPECT_TRUE(k_canary.intact());
+  EXPECT_TRUE(v_canary.intact());
+  for (const auto& [to, from] :
+       std::vector<std::pair<std::int64_t, std::int64_t>>{{4, 5}, {5, 7}, {6, 9}}) {
+    for (std::int64_t h = 0; h < 2; ++h) {
+      for (std::int64_t i = 0; i < 24; ++i) {
+        ASSERT_EQ(k.get({to / 4, to % 4, h, i}), k_before.get({from / 4, from % 4, h, i}));
+        ASSERT_EQ(v.get({to / 4, to % 4, h, i}), v_before.get({from / 4, from % 4, h, i}));
+      }
+    }
+  }
+  const std::vector<std::int64_t> outside{12};
+  EXPECT_ERROR(copy_kv(context(), {k.view(), v.view(), outside.data(), source.data(), 1}),
+               kOutOfRange, "pair 0", "12");
 }
 
 TEST_P(ConformanceCacheOps, CopySlotsMovesBytesAndNothingElse) {

@@ -8,21 +8,25 @@ class ConformanceElementwise : public Conformance {};
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceElementwise, ::testing::ValuesIn(all_setups()),
                          setup_name);
+INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceElementwise, ::testing::ValuesIn(cuda_setups()),
+                         setup_name);
 
-class ConformanceGdnGates : public Conformance {};
-
-INSTANTIATE_TEST_SUITE_P(Table, ConformanceGdnGates, ::testing::ValuesIn(all_setups()), setup_name);
-INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceGdnGates, ::testing::ValuesIn(cuda_setups()), setup_name);
-
-Shape heads_shape() { return {5, 3, 37}; }
-constexpr std::int64_t kHeadElements = 5 * 3 * 37;
+/// A head that kernels take element by element, and one that they take 16 bytes at a time where
+/// its rows are aligned.
+std::vector<std::int64_t> dims() { return {37, 64}; }
+std::vector<Layout> layouts() {
+  return {Layout::kDense, Layout::kSliced, Layout::kTransposed, Layout::kAlignedSliced,
+          Layout::kAlignedTransposed};
+}
 
 TEST_P(ConformanceElementwise, SigmoidGateOfPaddingIsZeroWhateverItHolds) {
   std::vector<double> values = random.values(5 * 3 * 19, -8, 8);
   for (const std::int64_t t : {1, 4}) {
     std::fill_n(values.begin() + t * 3 * 19, 3 * 19, std::numeric_limits<double>::quiet_NaN());
   }
-  const std::vector<std::uint8_t> pad{0, 1, 0, 0, 255};
+  Bytes pad(5, 0);
+  pad[1] = 1;
+  pad[4] = 255;
   Operand x(dtype(), {5, 3, 19}, Layout::kSliced, values);
   Operand gate(dtype(), {5, 3, 19}, Layout::kSliced, values);
   Operand out(dtype(), {5, 3, 19}, Layout::kSliced);
@@ -33,26 +37,30 @@ TEST_P(ConformanceElementwise, SigmoidGateOfPaddingIsZeroWhateverItHolds) {
 }
 
 TEST_P(ConformanceElementwise, SigmoidGate) {
-  for (const Layout layout : {Layout::kDense, Layout::kSliced, Layout::kTransposed}) {
-    Operand x(dtype(), heads_shape(), layout, random.values(kHeadElements, -2, 2));
-    Operand gate(dtype(), heads_shape(), layout, random.values(kHeadElements, -9, 9));
-    Operand out(dtype(), heads_shape(), layout);
-    run(sigmoid_gate, reference::sigmoid_gate, [&](Source s) {
-      return SigmoidGateArgs{x(s), gate(s), out(s)};
-    });
-    expect_conforms(out, everything(5), kSigmoidGateBound, dtype());
+  for (const std::int64_t dim : dims()) {
+    for (const Layout layout : layouts()) {
+      Operand x(dtype(), {5, 3, dim}, layout, random.values(15 * dim, -2, 2));
+      Operand gate(dtype(), {5, 3, dim}, layout, random.values(15 * dim, -9, 9));
+      Operand out(dtype(), {5, 3, dim}, layout);
+      run(sigmoid_gate, reference::sigmoid_gate, [&](Source s) {
+        return SigmoidGateArgs{x(s), gate(s), out(s)};
+      });
+      expect_conforms(out, everything(5), kSigmoidGateBound, dtype());
+    }
   }
 }
 
 TEST_P(ConformanceElementwise, SiluMul) {
-  for (const Layout layout : {Layout::kDense, Layout::kSliced}) {
-    Operand gate(dtype(), {6, 83}, layout, random.values(6 * 83, -9, 9));
-    Operand up(dtype(), {6, 83}, layout, random.values(6 * 83, -2, 2));
-    Operand out(dtype(), {6, 83}, layout);
-    run(silu_mul, reference::silu_mul, [&](Source s) {
-      return SiluMulArgs{gate(s), up(s), out(s)};
-    });
-    expect_conforms(out, everything(6), kSiluMulBound, dtype());
+  for (const std::int64_t dim : {83, 160}) {
+    for (const Layout layout : {Layout::kDense, Layout::kSliced, Layout::kAlignedSliced}) {
+      Operand gate(dtype(), {6, dim}, layout, random.values(6 * dim, -9, 9));
+      Operand up(dtype(), {6, dim}, layout, random.values(6 * dim, -2, 2));
+      Operand out(dtype(), {6, dim}, layout);
+      run(silu_mul, reference::silu_mul, [&](Source s) {
+        return SiluMulArgs{gate(s), up(s), out(s)};
+      });
+      expect_conforms(out, everything(6), kSiluMulBound, dtype());
+    }
   }
 }
 
@@ -70,31 +78,37 @@ TEST_P(ConformanceElementwise, GatesAtTheirExtremesAreFinite) {
 }
 
 TEST_P(ConformanceElementwise, Rotary) {
-  for (const std::int64_t half : {std::int64_t{4}, std::int64_t{9}, std::int64_t{18}}) {
-    for (const Layout layout : {Layout::kDense, Layout::kSliced, Layout::kTransposed}) {
-      Operand x(dtype(), heads_shape(), layout, random.values(kHeadElements, -2, 2));
-      Operand cosine(DType::kF32, {5, half}, layout, random.values(5 * half, -1, 1));
-      Operand sine(DType::kF32, {5, half}, layout, random.values(5 * half, -1, 1));
-      Operand out(dtype(), heads_shape(), layout);
-      run(rotary, reference::rotary, [&](Source s) {
-        return RotaryArgs{x(s), cosine(s), sine(s), out(s)};
-      });
-      expect_conforms(out, everything(5), kRotaryBound, dtype());
+  for (const std::int64_t dim : dims()) {
+    for (const std::int64_t half : {4, 8, 9, 16, 18}) {
+      for (const Layout layout : layouts()) {
+        Operand x(dtype(), {5, 3, dim}, layout, random.values(15 * dim, -2, 2));
+        Operand cosine(DType::kF32, {5, half}, layout, random.values(5 * half, -1, 1));
+        Operand sine(DType::kF32, {5, half}, layout, random.values(5 * half, -1, 1));
+        Operand out(dtype(), {5, 3, dim}, layout);
+        run(rotary, reference::rotary, [&](Source s) {
+          return RotaryArgs{x(s), cosine(s), sine(s), out(s)};
+        });
+        expect_conforms(out, everything(5), kRotaryBound, dtype());
+      }
     }
   }
 }
 
 TEST_P(ConformanceElementwise, RotaryInPlace) {
-  Operand x(dtype(), heads_shape(), Layout::kSliced, random.values(kHeadElements, -2, 2));
-  Operand cosine(DType::kF32, {5, 16}, Layout::kDense, random.values(80, -1, 1));
-  Operand sine(DType::kF32, {5, 16}, Layout::kDense, random.values(80, -1, 1));
-  Operand out(dtype(), heads_shape(), Layout::kSliced);
-  run(rotary, reference::rotary, [&](Source s) {
-    return RotaryArgs{x(s), cosine(s), sine(s), out(s)};
-  });
-  ASSERT_OK(rotary(context(), {x.kernel().view(), cosine.kernel().view(), sine.kernel().view(),
-                               x.kernel().view()}));
-  EXPECT_EQ(x.kernel().memory(), out.kernel().memory());
+  for (const std::int64_t dim : dims()) {
+    for (const Layout layout : {Layout::kSliced, Layout::kAlignedSliced}) {
+      Operand x(dtype(), {5, 3, dim}, layout, random.values(15 * dim, -2, 2));
+      Operand cosine(DType::kF32, {5, 16}, Layout::kDense, random.values(80, -1, 1));
+      Operand sine(DType::kF32, {5, 16}, Layout::kDense, random.values(80, -1, 1));
+      Operand out(dtype(), {5, 3, dim}, layout);
+      run(rotary, reference::rotary, [&](Source s) {
+        return RotaryArgs{x(s), cosine(s), sine(s), out(s)};
+      });
+      ASSERT_OK(rotary(context(), {x.kernel().view(), cosine.kernel().view(), sine.kernel().view(),
+                                   x.kernel().view()}));
+      EXPECT_EQ(x.kernel().memory(), out.kernel().memory());
+    }
+  }
 }
 
 TEST_P(ConformanceElementwise, RotaryTable) {
@@ -107,6 +121,51 @@ TEST_P(ConformanceElementwise, RotaryTable) {
   });
   expect_conforms(cosine, everything(count), kRotaryTableBound, DType::kF32);
   expect_conforms(sine, everything(count), kRotaryTableBound, DType::kF32);
+}
+
+TEST_P(ConformanceElementwise, RotaryTableOfManyTokensAndLatePositions) {
+  std::vector<std::int64_t> positions;
+  for (std::int64_t t = 0; t < 3000; ++t) positions.push_back(997'000 + t);
+  for (const int dim : {8, 80}) {
+    Operand cosine(DType::kF32, {3000, dim / 2}, Layout::kDense);
+    Operand sine(DType::kF32, {3000, dim / 2}, Layout::kDense);
+    run(rotary_table, reference::rotary_table, [&](Source s) {
+      return RotaryTableArgs{positions.data(), 1e4, dim, cosine(s), sine(s)};
+    });
+    expect_conforms(cosine, everything(3000), kRotaryTableBound, DType::kF32);
+    expect_conforms(sine, everything(3000), kRotaryTableBound, DType::kF32);
+  }
+}
+
+TEST_P(ConformanceElementwise, RotaryTableOfArraysOnTheDevice) {
+  // The host's arrays say what a step looks like, those on the device what it is: a captured graph
+  // reads them anew.
+  const std::vector<std::int64_t> host(4, 0);
+  Buffer time(DType::kI64, {4}), height(DType::kI64, {4}), width(DType::kI64, {4});
+  time.fill({3, 5, 7, 11});
+  height.fill({1, 2, 3, 4});
+  width.fill({8, 6, 4, 2});
+  const auto device = [](Buffer& x) { return static_cast<const std::int64_t*>(x.view().data); };
+  const bool cuda = context().device() == DeviceType::kCuda;
+  const auto from = [&](Buffer& x) { return cuda ? device(x) : host.data(); };
+  Operand cosine(DType::kF32, {4, 8}, Layout::kDense), sine(DType::kF32, {4, 8}, Layout::kDense);
+  ASSERT_OK(rotary_table(context(), {host.data(),
+                                     1e4,
+                                     16,
+                                     cosine.kernel().view(),
+                                     sine.kernel().view(),
+                                     host.data(),
+                                     host.data(),
+                                     {3, 3, 2},
+                                     device(time),
+                                     device(height),
+                                     device(width)}));
+  for (const Source s : {Source::kRounded, Source::kExact}) {
+    reference::rotary_table(
+        {from(time), 1e4, 16, cosine(s), sine(s), from(height), from(width), {3, 3, 2}});
+  }
+  expect_conforms(cosine, everything(4), kRotaryTableBound, DType::kF32);
+  expect_conforms(sine, everything(4), kRotaryTableBound, DType::kF32);
 }
 
 TEST_P(ConformanceElementwise, RotaryTableOfThreePositions) {
@@ -125,7 +184,7 @@ TEST_P(ConformanceElementwise, RotaryTableOfThreePositions) {
   }
 }
 
-TEST_P(ConformanceGdnGates, GdnGatesOfChannels) {
+TEST_P(ConformanceElementwise, GdnGatesOfChannels) {
   Operand a(dtype(), {7, 5, 20}, Layout::kSliced, random.values(700, -8, 8));
   Operand b(dtype(), {7, 5}, Layout::kSliced, random.values(35, -8, 8));
   Operand a_log(dtype(), {5}, Layout::kDense, random.values(5, -4, 3));
@@ -139,7 +198,7 @@ TEST_P(ConformanceGdnGates, GdnGatesOfChannels) {
   expect_conforms(beta, everything(7), kGdnGatesBound, dtype());
 }
 
-TEST_P(ConformanceGdnGates, GdnGates) {
+TEST_P(ConformanceElementwise, GdnGates) {
   for (const bool negative : {false, true}) {
     Operand a(dtype(), {7, 5}, Layout::kSliced, random.values(35, -8, 8));
     Operand b(dtype(), {7, 5}, Layout::kSliced, random.values(35, -8, 8));

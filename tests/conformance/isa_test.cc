@@ -83,6 +83,21 @@ class AllOps {
          [=, this](Context& k) {
            return store_kv(k, {x, x, positions_, c, c});
          }},
+        {"qk_norm_rope_store",
+         [=, this](Context& k) {
+           QkNormRopeStoreArgs args;
+           args.q = args.k = args.v = x;
+           args.q_norm = args.k_norm = w;
+           args.cos = args.sin = t;
+           args.q_out = out;
+           args.token_slots = positions_;
+           args.k_cache = args.v_cache = c;
+           return qk_norm_rope_store(k, args);
+         }},
+        {"copy_kv",
+         [=, this](Context& k) {
+           return copy_kv(k, {c, c, positions_, positions_, 1});
+         }},
         {"attention",
          [=, this](Context& k) {
            return attention(k, {kv_.view(true), x, c, c, out, {}, {}, options});

@@ -9,14 +9,13 @@ class ConformanceNorms : public Conformance {};
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceNorms, ::testing::ValuesIn(all_setups()), setup_name);
 INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceNorms, ::testing::ValuesIn(cuda_setups()), setup_name);
 
-class ConformanceRmsNorm : public Conformance {};
-
-INSTANTIATE_TEST_SUITE_P(Table, ConformanceRmsNorm, ::testing::ValuesIn(all_setups()), setup_name);
-
 constexpr std::int64_t kTokens = 4;
 constexpr std::int64_t kHeads = 3;
 
-std::vector<Layout> layouts() { return {Layout::kDense, Layout::kSliced, Layout::kTransposed}; }
+std::vector<Layout> layouts() {
+  return {Layout::kDense, Layout::kSliced, Layout::kTransposed, Layout::kAlignedSliced,
+          Layout::kAlignedTransposed};
+}
 std::vector<std::int64_t> dims() { return {1, 16, 77, 256}; }
 
 TEST_P(ConformanceNorms, L2Norm) {
@@ -31,42 +30,65 @@ TEST_P(ConformanceNorms, L2Norm) {
   }
 }
 
-TEST_P(ConformanceRmsNorm, RmsNormOfHeads) {
+TEST_P(ConformanceNorms, RmsNormOfHeads) {
   for (const std::int64_t dim : dims()) {
     for (const bool zero_centered : {false, true}) {
-      const Shape shape{kTokens, kHeads, dim};
-      Operand x(dtype(), shape, Layout::kTransposed, random.values(kTokens * kHeads * dim, -3, 3));
-      Operand weight(dtype(), {dim}, Layout::kDense, random.values(dim, -0.5, 1.5));
-      Operand out(dtype(), shape, Layout::kSliced);
+      for (const Layout layout : layouts()) {
+        const Shape shape{kTokens, kHeads, dim};
+        Operand x(dtype(), shape, layout, random.values(kTokens * kHeads * dim, -3, 3));
+        Operand weight(dtype(), {dim}, Layout::kDense, random.values(dim, -0.5, 1.5));
+        Operand out(dtype(), shape, layout);
+        run(rms_norm, reference::rms_norm, [&](Source s) {
+          return RmsNormArgs{x(s), weight(s), out(s), 1e-5f, zero_centered};
+        });
+        expect_conforms(out, everything(kTokens), kRmsNormBound, dtype());
+      }
+    }
+  }
+}
+
+TEST_P(ConformanceNorms, RmsNormOfRows) {
+  for (const std::int64_t dim : {130, 1024, 1030, 5000}) {
+    for (const Layout layout : {Layout::kSliced, Layout::kAlignedSliced}) {
+      Operand x(dtype(), {kTokens, dim}, layout, random.values(kTokens * dim, -3, 3));
+      Operand weight(DType::kF32, {dim}, Layout::kDense, random.values(dim, -0.5, 1.5));
+      Operand out(dtype(), {kTokens, dim}, layout);
       run(rms_norm, reference::rms_norm, [&](Source s) {
-        return RmsNormArgs{x(s), weight(s), out(s), 1e-5f, zero_centered};
+        return RmsNormArgs{x(s), weight(s), out(s), 1e-6f, true};
       });
       expect_conforms(out, everything(kTokens), kRmsNormBound, dtype());
     }
   }
 }
 
-TEST_P(ConformanceRmsNorm, RmsNormOfRows) {
-  Operand x(dtype(), {kTokens, 130}, Layout::kSliced, random.values(kTokens * 130, -3, 3));
-  Operand weight(DType::kF32, {130}, Layout::kDense, random.values(130, -0.5, 1.5));
-  Operand out(dtype(), {kTokens, 130}, Layout::kSliced);
-  run(rms_norm, reference::rms_norm, [&](Source s) {
-    return RmsNormArgs{x(s), weight(s), out(s), 1e-6f, true};
-  });
-  expect_conforms(out, everything(kTokens), kRmsNormBound, dtype());
+TEST_P(ConformanceNorms, RmsNormToAnotherType) {
+  for (const DType to : {DType::kF32, DType::kBF16, DType::kF16}) {
+    Operand x(dtype(), {kTokens, kHeads, 48}, Layout::kDense,
+              random.values(kTokens * kHeads * 48, -3, 3));
+    Operand weight(DType::kBF16, {48}, Layout::kDense, random.values(48, -0.5, 1.5));
+    Operand out(to, {kTokens, kHeads, 48}, Layout::kDense);
+    run(rms_norm, reference::rms_norm, [&](Source s) {
+      return RmsNormArgs{x(s), weight(s), out(s)};
+    });
+    expect_conforms(out, everything(kTokens), kRmsNormBound, DType::kBF16);
+  }
 }
 
-TEST_P(ConformanceRmsNorm, RmsNormInPlace) {
-  Operand x(dtype(), {kTokens, kHeads, 24}, Layout::kSliced,
-            random.values(kTokens * kHeads * 24, -3, 3));
-  Operand weight(dtype(), {24}, Layout::kDense, random.values(24, -0.5, 1.5));
-  Operand out(dtype(), {kTokens, kHeads, 24}, Layout::kSliced);
-  run(rms_norm, reference::rms_norm, [&](Source s) {
-    return RmsNormArgs{x(s), weight(s), out(s)};
-  });
-  Buffer& same = x.kernel();
-  ASSERT_OK(rms_norm(context(), {same.view(), weight.kernel().view(), same.view()}));
-  EXPECT_EQ(same.memory(), out.kernel().memory());
+TEST_P(ConformanceNorms, RmsNormInPlace) {
+  for (const Layout layout : {Layout::kSliced, Layout::kAlignedSliced}) {
+    for (const std::int64_t dim : {24, 1600}) {
+      Operand x(dtype(), {kTokens, kHeads, dim}, layout,
+                random.values(kTokens * kHeads * dim, -3, 3));
+      Operand weight(dtype(), {dim}, Layout::kDense, random.values(dim, -0.5, 1.5));
+      Operand out(dtype(), {kTokens, kHeads, dim}, layout);
+      run(rms_norm, reference::rms_norm, [&](Source s) {
+        return RmsNormArgs{x(s), weight(s), out(s)};
+      });
+      Buffer& same = x.kernel();
+      ASSERT_OK(rms_norm(context(), {same.view(), weight.kernel().view(), same.view()}));
+      EXPECT_EQ(same.memory(), out.kernel().memory());
+    }
+  }
 }
 
 TEST_P(ConformanceNorms, GatedRmsNormOfPaddingIsZeroWhateverItHolds) {
@@ -100,7 +122,7 @@ TEST_P(ConformanceNorms, GatedRmsNorm) {
   }
 }
 
-TEST_P(ConformanceRmsNorm, EpsilonStandsInsideTheRoot) {
+TEST_P(ConformanceNorms, EpsilonStandsInsideTheRoot) {
   // With values near the root of epsilon every other place for it gives another result.
   Operand x(DType::kF32, {2, 1, 16}, Layout::kDense, random.values(32, -1e-3, 1e-3));
   Operand weight(DType::kF32, {16}, Layout::kDense, std::vector<double>(16, 1.0));

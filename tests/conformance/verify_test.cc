@@ -136,31 +136,6 @@ TEST_P(ConformanceVerifyAttention, ATreeDoesNotReadTheValuesBesideItsPath) {
   EXPECT_ERROR(attention(context(), args), kUnsupported, "row 0 is a tree and causal is false");
 }
 
-TEST_P(ConformanceVerifyAttention, CopyKvMovesInOrder) {
-  Buffer k(dtype(), {3, 4, 2, 24}, Layout::kSliced), v(dtype(), {3, 4, 2, 40}, Layout::kSliced);
-  for (Buffer* x : {&k, &v}) x->fill(random.values(x->num_elements(), -1, 1));
-  const Buffer k_before = k, v_before = v;
-  Canary k_canary(k), v_canary(v);
-  // 4 <- 5, 5 <- 7, 6 <- 9: each source is read before or after it is written over, in order.
-  const std::vector<std::int64_t> source{5, 7, kPadIndex, 9, 2}, destination{4, 5, 8, 6, kPadIndex};
-  for (Canary* canary : {&k_canary, &v_canary}) canary->allow({1, 0}).allow({1, 1}).allow({1, 2});
-  ASSERT_OK(copy_kv(context(), {k.view(), v.view(), source.data(), destination.data(), 5}));
-  EXPECT_TRUE(k_canary.intact());
-  EXPECT_TRUE(v_canary.intact());
-  for (const auto& [to, from] :
-       std::vector<std::pair<std::int64_t, std::int64_t>>{{4, 5}, {5, 7}, {6, 9}}) {
-    for (std::int64_t h = 0; h < 2; ++h) {
-      for (std::int64_t i = 0; i < 24; ++i) {
-        ASSERT_EQ(k.get({to / 4, to % 4, h, i}), k_before.get({from / 4, from % 4, h, i}));
-        ASSERT_EQ(v.get({to / 4, to % 4, h, i}), v_before.get({from / 4, from % 4, h, i}));
-      }
-    }
-  }
-  const std::vector<std::int64_t> outside{12};
-  EXPECT_ERROR(copy_kv(context(), {k.view(), v.view(), outside.data(), source.data(), 1}),
-               kOutOfRange, "pair 0", "12");
-}
-
 TEST(VerifyRowsTest, WrongOnesAreNamed) {
   const auto context = make_context();
   Buffer x(DType::kF32, {3, 16}), w(DType::kF32, {16, 4}), state(DType::kF32, {2, 16, 3});

@@ -30,8 +30,8 @@ TEST_F(CudaRefusals, TheGdnBackend) {
 }
 
 TEST_F(CudaRefusals, AnOpWithoutAKernel) {
-  Buffer x(DType::kF32, {2, 8}), weight(DType::kF32, {8}), out(DType::kF32, {2, 8});
-  EXPECT_ERROR(rms_norm(context(), {x.view(), weight.view(), out.view()}), kUnsupported, "rms_norm",
+  Buffer x(DType::kF32, {2, 8}), weight(DType::kF32, {4, 8}), out(DType::kF32, {2, 4});
+  EXPECT_ERROR(linear(context(), {x.view(), weight.view(), out.view()}), kUnsupported, "linear",
                "cuda");
 }
 

@@ -22,6 +22,10 @@ TEST(F42Strides, AStrideInTheLastDimensionIsRefused) {
   refused(sigmoid_gate(*context, {good, good, bad}));
   refused(rotary(
       *context, {bad, wide.view().at(0, {4, 8}, {8, 1}), wide.view().at(0, {4, 8}, {8, 1}), good}));
+  QkNormRopeStoreArgs fused;
+  fused.q = good;
+  fused.q_out = bad;
+  refused(qk_norm_rope_store(*context, fused));
   refused(
       linear(*context, {wide.view().at(0, {4, 16}, {64, 2}), wide.view().at(0, {2, 16}, {16, 1}),
                         wide.view().at(0, {4, 2}, {2, 1})}));

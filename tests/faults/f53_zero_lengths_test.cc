@@ -96,6 +96,14 @@ TEST(F53ZeroLengths, EveryOtherOpOverNoTokens) {
     EXPECT_OK(rotary(*context, {x, table.view(), table.view(), x}));
     EXPECT_OK(rotary_table(*context, {nullptr, 1e4, 16, table.view(), table.view()}));
     EXPECT_OK(store_kv(*context, {x, x, nullptr, cache.view(), cache.view()}));
+    EXPECT_OK(copy_kv(*context, {cache.view(), cache.view(), nullptr, nullptr, 0}));
+    QkNormRopeStoreArgs fused;
+    fused.q = fused.k = fused.v = ConstTensorView(nullptr, DType::kF32, {0, 2, 16});
+    fused.q_out = TensorView(nullptr, DType::kF32, {0, 2, 16});
+    fused.q_norm = fused.k_norm = weight.view();
+    fused.cos = fused.sin = ConstTensorView(nullptr, DType::kF32, {0, 8});
+    fused.k_cache = fused.v_cache = cache.view();
+    EXPECT_OK(qk_norm_rope_store(*context, fused));
     KvRows rows;
     EXPECT_OK(attention(
         *context,

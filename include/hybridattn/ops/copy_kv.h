@@ -13,6 +13,9 @@ struct CopyKvArgs {
   const std::int64_t* source = nullptr;       ///< [count] page * page_size + offset
   const std::int64_t* destination = nullptr;  ///< [count]; a pair with kPadIndex is skipped
   std::int64_t count = 0;
+  /// CUDA: the same arrays on the device. nullptr = the op uploads them for itself.
+  const std::int64_t* device_source = nullptr;
+  const std::int64_t* device_destination = nullptr;
 };
 
 /// Copies the pairs one after the other, so that a later one may read what an earlier one wrote

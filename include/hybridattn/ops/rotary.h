@@ -32,6 +32,10 @@ struct RotaryTableArgs {
   const std::int64_t* width = nullptr;   ///< [T], each >= 0
   /// Frequencies of time, height and width; R/2 together.
   std::array<int, 3> sections{};
+  /// CUDA: the same arrays on the device. nullptr = the op uploads them for itself.
+  const std::int64_t* device_positions = nullptr;
+  const std::int64_t* device_height = nullptr;
+  const std::int64_t* device_width = nullptr;
 };
 
 /// cos and sin of position * theta^(-2i/R). Frequencies and angles are in double whatever the

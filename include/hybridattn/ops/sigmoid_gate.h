@@ -13,7 +13,7 @@ struct SigmoidGateArgs {
   ConstTensorView gate{};  ///< [T, H, D], e.g. the gate half of a double-width q projection
   TensorView out{};        ///< [T, H, D]; may be x itself
   /// Optional [T]: a token with a value other than 0 is padding. Nothing of it is read, its output
-  /// is 0.
+  /// is 0. In the memory of the context's device, as the tensors.
   const std::uint8_t* pad = nullptr;
 };
 

@@ -17,6 +17,8 @@ struct StoreKvArgs {
   TensorView v_cache{};  ///< [pages, page_size, HK, DV]
   float k_scale = 1.0f;  ///< stored is k / k_scale; attention takes the same scales
   float v_scale = 1.0f;  ///< stored is v / v_scale
+  /// CUDA: the same array on the device. nullptr = the op uploads it for itself.
+  const std::int64_t* device_token_slots = nullptr;
 };
 
 /// Divides k and v by their scales, rounds them to the cache's type (f8_e4m3: cut at 448) and

@@ -25,7 +25,8 @@ struct WideLayout {
   static constexpr int kQueryBytes = 64 * kRowBytes;  // of one warpgroup
   static constexpr int kQueries = kSlots * kTileBytes;
   static constexpr int kBarriers = kQueries + 2 * kQueryBytes;
-  static constexpr int kBytes = kBarriers + 2 * kSlots * 8 + 1024;  // 1024: to align all
+  static constexpr int kNowhere = kBarriers + 2 * kSlots * 8;
+  static constexpr int kBytes = kNowhere + 1024 + 1024;  // to align all
 
   static __device__ std::uint32_t place(int row, int piece) {
     return static_cast<std::uint32_t>(row / 8 * kBlockBytes + piece / 8 * kGroupBytes +
@@ -149,8 +150,9 @@ class WideTile {
   static constexpr int kProducts = L::kKeys / 2;
 
  public:
-  __device__ WideTile(const AttentionCall& call, std::uint32_t q, const Sight (&sight)[2])
-      : weights(sight), call_(call), q_(L::operand(q)) {}
+  __device__ WideTile(const AttentionCall& call, std::uint32_t q, std::uint32_t nowhere,
+                      const Sight (&sight)[2])
+      : weights(sight), call_(call), q_(L::operand(q)), nowhere_(nowhere) {}
 
   __device__ void run(const ops::AttentionWork& work, Ring<L>& ring) {
     const int tiles = (work.end - work.begin + L::kKeys - 1) / L::kKeys;
@@ -177,6 +179,7 @@ class WideTile {
       hold(s);
       release(ring);
       weights.weigh(call_, work.begin + i * L::kKeys, unit, s, fade);
+      finish_before(nowhere_, weights.sum[0] + weights.sum[1]);  // while values are multiplied
       wait_products<0>();
       hold_sums();
       arrive_as_warp(&values.empty[values.at]);
@@ -236,6 +239,7 @@ class WideTile {
 
   const AttentionCall& call_;
   std::uint64_t q_;
+  std::uint32_t nowhere_;
 };
 
 /// A lane's sums of two rows, two dims here and there, as four neighbours: lanes swap in pairs.
@@ -272,6 +276,7 @@ __device__ void multiply_works(const AttentionTileParams& p, int index, std::uin
                                Ring<WideLayout<D>> ring) {
   using L = WideLayout<D>;
   const AttentionCall& call = p.call;
+  const std::uint32_t nowhere = ring.slots + L::kNowhere + 4 * threadIdx.x;
   const int warp = static_cast<int>(threadIdx.x / 32) % 4, lane = threadIdx.x % 32;
   const int row = 64 * index + 16 * warp + lane / 4;
   for_each_work(call, [&](const ops::AttentionWork& work, int kv_head) {
@@ -290,7 +295,7 @@ __device__ void multiply_works(const AttentionTileParams& p, int index, std::uin
     sync_warpgroup(index);
     Sight sight[2];
     find_sights(call, work, row, sight);
-    WideTile<X, D> tile(call, queries, sight);
+    WideTile<X, D> tile(call, queries, nowhere, sight);
     tile.run(work, ring);
     tile.weights.finish();
     write_wide<X, D>(p, work, kv_head, row, tile.weights, tile.sums);

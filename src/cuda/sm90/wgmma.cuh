@@ -50,6 +50,12 @@ __device__ inline void hold(float (&d)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+/// `value` is found before what follows, by way of a place in shared memory that nobody reads: the
+/// compiler puts waits as early as it can, before work that was to be done meanwhile.
+__device__ inline void finish_before(std::uint32_t place, float value) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(place), "f"(value) : "memory");
+}
+
 #define HYBRIDATTN_WGMMA_128(type, last)                                                           \
   asm volatile(                                                                                    \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"                                                 \

@@ -23,6 +23,7 @@ void gdn_decode(const GdnDecodeArgs& args);
 void gdn_verify(const GdnVerifyArgs& args);
 void causal_conv_verify(const CausalConvVerifyArgs& args);
 void store_kv(const StoreKvArgs& args);
+void qk_norm_rope_store(const QkNormRopeStoreArgs& args);
 void attention(const AttentionArgs& args);
 void merge_states(const MergeStatesArgs& args);
 void linear(const LinearArgs& args);
