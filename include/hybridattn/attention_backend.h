@@ -217,8 +217,9 @@ class HYBRIDATTN_API AttentionBackend {
   virtual Result<std::shared_ptr<Plan>> make_plan(const GraphShape& shape, bool recordable) = 0;
   /// Whether the rows can be run, without writing anything. Allocates nothing after the first call.
   virtual Status check_rows(std::span<const RowView> rows) = 0;
-  /// Writes checked rows that fit the plan's shape, and padding for the rest. Cannot fail.
-  virtual void write_rows(Plan& plan, std::span<const RowView> rows) = 0;
+  /// Writes checked rows that fit the plan's shape, and padding for the rest. Cannot fail on the
+  /// CPU. Errors: device_error.
+  virtual Status write_rows(Plan& plan, std::span<const RowView> rows) = 0;
   /// Moves what a commit moves: `accepted[i]` belongs to the i-th verify row of the plan. Allocates
   /// nothing. A backend without verify rows has nothing to move.
   virtual Status move_accepted(Plan& plan, std::span<const AcceptedRow> accepted);

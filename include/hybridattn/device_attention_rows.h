@@ -26,6 +26,9 @@ struct AttentionLimits {
   /// Queries of one row; 0: as many as `tokens`. Kernels for many queries are left out of a
   /// captured graph where it excludes them.
   std::int32_t row_tokens = 0;
+  /// Whether calls may be captured: each then launches, and has workspace for, the most that may
+  /// ever be written. Otherwise it goes by the rows at hand, and may not be captured.
+  bool captured = true;
 };
 
 /// Rows in memory of their own, at addresses that never change, cut into work for the kernels.

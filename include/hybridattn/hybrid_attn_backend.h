@@ -33,7 +33,7 @@ class HYBRIDATTN_API HybridAttnBackend final : public AttentionBackend {
 
   Result<std::shared_ptr<Plan>> make_plan(const GraphShape& shape, bool recordable) override;
   Status check_rows(std::span<const RowView> rows) override;
-  void write_rows(Plan& plan, std::span<const RowView> rows) override;
+  Status write_rows(Plan& plan, std::span<const RowView> rows) override;
   Status move_accepted(Plan& plan, std::span<const AcceptedRow> accepted) override;
 
  private:

@@ -9,8 +9,9 @@
 namespace hybridattn {
 
 namespace backend {
+class PlacedStep;
 class StepUses;
-}
+}  // namespace backend
 
 /// Keys and values of all attention layers, the caller's memory. Layer i of the cache is that with
 /// kv_index i; all layers share page ids, page count and page size.
@@ -43,7 +44,7 @@ class HYBRIDATTN_API PagedAttnBackend final : public AttentionBackend {
 
   Result<std::shared_ptr<Plan>> make_plan(const GraphShape& shape, bool recordable) override;
   Status check_rows(std::span<const RowView> rows) override;
-  void write_rows(Plan& plan, std::span<const RowView> rows) override;
+  Status write_rows(Plan& plan, std::span<const RowView> rows) override;
   Status move_accepted(Plan& plan, std::span<const AcceptedRow> accepted) override;
 
  private:
@@ -51,10 +52,12 @@ class HYBRIDATTN_API PagedAttnBackend final : public AttentionBackend {
   Context& context_;
   PagedKvView cache_;
   Status check_layer(const RadixAttention& layer) const;
+  Result<std::shared_ptr<backend::PlacedStep>> place_step(const GraphShape& shape, bool recordable);
   std::size_t token_bytes_ = 0;      // of workspace, of the widest layer
   std::size_t worker_bytes_ = 0;     // of scratch
   std::int32_t bidirectional_ = -1;  // layer_id of one such layer, if any
   std::unique_ptr<backend::StepUses> uses_;
+  std::vector<std::shared_ptr<backend::PlacedStep>> spare_;  // of single steps, on CUDA
 };
 
 }  // namespace hybridattn

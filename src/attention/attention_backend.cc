@@ -77,7 +77,7 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan(const ForwardBatch& batch) 
   HYBRIDATTN_TRY(check_rows(rows_));
   HYBRIDATTN_TRY(reserve(batch.num_tokens()));
   HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, new_plan(batch.shape(), /*recordable=*/false));
-  write_rows(*made, rows_);
+  HYBRIDATTN_TRY(write_rows(*made, rows_));
   remember(*made, rows_, batch.num_rows(), batch.id(), batch.mode());
   claim_drafts(*made);
   return made;
@@ -143,7 +143,7 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan_graph(const GraphShape& sha
   HYBRIDATTN_TRY(check_rows({}));  // makes what the check keeps: replan allocates nothing
   HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, new_plan(shape, /*recordable=*/true));
   rows_.reserve(static_cast<std::size_t>(backend::total_rows(shape)));
-  write_rows(*made, {});
+  HYBRIDATTN_TRY(write_rows(*made, {}));
   return made;
 }
 
@@ -164,7 +164,7 @@ Status AttentionBackend::rewrite(Plan& plan, const GraphShape& shape, std::span<
   HYBRIDATTN_TRY(check_fits(plan, shape));
   HYBRIDATTN_TRY(check_drafts(&plan, shape));
   HYBRIDATTN_TRY(check_rows(rows));
-  write_rows(plan, rows);
+  HYBRIDATTN_TRY(write_rows(plan, rows));
   remember(plan, rows, num_rows, batch_id, mode);
   claim_drafts(plan);
   return {};

@@ -303,7 +303,7 @@ Status GDNAttnBackend::move_accepted(Plan& base, std::span<const AcceptedRow> ac
   return {};
 }
 
-void GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
+Status GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   auto& plan = static_cast<GdnPlan&>(base);
   std::size_t step = 0;
   std::size_t prefill = plan.num_steps;
@@ -335,6 +335,7 @@ void GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   rest.new_tokens = 0;
   for (; verify < plan.start.size(); ++verify) plan.write(verify, rest);
   plan.set_written();
+  return {};
 }
 
 Status GDNAttnBackend::reserve(std::int32_t max_tokens) {

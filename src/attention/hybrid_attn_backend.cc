@@ -57,11 +57,12 @@ Status HybridAttnBackend::check_rows(std::span<const RowView> rows) {
   return gdn_->check_rows(rows);
 }
 
-void HybridAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
+Status HybridAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   auto& plan = static_cast<HybridPlan&>(base);
-  full_->write_rows(*plan.full, rows);
-  gdn_->write_rows(*plan.gdn, rows);
+  HYBRIDATTN_TRY(full_->write_rows(*plan.full, rows));
+  HYBRIDATTN_TRY(gdn_->write_rows(*plan.gdn, rows));
   plan.set_written();
+  return {};
 }
 
 Status HybridAttnBackend::move_accepted(Plan& base, std::span<const AcceptedRow> accepted) {

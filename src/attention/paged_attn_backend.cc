@@ -1,9 +1,12 @@
 #include "hybridattn/paged_attn_backend.h"
 
 #include <algorithm>
+#include <limits>
+#include <type_traits>
 
 #include "hybridattn/ops.h"
 #include "hybridattn/status_macros.h"
+#include "src/attention/placed_step.h"
 #include "src/attention/step_shape.h"
 #include "src/attention/step_uses.h"
 #include "src/core/context_impl.h"
@@ -49,6 +52,7 @@ struct PagedPlan final : Plan {
   std::vector<std::uint8_t> pad;
   std::vector<std::int32_t> parents;                        // [tokens] of trees, kChain elsewhere
   std::vector<std::int64_t> move_source, move_destination;  // places, for a commit
+  std::shared_ptr<backend::PlacedStep> placed;              // nullptr on the CPU
 };
 
 struct CacheShape {
@@ -134,6 +138,45 @@ AttentionOptions options_of(const RadixAttention& layer) {
           layer.sliding_window, layer.k_scale, layer.v_scale};
 }
 
+/// As much as a plan of this shape can name. A row's keys are at most all pages that are listed.
+AttentionLimits limits_of(const GraphShape& shape, std::int64_t page_size, bool captured) {
+  AttentionLimits limits;
+  limits.rows = static_cast<std::int32_t>(backend::total_rows(shape)) + 1;
+  limits.tokens = shape.tokens;
+  limits.pages = shape.pages + 1;
+  limits.keys = static_cast<std::int32_t>(
+      std::min<std::int64_t>(shape.pages * page_size, std::numeric_limits<std::int32_t>::max()));
+  const bool decode = shape.prefill_rows == 0 && shape.verify_rows == 0;
+  limits.row_tokens = decode && shape.tokens <= shape.decode_rows + 1 ? 1 : 0;
+  limits.captured = captured;
+  return limits;
+}
+
+/// So that a few sizes serve all steps.
+AttentionLimits rounded_up(AttentionLimits limits) {
+  const auto up = [](auto& count) {
+    using Count = std::remove_reference_t<decltype(count)>;
+    constexpr Count kMost = std::numeric_limits<Count>::max() / 2;
+    Count rounded = 16;
+    while (rounded < count && rounded < kMost) rounded *= 2;
+    count = std::max(count, rounded);
+  };
+  up(limits.rows);
+  up(limits.tokens);
+  up(limits.pages);
+  up(limits.keys);
+  return limits;
+}
+
+/// The rows as the context's kernels read them.
+Result<AttentionRows> rows_of(const PagedPlan& plan, const RadixAttention& layer,
+                              std::int64_t page_size) {
+  if (plan.placed == nullptr) return plan.rows();
+  const bool causal = layer.attn_type != AttentionType::kDecoderBidirectional;
+  return plan.placed->rows({layer.num_heads, layer.num_kv_heads,
+                            static_cast<std::int32_t>(page_size), causal, layer.sliding_window});
+}
+
 Status verify_of_bidirectional(std::int32_t layer_id) {
   return error(StatusCode::kUnsupported, "PagedAttnBackend: layer ", layer_id,
                " is decoder_bidirectional, which has no verify rows: a draft would see the next");
@@ -147,14 +190,16 @@ std::size_t prepared_bytes(std::int64_t tokens, const RadixAttention& layer) {
 /// the way, where the call asks for it. Where q changes it goes to the workspace, in the type that
 /// it came in, for products in that type.
 Result<ConstTensorView> prepare(Context& context, const RadixAttention& layer,
-                                const AttentionRunArgs& args, const std::int64_t* token_slots,
+                                const AttentionRunArgs& args, const PagedPlan& plan,
                                 const TensorView& k_cache, const TensorView& v_cache) {
+  const std::int64_t* token_slots = plan.token_slots.data();
+  const std::int64_t* device_slots = plan.placed == nullptr ? nullptr : plan.placed->token_slots();
   const bool stored = !args.k.empty() && args.save_kv_cache;
   const bool rotated = !args.cos.empty();
   if (!rotated && args.q_norm.empty() && (args.k_norm.empty() || !stored)) {
     if (stored) {
-      HYBRIDATTN_TRY(store_kv(
-          context, {args.k, args.v, token_slots, k_cache, v_cache, layer.k_scale, layer.v_scale}));
+      HYBRIDATTN_TRY(store_kv(context, {args.k, args.v, token_slots, k_cache, v_cache,
+                                        layer.k_scale, layer.v_scale, device_slots}));
     }
     return args.q;
   }
@@ -173,6 +218,7 @@ Result<ConstTensorView> prepare(Context& context, const RadixAttention& layer,
     fused.v = args.v;
     fused.k_norm = args.k_norm;
     fused.token_slots = token_slots;
+    fused.device_token_slots = device_slots;
     fused.k_cache = k_cache;
     fused.v_cache = v_cache;
     fused.k_scale = layer.k_scale;
@@ -291,7 +337,33 @@ Status PagedAttnBackend::set_layers(std::span<const RadixAttention> layers) {
 
 Result<std::shared_ptr<Plan>> PagedAttnBackend::make_plan(const GraphShape& shape,
                                                           bool recordable) {
-  return std::shared_ptr<Plan>(std::make_shared<PagedPlan>(id(), shape, recordable));
+  auto plan = std::make_shared<PagedPlan>(id(), shape, recordable);
+  if (context_.device() == DeviceType::kCuda) {
+    HYBRIDATTN_ASSIGN(plan->placed, place_step(shape, recordable));
+  }
+  return std::shared_ptr<Plan>(std::move(plan));
+}
+
+/// Room on the device for the steps of a plan. Single steps hand theirs on when they end.
+Result<std::shared_ptr<backend::PlacedStep>> PagedAttnBackend::place_step(const GraphShape& shape,
+                                                                          bool recordable) {
+  const AttentionLimits limits = limits_of(shape, cache_.k[0].dim(1), recordable);
+  if (recordable) {
+    HYBRIDATTN_ASSIGN(std::shared_ptr<backend::PlacedStep> made,
+                      backend::PlacedStep::create(context_, limits));
+    return made;
+  }
+  for (const auto& spare : spare_) {
+    if (spare.use_count() == 1 && spare->holds(limits)) return spare;
+  }
+  HYBRIDATTN_ASSIGN(std::shared_ptr<backend::PlacedStep> made,
+                    backend::PlacedStep::create(context_, rounded_up(limits)));
+  // What is too small and nobody's would never be taken again.
+  std::erase_if(spare_, [&](const auto& spare) {
+    return spare.use_count() == 1 && made->holds(spare->limits());
+  });
+  spare_.push_back(made);
+  return made;
 }
 
 Status PagedAttnBackend::check_rows(std::span<const RowView> rows) {
@@ -306,7 +378,7 @@ Status PagedAttnBackend::check_rows(std::span<const RowView> rows) {
   return {};
 }
 
-void PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
+Status PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   auto& plan = static_cast<PagedPlan&>(base);
   const CacheShape cache{cache_.k[0].dim(0), cache_.k[0].dim(1)};
   std::int64_t pages = 0;
@@ -316,14 +388,21 @@ void PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
     write_row(row, at++, cache, pages, plan);
     tokens += row.new_tokens;
   }
-  RowView rest{0, RowKind::kPad, kPadIndex, {}, 0, plan.num_tokens() - tokens, tokens};
+  // Tokens that no row names are padding: one for each row that is left, the rest as one row.
+  RowView rest{0, RowKind::kPad, kPadIndex, {}, 0, 0, tokens};
   for (; at < plan.q_start.size(); ++at) {
+    const std::int32_t left = plan.num_tokens() - rest.first_token;
+    rest.new_tokens = at + 1 < plan.q_start.size() ? std::min(left, 1) : left;
     write_row(rest, at, cache, pages, plan);
     rest.first_token += rest.new_tokens;
-    rest.new_tokens = 0;
   }
   std::fill(plan.pages.begin() + pages, plan.pages.end(), kPadIndex);
+  if (plan.placed != nullptr) {
+    HYBRIDATTN_TRY(plan.placed->write(
+        {plan.rows(), plan.token_slots.data(), plan.pad.data(), plan.num_tokens()}));
+  }
   plan.set_written();
+  return {};
 }
 
 /// The accepted path of a tree moves to the front of the row's new places, where that of a chain is
@@ -365,14 +444,15 @@ Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& l
   HYBRIDATTN_TRY(check_args(*plan, layer, args));
   HYBRIDATTN_TRY(core::hold_if_recording(context_, name(), *plan));
   const auto index = static_cast<std::size_t>(layer.kv_index);
-  HYBRIDATTN_ASSIGN(
-      const ConstTensorView q,
-      prepare(context_, layer, args, plan->token_slots.data(), cache_.k[index], cache_.v[index]));
+  HYBRIDATTN_ASSIGN(const ConstTensorView q,
+                    prepare(context_, layer, args, *plan, cache_.k[index], cache_.v[index]));
+  HYBRIDATTN_ASSIGN(const AttentionRows rows, rows_of(*plan, layer, cache_.k[0].dim(1)));
   HYBRIDATTN_TRY(
-      hybridattn::attention(context_, {plan->rows(), q, cache_.k[index], cache_.v[index], args.out,
+      hybridattn::attention(context_, {rows, q, cache_.k[index], cache_.v[index], args.out,
                                        layer.sinks, args.lse, options_of(layer)}));
   if (!args.gate.empty()) {
-    HYBRIDATTN_TRY(sigmoid_gate(context_, {args.out, args.gate, args.out, plan->pad.data()}));
+    const std::uint8_t* pad = plan->placed == nullptr ? plan->pad.data() : plan->placed->pad();
+    HYBRIDATTN_TRY(sigmoid_gate(context_, {args.out, args.gate, args.out, pad}));
   }
   if (!core::recording(context_)) plan->set_ran();
   return {};

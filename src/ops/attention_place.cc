@@ -125,6 +125,13 @@ AttentionTables AttentionBlock::tables(const std::byte* device) const noexcept {
   return tables;
 }
 
+void trim_tables(const AttentionSchedule& schedule, AttentionTables& tables) noexcept {
+  tables.num_few = static_cast<std::int32_t>(schedule.few.size());
+  tables.num_many = static_cast<std::int32_t>(schedule.many.size());
+  tables.num_joins = static_cast<std::int32_t>(schedule.joins.size());
+  tables.part_rows = schedule.part_rows;
+}
+
 bool has_tree(const AttentionRows& rows) noexcept {
   for (std::int32_t r = 0; r < rows.count && rows.parents != nullptr; ++r) {
     if (rows.q_length[r] > 0 && rows.parents[rows.q_start[r]] != kChain) return true;

@@ -20,6 +20,9 @@ struct AttentionBlock {
   AttentionTables tables(const std::byte* device) const noexcept;
 };
 
+/// Lets the tables say what there is in place of what there is room for.
+void trim_tables(const AttentionSchedule& schedule, AttentionTables& tables) noexcept;
+
 /// Whether one of the rows is a tree.
 bool has_tree(const AttentionRows& rows) noexcept;
 

@@ -59,7 +59,6 @@ constexpr std::int64_t kMoreWaves = 2;
 std::int64_t choose_part(const std::vector<Tile>& tiles, const AttentionCut& cut,
                          std::int64_t slots) {
   constexpr std::int64_t kSetUp = 128, kJoin = 3;
-  if (cut.fixed) return kAttentionFixedPart;
   std::int64_t longest = 1, all = 0;
   for (const Tile& tile : tiles) {
     const std::int64_t keys = std::max(tile.end - tile.begin, 1);
@@ -99,7 +98,9 @@ class Cutter {
         tiles_.push_back(tile_of(rows_, cut_, row, first, last));
       }
     }
-    const std::int64_t part = choose_part(tiles_, cut_, many ? cut_.slots_of_many : cut_.slots);
+    const std::int64_t fixed = many ? kAttentionFixedPartOfMany : kAttentionFixedPart;
+    const std::int64_t slots = many ? cut_.slots_of_many : cut_.slots;
+    const std::int64_t part = cut_.fixed ? fixed : choose_part(tiles_, cut_, slots);
     std::vector<AttentionWork>& work = many ? out_.many : out_.few;
     for (const Tile& tile : tiles_) cut_tile(tile, part, size, work);
     std::stable_sort(work.begin(), work.end(), [](const AttentionWork& a, const AttentionWork& b) {
@@ -164,7 +165,8 @@ AttentionCut attention_cut(Context& context, const AttentionHeads& heads) {
   return cut;
 }
 
-AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits& limits) {
+AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits& limits,
+                                  std::int64_t page_size) {
   const std::int64_t row_tokens = limits.row_tokens == 0 ? limits.tokens : limits.row_tokens;
   const std::int64_t query_rows = limits.tokens * cut.group;
   const std::int64_t rows = std::min(limits.rows, limits.tokens);
@@ -173,13 +175,17 @@ AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits
   // A row's last tile may not be full.
   const std::int64_t many_tiles =
       many ? std::min(query_rows, rows + query_rows / cut.many_rows) : 0;
-  const auto cut_pieces = [&](std::int64_t tiles, std::int64_t slots) {
-    if (cut.fixed) return tiles * (limits.keys / kAttentionFixedPart + 1);
+  const auto cut_pieces = [&](std::int64_t tiles, std::int64_t slots, std::int64_t fixed_part) {
+    if (cut.fixed) return tiles * (limits.keys / fixed_part + 1);
     const std::int64_t at_once = std::max<std::int64_t>(slots / cut.kv_heads, 1);
     return std::min(tiles * (limits.keys / kAttentionCut + 1), (kMostWaves + kMoreWaves) * at_once);
   };
-  const std::int64_t few_parts = cut_pieces(few_tiles, cut.slots);
-  const std::int64_t many_parts = cut_pieces(many_tiles, cut.slots_of_many);
+  std::int64_t few_parts = cut_pieces(few_tiles, cut.slots, kAttentionFixedPart);
+  if (cut.fixed && page_size > 0) {  // a row is one tile: all of them have no more keys than pages
+    few_parts = std::min(few_parts, few_tiles + limits.pages * page_size / kAttentionFixedPart);
+  }
+  const std::int64_t many_parts =
+      cut_pieces(many_tiles, cut.slots_of_many, kAttentionFixedPartOfMany);
   AttentionMost most{};
   most.few = std::max(few_tiles, few_parts);
   most.many = std::max(many_tiles, many_parts);

@@ -13,8 +13,10 @@ namespace hybridattn::ops {
 
 /// Keys are cut at multiples of this, counted from a row's first key.
 inline constexpr std::int32_t kAttentionCut = 128;
-/// Keys of one part where nothing but the row may decide (batch_invariant).
+/// Keys of one part of few and of many query rows where nothing but the row may decide
+/// (batch_invariant).
 inline constexpr std::int32_t kAttentionFixedPart = 512;
+inline constexpr std::int32_t kAttentionFixedPartOfMany = 4096;
 
 /// Shared memory that a block of the kernel for few rows has, at least.
 inline constexpr std::size_t kAttentionFewBytes = 106 * 1024;
@@ -51,7 +53,8 @@ struct AttentionSchedule {
   void reserve(const AttentionMost& most);
 };
 
-AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits& limits);
+AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits& limits,
+                                  std::int64_t page_size);
 
 /// The first of a row's pages with a key that one of its queries sees: an engine may have freed
 /// those before it.

@@ -105,6 +105,7 @@ Status DeviceAttentionRows::Impl::upload(const AttentionRows& rows) {
   core::UploadRing& ring = *context.impl().uploads;
   HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, ring.take(block.bytes()));
   const std::size_t bytes = block.write(rows, schedule, piece.host);
+  if (!limits.captured) ops::trim_tables(schedule, placed.tables);
   return context.impl().accelerator->copy(memory, piece.host, bytes);
 }
 
@@ -128,7 +129,7 @@ Result<std::unique_ptr<DeviceAttentionRows>> DeviceAttentionRows::create(
   std::unique_ptr<DeviceAttentionRows> made(new DeviceAttentionRows(std::move(impl)));
   if (context.device() == DeviceType::kCpu) return made;
   x.cut = ops::attention_cut(context, heads);
-  const ops::AttentionMost most = ops::most_attention_work(x.cut, limits);
+  const ops::AttentionMost most = ops::most_attention_work(x.cut, limits, heads.page_size);
   x.block = {limits.rows,   limits.tokens,   most.few,
              most.many,     most.joins,      most.part_rows,
              limits.tokens, x.cut.many_rows, heads.page_size == 0 ? 0 : limits.pages + 1};

@@ -1,0 +1,82 @@
+#include "src/attention/placed_step.h"
+
+#include <cstring>
+
+#include "hybridattn/status_macros.h"
+#include "src/core/context_impl.h"
+
+namespace hybridattn::backend {
+namespace {
+
+bool same(const AttentionHeads& a, const AttentionHeads& b) {
+  return a.num_heads == b.num_heads && a.num_kv_heads == b.num_kv_heads &&
+         a.page_size == b.page_size && a.causal == b.causal && a.window == b.window;
+}
+
+}  // namespace
+
+PlacedStep::PlacedStep(Context& context, const AttentionLimits& limits)
+    : context_(context), limits_(limits) {}
+
+PlacedStep::~PlacedStep() {
+  if (memory_ == nullptr) return;
+  (void)context_.synchronize();  // kernels may still read it
+  context_.allocator().deallocate(memory_, bytes());
+}
+
+std::size_t PlacedStep::bytes() const noexcept {
+  return static_cast<std::size_t>(limits_.tokens) * (sizeof(std::int64_t) + 1) + 1;
+}
+
+Result<std::unique_ptr<PlacedStep>> PlacedStep::create(Context& context,
+                                                       const AttentionLimits& limits) {
+  std::unique_ptr<PlacedStep> made(new PlacedStep(context, limits));
+  made->memory_ = static_cast<std::byte*>(context.allocator().allocate(made->bytes()));
+  if (made->memory_ == nullptr) {
+    return error(StatusCode::kResourceExhausted, "PagedAttnBackend: the allocator gave no ",
+                 made->bytes(), " bytes for the tokens of a step");
+  }
+  made->token_slots_ = reinterpret_cast<std::int64_t*>(made->memory_);
+  made->pad_ = reinterpret_cast<std::uint8_t*>(made->token_slots_ + limits.tokens);
+  return made;
+}
+
+bool PlacedStep::holds(const AttentionLimits& limits) const noexcept {
+  return limits.rows <= limits_.rows && limits.tokens <= limits_.tokens &&
+         limits.pages <= limits_.pages && limits.keys <= limits_.keys &&
+         limits.row_tokens == limits_.row_tokens;
+}
+
+Result<AttentionRows> PlacedStep::rows(const AttentionHeads& heads) {
+  for (const auto& [kind, rows] : kinds_) {
+    if (same(kind, heads)) return rows->rows();
+  }
+  if (step_.token_slots == nullptr) {
+    return error(StatusCode::kFailedPrecondition, "PagedAttnBackend: the plan holds no step");
+  }
+  HYBRIDATTN_ASSIGN(std::unique_ptr<DeviceAttentionRows> made,
+                    DeviceAttentionRows::create(context_, heads, limits_));
+  HYBRIDATTN_TRY(made->write(step_.rows));
+  kinds_.emplace_back(heads, std::move(made));
+  return kinds_.back().second->rows();
+}
+
+Status PlacedStep::write(const PagedStep& step) {
+  const auto tokens = static_cast<std::size_t>(step.tokens);
+  core::UploadRing& ring = *context_.impl().uploads;
+  const std::size_t all = tokens * (sizeof(std::int64_t) + 1);
+  HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, ring.take(all + 1));
+  if (tokens > 0) {
+    const std::size_t slots = tokens * sizeof(std::int64_t);
+    std::memcpy(piece.host, step.token_slots, slots);
+    std::memcpy(piece.host + slots, step.pad, tokens);
+    core::Device& device = *context_.impl().accelerator;
+    HYBRIDATTN_TRY(device.copy(token_slots_, piece.host, slots));
+    HYBRIDATTN_TRY(device.copy(pad_, piece.host + slots, tokens));
+  }
+  for (const auto& kind : kinds_) HYBRIDATTN_TRY(kind.second->write(step.rows));
+  step_ = step;
+  return {};
+}
+
+}  // namespace hybridattn::backend

@@ -1,0 +1,56 @@
+// A step of paged attention where the kernels of an accelerator read it.
+#pragma once
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "hybridattn/device_attention_rows.h"
+
+namespace hybridattn::backend {
+
+/// What one step says of its tokens and rows, on the host.
+struct PagedStep {
+  AttentionRows rows;
+  const std::int64_t* token_slots;  // [tokens]
+  const std::uint8_t* pad;          // [tokens]
+  std::int64_t tokens;
+};
+
+/// The arrays of steps at addresses that never change. A step's are replaced in order with the work
+/// on the context's stream, so one may be written while the last still runs.
+class PlacedStep {
+ public:
+  /// Errors: resource_exhausted.
+  static Result<std::unique_ptr<PlacedStep>> create(Context& context,
+                                                    const AttentionLimits& limits);
+  ~PlacedStep();
+  PlacedStep(const PlacedStep&) = delete;
+  PlacedStep& operator=(const PlacedStep&) = delete;
+
+  /// Rows for layers with these heads, cut anew by every `write`; made when first asked for.
+  /// Errors: as DeviceAttentionRows; failed_precondition before the first write.
+  Result<AttentionRows> rows(const AttentionHeads& heads);
+  /// Replaces the step. `step` must stay what it is until the next write. Errors: out_of_range,
+  /// device_error.
+  Status write(const PagedStep& step);
+
+  bool holds(const AttentionLimits& limits) const noexcept;
+  const AttentionLimits& limits() const noexcept { return limits_; }
+  const std::int64_t* token_slots() const noexcept { return token_slots_; }
+  const std::uint8_t* pad() const noexcept { return pad_; }
+
+ private:
+  PlacedStep(Context& context, const AttentionLimits& limits);
+  std::size_t bytes() const noexcept;
+
+  Context& context_;
+  AttentionLimits limits_;
+  PagedStep step_{};
+  std::byte* memory_ = nullptr;
+  std::int64_t* token_slots_ = nullptr;
+  std::uint8_t* pad_ = nullptr;
+  std::vector<std::pair<AttentionHeads, std::unique_ptr<DeviceAttentionRows>>> kinds_;
+};
+
+}  // namespace hybridattn::backend
