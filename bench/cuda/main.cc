@@ -1,4 +1,5 @@
-// The GPU benchmarks as one program: hybridattn_bench_cuda [--json] SUITE...
+// The GPU benchmarks as one program: hybridattn_bench_cuda [--json] [--batch-invariant]
+// [--chunk-invariant] SUITE...
 #include <cstdio>
 #include <exception>
 #include <string_view>
@@ -22,20 +23,27 @@ Suite suite_of(std::string_view name) {
   return nullptr;
 }
 
-int run(const std::vector<Suite>& suites, bool json) {
+struct Arguments {
+  std::vector<Suite> suites;
+  bool json = false, batch_invariant = false, chunk_invariant = false;
+};
+
+int run(const Arguments& arguments) {
   cudaStream_t stream;
   require_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   cudaDeviceProp properties;
   require_cuda(cudaGetDeviceProperties(&properties, 0), "device");
   const double copy_rate = copy_bandwidth(stream);
-  Report report(json);
+  Report report(arguments.json);
   report.row({{"device", properties.name}, {"copy_tb_per_s", copy_rate / 1e12, 2}});
   ContextOptions options;
   options.device = DeviceType::kCuda;
   options.stream = stream;
+  options.batch_invariant = arguments.batch_invariant;
+  options.chunk_invariant = arguments.chunk_invariant;
   auto context = Context::create(options);
   require_ok(context.status());
-  for (const Suite suite : suites) suite(**context, stream, copy_rate, report);
+  for (const Suite suite : arguments.suites) suite(**context, stream, copy_rate, report);
   return 0;
 }
 
@@ -44,24 +52,28 @@ int run(const std::vector<Suite>& suites, bool json) {
 
 int main(int argc, char** argv) {
   using namespace hybridattn;
-  bool json = false;
-  std::vector<bench::Suite> suites;
+  bench::Arguments arguments;
   for (int i = 1; i < argc; ++i) {
     const std::string_view argument = argv[i];
     if (argument == "--json") {
-      json = true;
+      arguments.json = true;
+    } else if (argument == "--batch-invariant") {
+      arguments.batch_invariant = true;
+    } else if (argument == "--chunk-invariant") {
+      arguments.chunk_invariant = true;
     } else if (const bench::Suite suite = bench::suite_of(argument); suite != nullptr) {
-      suites.push_back(suite);
+      arguments.suites.push_back(suite);
     } else {
       std::fprintf(stderr,
-                   "bench: argument \"%s\", must be --json, gdn-decode, gdn-prefill, attn-prefill, "
+                   "bench: argument \"%s\", must be --json, --batch-invariant, --chunk-invariant, "
+                   "gdn-decode, gdn-prefill, attn-prefill, "
                    "attn-extend or attn-decode\n",
                    argv[i]);
       return 2;
     }
   }
   try {
-    return bench::run(suites, json);
+    return bench::run(arguments);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "bench: %s\n", e.what());
     return 1;

@@ -69,7 +69,9 @@ AttentionTileParams tile_params(const ops::AttentionParams& p, const core::Devic
 template <class X, class KV, int D, class Many>
 Status run_tiles(const AttentionTileParams& p, const core::DeviceLaunch& launch, const Many& many) {
   HYBRIDATTN_TRY((run_attention_tiles<X, KV, D, true>(p, launch)));
-  HYBRIDATTN_TRY(many(p, launch));
+  AttentionTileParams beside = p;
+  beside.beside_few = p.call.tables.num_few > 0;
+  HYBRIDATTN_TRY(many(beside, launch));
   return join_attention_parts(p, D, launch);
 }
 

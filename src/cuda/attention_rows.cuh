@@ -3,6 +3,7 @@
 
 #include "src/core/formulas.h"
 #include "src/cuda/element.cuh"
+#include "src/cuda/grid.cuh"
 #include "src/cuda/mma.cuh"
 #include "src/ops/attention_params.h"
 
@@ -48,7 +49,22 @@ struct AttentionTileParams {
   // weights of each.
   float* part_out;   // [kv_heads][part_rows][D]
   float2* part_top;  // [kv_heads][part_rows]
+  // The kernel follows that over tiles of few rows, which begins the next only when what both read
+  // is written: it need not wait to begin, only to end.
+  bool beside_few = false;
 };
+
+/// Before a tile of few rows or of many reads what other kernels write.
+template <bool Few>
+__device__ void begin_tile(const AttentionTileParams& p) {
+  if (Few || !p.beside_few) wait_for_writers();
+  let_next_begin();
+}
+/// Last thing in a kernel over tiles: a block may have had none.
+__device__ inline void end_tiles() {
+  wait_for_writers();
+  let_next_begin();
+}
 
 inline AttentionCall attention_call(const ops::AttentionParams& p) {
   AttentionCall call;

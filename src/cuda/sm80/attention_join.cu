@@ -54,16 +54,18 @@ __device__ Share add_parts(const AttentionTileParams& p, const ops::AttentionJoi
 template <class X>
 __global__ void attention_join_kernel(const __grid_constant__ AttentionTileParams p, int tile) {
   __shared__ Share shares[kShares][64];
-  wait_for_writers();
   const AttentionCall& call = p.call;
   const int fours = static_cast<int>(blockDim.x) / kShares;
   const int share = static_cast<int>(threadIdx.x) / fours;
   const int four = static_cast<int>(threadIdx.x) % fours, dim = 4 * fours;
   const int group = call.group.divisor();
+  auto i = static_cast<int>(blockIdx.x);
+  ops::AttentionJoin join = call.tables.joins[i / tile / call.kv_heads];  // along with the count
   const int count = call.tables.counts[2] * call.kv_heads * tile;
-  for (int i = static_cast<int>(blockIdx.x); i < count; i += static_cast<int>(gridDim.x)) {
+  wait_for_writers();  // of the parts
+  for (; i < count; i += static_cast<int>(gridDim.x)) {
     const int row = i % tile, kv_head = i / tile % call.kv_heads;
-    const ops::AttentionJoin join = call.tables.joins[i / tile / call.kv_heads];
+    if (i >= static_cast<int>(gridDim.x)) join = call.tables.joins[i / tile / call.kv_heads];
     const int query_row = join.first + row;
     if (row >= join.tile || query_row >= join.q_length * group) continue;
     const std::int64_t at = kv_head * call.tables.part_rows + std::int64_t{join.part} + row;

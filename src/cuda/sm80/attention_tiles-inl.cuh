@@ -123,6 +123,7 @@ __device__ void run_tile(const AttentionTileParams& p, const ops::AttentionWork&
   const int mine = (tiles - team + L::kTeams - 1) / L::kTeams;
   KeyFetcher<KV, L> keys(call, work, kv_head, lowest_key(call, work), first_of(0));
   keys.turn(first_of(1));
+  begin_tile<Few>(p);  // the work and the pages were there before the kernel that came before
   // Half steps: keys of tile 0, its values, keys of tile 1, ... Each starts the copies of the one
   // that is kAhead further.
   const auto fetch = [&](int half, int slot) {
@@ -224,25 +225,26 @@ template <class X, class KV, int D, bool Few>
 __global__ void __launch_bounds__(128, 2)
     attention_tiles_kernel(const __grid_constant__ AttentionTileParams p) {
   extern __shared__ __align__(128) std::byte shared[];
-  wait_for_writers();
-  let_next_begin();
   const ops::AttentionTables& tables = p.call.tables;
   const int heads = p.call.kv_heads;
   // Tiles of many rows may have been cut for a kernel that takes more of them at once.
   const int parts = Few ? 1 : tables.many_rows / TileLayout<KV, D, Few>::kRows;
-  const int count = tables.counts[Few ? 0 : 1] * heads * parts;
   const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+  const ops::AttentionWork* works = Few ? tables.few : tables.many;
+  ops::AttentionWork work = works[block / parts / heads];  // read along with the count
+  const int count = tables.counts[Few ? 0 : 1] * heads * parts;
   for (int first = 0, back = 0; first < count; first += blocks, back ^= 1) {
     const int at = first + (back != 0 ? blocks - 1 - block : block);
     if (at >= count) continue;
-    ops::AttentionWork work = (Few ? tables.few : tables.many)[at / parts / heads];
+    if (first > 0) work = works[at / parts / heads];
     const int rows_before = at % parts * TileLayout<KV, D, Few>::kRows;
     work.first += rows_before;
     if (work.first >= work.q_length * p.call.group.divisor()) continue;
     if (work.part >= 0) work.part += rows_before;
-    __syncthreads();  // what the last tile left is read
+    if (first > 0) __syncthreads();  // what the last tile left is read
     run_tile<X, KV, D, Few>(p, work, at / parts % heads, shared);
   }
+  end_tiles();
 }
 
 template <class X, class KV, int D, bool Few>

@@ -90,12 +90,14 @@ __device__ void for_each_work(const AttentionCall& call, const Run& run) {
 
 /// The fetching warpgroup.
 template <class X, int D>
-__device__ void fetch_works(const AttentionCall& call, Ring<WideLayout<D>> ring) {
+__device__ void fetch_works(const AttentionTileParams& p, Ring<WideLayout<D>> ring) {
   using L = WideLayout<D>;
+  const AttentionCall& call = p.call;
   for_each_work(call, [&](const ops::AttentionWork& work, int kv_head) {
     KeyFetcher<X, L> keys(call, work, kv_head, lowest_key(call, work), work.begin);
     for (int first = work.begin; first < work.end; first += L::kKeys) {
       keys.turn(first + L::kKeys);
+      begin_tile<false>(p);  // the work and the pages were there before the kernel that came before
       ring.wait_empty();
       keys.fetch_keys(ring.slot());
       arrive_when_copied(&ring.full[ring.at]);
@@ -290,6 +292,7 @@ __device__ void multiply_works(const AttentionTileParams& p, int index, std::uin
       }
       return;
     }
+    begin_tile<false>(p);
     sync_warpgroup(index);  // the last queries are read
     load_wide_queries<X, D>(call, work, 64 * index, kv_head, queries);
     sync_warpgroup(index);
@@ -318,17 +321,16 @@ __global__ void __launch_bounds__(kWideThreads, 1)
     fence_async_proxy();
   }
   __syncthreads();
-  wait_for_writers();
-  let_next_begin();
   const int warpgroup = static_cast<int>(threadIdx.x) / 128;
   if (warpgroup == 2) {
     take_registers<D>(false);
-    fetch_works<X, D>(p.call, ring);
+    fetch_works<X, D>(p, ring);
   } else {
     take_registers<D>(true);
     const std::uint32_t queries = shared_address(shared) + L::kQueries + warpgroup * L::kQueryBytes;
     multiply_works<X, D>(p, warpgroup, queries, ring);
   }
+  end_tiles();
 }
 
 template <class X, int D>
