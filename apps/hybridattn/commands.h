@@ -22,6 +22,7 @@ struct CommonOptions {
   std::string dtype;     // "" = the checkpoint's, f32 where that is f16; with experts always f32
   std::string kv_dtype;  // "" = dtype, or else the checkpoint's; also with experts
   std::string state_dtype = "f32";
+  std::string weights = "stored";
   std::int32_t chunk = 512;
   std::int32_t max_batch = 8;
   std::int64_t memory = 0;

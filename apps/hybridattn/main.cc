@@ -92,6 +92,11 @@ void add_common(CLI::App& app, CommonOptions& o) {
   app.add_option("--state-dtype", o.state_dtype, "Type of recurrent states at rest: f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
+  app.add_option("--weights", o.weights,
+                 "How matrices are held: stored, as in the checkpoint, or int8, rounded at load "
+                 "with a scale for each row (half the memory of bf16, faster to read)")
+      ->check(CLI::IsMember({"stored", "int8"}))
+      ->capture_default_str();
   app.add_option("--chunk", o.chunk, "Prompt tokens of one step")
       ->check(whole(1))
       ->capture_default_str();

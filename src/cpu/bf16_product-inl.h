@@ -127,12 +127,9 @@ struct DotProducts {
                        const LeftOperand& left, const RightOperand& right, const Sums& sums) {
     for (std::int64_t c = 0; c < columns;) {
       const std::int64_t vectors = (columns - c) / kTileSide;
-      const Strip strip{inner / 2,
-                        static_cast<const std::byte*>(left.rows),
-                        left.stride,
-                        right.pairs + c,
-                        right.stride,
-                        sums.rows + c,
+      const Strip strip{inner / 2,    static_cast<const std::byte*>(left.rows),
+                        left.stride,  right.pairs + c,
+                        right.stride, sums.rows + c,
                         sums.stride};
       if (vectors >= 4) {
         // Tiles of about the same size: one of few rows would wait for its own sums.

@@ -38,8 +38,10 @@ inline std::int64_t panel_columns() { return kPanelVectors * lanes(); }
 template <class TW>
 struct FloatProduct {
   using Weight = TW;
+  using Sum = float;
   static constexpr std::int64_t kPerUnit = 1;  // inner elements of one unit of x and of the panel
   static constexpr std::int64_t kRun = 64;     // units of one run
+  static constexpr std::int64_t kSlab = cpu::HWY_NAMESPACE::kSlab;  // elements packed at a time
 
   static HWY_INLINE VF add(VU x, VU w, VF sum) {
     const DF d;
@@ -70,7 +72,9 @@ struct FloatProduct {
 /// bf16 dot products: two products at a time are added to a float.
 struct Bf16Product {
   using Weight = BF16;
+  using Sum = float;
   static constexpr std::int64_t kPerUnit = 2;
+  static constexpr std::int64_t kSlab = cpu::HWY_NAMESPACE::kSlab;
   static constexpr std::int64_t kRun = 256;  // the rounding of the inputs outweighs that of the sum
 
   static HWY_INLINE VF add(VU x, VU w, VF sum) {
@@ -84,6 +88,27 @@ struct Bf16Product {
   }
 };
 #endif
+
+/// Products of bytes: four at a time are added to a 32-bit integer, exactly. The weights are made
+/// unsigned on the way, as the instructions want one side: 128 times the sum of x is too much.
+struct Int8Product {
+  using Weight = std::int8_t;
+  using Sum = std::int32_t;
+  static constexpr std::int64_t kPerUnit = 4;
+  static constexpr std::int64_t kRun = 256;
+  static constexpr std::int64_t kSlab = 2 * cpu::HWY_NAMESPACE::kSlab;
+  using DS = hn::RebindToSigned<DF>;
+
+  static HWY_INLINE hn::Vec<DS> add(VU x, VU w, hn::Vec<DS> sum) {
+    const hn::Repartition<std::uint8_t, DF> du8;
+    const hn::Repartition<std::int8_t, DF> di8;
+    return hn::SumOfMulQuadAccumulate(DS(), hn::BitCast(du8, w), hn::BitCast(di8, x), sum);
+  }
+  template <class F>
+  static HWY_INLINE void widen(VU stored, const F& f) {
+    f(hn::Xor(stored, hn::Set(DU(), 0x80808080u)));
+  }
+};
 
 // ---- Turning.
 
@@ -344,12 +369,12 @@ class PanelPacker {
 /// MR rows of x against units [begin, end) of a packed panel, one run.
 template <int MR, class Product>
 HWY_INLINE void panel_run(const std::byte* const* x, std::int64_t begin, std::int64_t end,
-                          const std::uint32_t* panel, float* c, std::int64_t c_stride,
-                          PanelPacker<Product>& packer) {
-  const DF d;
+                          const std::uint32_t* panel, typename Product::Sum* c,
+                          std::int64_t c_stride, PanelPacker<Product>& packer) {
+  const hn::ScalableTag<typename Product::Sum> d;
   const DU du;
   const std::int64_t step = lanes();
-  VF sum[MR][kPanelVectors];
+  hn::Vec<decltype(d)> sum[MR][kPanelVectors];
   for (int m = 0; m < MR; ++m) {
     for (int v = 0; v < kPanelVectors; ++v) sum[m][v] = hn::Zero(d);
   }
@@ -382,7 +407,7 @@ HWY_INLINE void panel_run(const std::byte* const* x, std::int64_t begin, std::in
   add(end);
   for (int m = 0; m < MR; ++m) {
     for (int v = 0; v < kPanelVectors; ++v) {
-      float* to = c + m * c_stride + v * step;
+      auto* to = c + m * c_stride + v * step;
       hn::StoreU(hn::Add(hn::LoadU(d, to), sum[m][v]), d, to);
     }
   }
@@ -391,8 +416,8 @@ HWY_INLINE void panel_run(const std::byte* const* x, std::int64_t begin, std::in
 /// The same for `units` units of a slab, run after run.
 template <int MR, class Product>
 HWY_INLINE void panel_tile(const std::byte* const* x, std::int64_t units,
-                           const std::uint32_t* panel, float* c, std::int64_t c_stride,
-                           PanelPacker<Product>& packer) {
+                           const std::uint32_t* panel, typename Product::Sum* c,
+                           std::int64_t c_stride, PanelPacker<Product>& packer) {
   for (std::int64_t unit = 0; unit < units; unit += Product::kRun) {
     const std::int64_t end = unit + Product::kRun < units ? unit + Product::kRun : units;
     panel_run<MR, Product>(x, unit, end, panel, c, c_stride, packer);
@@ -400,9 +425,9 @@ HWY_INLINE void panel_tile(const std::byte* const* x, std::int64_t units,
 }
 
 /// Adds the products of `count` units, turned[0] being unit `unit` of x.
-template <int MR, class Product>
+template <int MR, class Product, class VS>
 HWY_INLINE void add_turned(const std::byte* const* x, const VU* turned, std::int64_t unit,
-                           std::int64_t count, VF* sum) {
+                           std::int64_t count, VS* sum) {
   for (int u = 0; u < 4; ++u) {
     Product::widen(turned[u], [&](VU w) HWY_ATTR {
       if (--count < 0) return;
@@ -418,16 +443,16 @@ HWY_INLINE void add_turned(const std::byte* const* x, const VU* turned, std::int
 /// would be read back hardly more often than it is written.
 template <int MR, class Product>
 HWY_INLINE void stored_tile(const std::byte* const* x, const typename Product::Weight* const* rows,
-                            std::int64_t at, std::int64_t count, float* c, std::int64_t c_stride,
-                            WeightPrefetch prefetch) {
+                            std::int64_t at, std::int64_t count, typename Product::Sum* c,
+                            std::int64_t c_stride, WeightPrefetch prefetch) {
   using T = typename Product::Weight;
   constexpr std::int64_t kRun = Product::kRun * Product::kPerUnit;
   constexpr std::int64_t kUnits = kTurn<T> / Product::kPerUnit;
   static_assert(kRun % kLine<T> == 0);
-  const DF d;
+  const hn::ScalableTag<typename Product::Sum> d;
   for (std::int64_t run = 0; run < count; run += kRun) {
     const std::int64_t end = run + kRun < count ? run + kRun : count;
-    VF sum[MR];
+    hn::Vec<decltype(d)> sum[MR];
     for (int m = 0; m < MR; ++m) sum[m] = hn::Zero(d);
     VU turned[4];
     std::int64_t k = run;

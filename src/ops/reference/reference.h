@@ -26,5 +26,6 @@ void store_kv(const StoreKvArgs& args);
 void attention(const AttentionArgs& args);
 void merge_states(const MergeStatesArgs& args);
 void linear(const LinearArgs& args);
+void linear_int8(const LinearInt8Args& args);
 
 }  // namespace hybridattn::reference
