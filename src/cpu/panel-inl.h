@@ -5,6 +5,7 @@
 // then added to the runs before it. That order knows nothing of the rows and columns beside an
 // output, and short runs keep the rounding of float products small.
 #include "src/cpu/simd-inl.h"
+#include "src/cpu/weight_prefetch.h"
 
 #if defined(HYBRIDATTN_CPU_PANEL_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef HYBRIDATTN_CPU_PANEL_INL_H_
@@ -207,50 +208,6 @@ class Lines {
   }
 
   HWY_ALIGN std::uint32_t blocks_[16 * kUnits];
-};
-
-/// Fetches the next rows of weights into the second-level cache, in the order in which they lie in
-/// memory, a few lines at each call: the processor does not follow sixteen rows that are a page or
-/// less long.
-class WeightPrefetch {
- public:
-  static constexpr std::int64_t kLineBytes = 64;
-
-  WeightPrefetch() = default;
-  /// `bytes` from each of `rows` rows that lie `stride` bytes apart, `lines` at each call.
-  WeightPrefetch(const std::byte* first, std::int64_t stride, std::int64_t rows, std::int64_t bytes,
-                 std::int64_t lines)
-      : next_(first), row_lines_(bytes / kLineBytes), skip_(stride - row_lines_ * kLineBytes),
-        left_(row_lines_), rows_(row_lines_ > 0 ? rows : 0), lines_(lines) {}
-  HWY_INLINE void call() {
-    if (rows_ == 0) return;
-    if (lines_ <= left_) {
-      for (std::int64_t i = 0; i < lines_; ++i) __builtin_prefetch(next_ + i * kLineBytes, 0, 2);
-      next_ += lines_ * kLineBytes;
-      left_ -= lines_;
-      if (left_ == 0) next_row();
-      return;
-    }
-    for (std::int64_t i = 0; i < lines_ && rows_ > 0; ++i) {
-      __builtin_prefetch(next_, 0, 2);
-      next_ += kLineBytes;
-      if (--left_ == 0) next_row();
-    }
-  }
-
- private:
-  HWY_INLINE void next_row() {
-    left_ = row_lines_;
-    next_ += skip_;
-    --rows_;
-  }
-
-  const std::byte* next_ = nullptr;
-  std::int64_t row_lines_ = 0;
-  std::int64_t skip_ = 0;  // from the end of a row's lines to the next row's
-  std::int64_t left_ = 0;  // lines of this row
-  std::int64_t rows_ = 0;
-  std::int64_t lines_ = 0;
 };
 
 // ---- Tiles. Sums are added to c, whose rows lie `c_stride` floats apart.

@@ -16,7 +16,7 @@ struct LinearParams {
 };
 
 /// The most rows of one task of the CPU kernel, and the columns that it goes through at a time.
-inline constexpr std::int64_t kLinearRows = 288;
+inline constexpr std::int64_t kLinearRows = 192;
 inline constexpr std::int64_t kLinearColumns = 64;
 /// Inner elements that a task goes through at a time.
 inline constexpr std::int64_t kLinearSlab = 512;
