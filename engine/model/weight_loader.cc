@@ -72,9 +72,8 @@ Result<const StoredTensor*> WeightLoader::take(const std::string& name, Shape sh
 }
 
 std::byte* WeightLoader::make_copy(std::int64_t bytes) {
-  weights_.copies_.push_back(std::make_unique<std::byte[]>(static_cast<std::size_t>(bytes)));
   weights_.copied_bytes += bytes;
-  return weights_.copies_.back().get();
+  return weights_.copies_.take(bytes);
 }
 
 Result<ConstTensorView> WeightLoader::stored(const std::string& name, Shape shape) {
@@ -145,17 +144,16 @@ Result<WeightMatrix> WeightLoader::reordered(const std::string& name,
   const auto rows = static_cast<std::int64_t>(order.size());
   HYBRIDATTN_ASSIGN(const StoredTensor* tensor, take(name, {rows, columns}));
   const auto row_bytes = static_cast<std::size_t>(columns) * dtype_size(tensor->dtype);
-  auto copy = std::make_unique<std::byte[]>(static_cast<std::size_t>(tensor->bytes));
+  const bool round = of_products && rounds(view_of(tensor->data, tensor->dtype, {rows, columns}));
+  std::vector<std::byte> rounded_away(round ? static_cast<std::size_t>(tensor->bytes) : 0);
+  std::byte* copy = round ? rounded_away.data() : make_copy(tensor->bytes);
   for (std::size_t i = 0; i < order.size(); ++i) {
-    std::memcpy(copy.get() + i * row_bytes,
-                tensor->data + static_cast<std::size_t>(order[i]) * row_bytes, row_bytes);
+    std::memcpy(copy + i * row_bytes, tensor->data + static_cast<std::size_t>(order[i]) * row_bytes,
+                row_bytes);
   }
   checkpoint_.forget(name);
-  const ConstTensorView view = view_of(copy.get(), tensor->dtype, {rows, columns});
-  if (of_products && rounds(view)) return make_int8(view);
-  weights_.copies_.push_back(std::move(copy));
-  weights_.copied_bytes += tensor->bytes;
-  return WeightMatrix(view);
+  const ConstTensorView view = view_of(copy, tensor->dtype, {rows, columns});
+  return round ? make_int8(view) : WeightMatrix(view);
 }
 
 Status WeightLoader::check_leftovers() const {

@@ -10,6 +10,7 @@
 
 #include "engine/checkpoint/model_config.h"
 #include "engine/checkpoint/safetensors.h"
+#include "engine/model/weight_blocks.h"
 #include "hybridattn/context.h"
 #include "hybridattn/tensor.h"
 
@@ -105,7 +106,7 @@ class ModelWeights {
   friend class WeightLoader;
   explicit ModelWeights(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
   Checkpoint checkpoint_;
-  std::vector<std::unique_ptr<std::byte[]>> copies_;
+  WeightBlocks copies_;
 };
 
 }  // namespace hybridattn::engine
