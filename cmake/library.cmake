@@ -24,10 +24,15 @@ if(HYBRIDATTN_NATIVE)
     target_compile_definitions(hybridattn_objects PRIVATE HYBRIDATTN_WITHOUT_PLAIN_AVX512)
   endif()
 endif()
+file(GLOB kernel_sources ${CMAKE_SOURCE_DIR}/src/cpu/*.cc)
+if(NOT HYBRIDATTN_SANITIZE)
+  # Sums stay in registers only where the short loops over them are unrolled, which gcc's -O2, that of
+  # CMake's RelWithDebInfo, does not do: a third of the speed.
+  set_source_files_properties(${kernel_sources} PROPERTIES COMPILE_OPTIONS $<$<NOT:$<CONFIG:Debug>>:-O3>)
+endif()
 if(HYBRIDATTN_SANITIZE MATCHES address)
   # A kernel is mostly inlined calls on vectors. To poison each one's temporaries and watch them doubles
   # the build and takes most of the tests' time; without optimisation vectors live in memory.
-  file(GLOB kernel_sources ${CMAKE_SOURCE_DIR}/src/cpu/*.cc)
   set_source_files_properties(${kernel_sources} PROPERTIES SKIP_PRECOMPILE_HEADERS ON COMPILE_OPTIONS
                               "-O2;-fno-sanitize-address-use-after-scope")
   if(NOT HYBRIDATTN_FUZZ)

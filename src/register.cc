@@ -25,6 +25,7 @@ void register_cpu() {
   kernel_entry<GdnStepParams>.cpu = cpu::gdn_step_variants();
   kernel_entry<GdnVerifyParams>.cpu = cpu::gdn_verify_variants();
   kernel_entry<L2NormParams>.cpu = cpu::l2norm_variants();
+  kernel_entry<LinearInt8Params>.cpu = cpu::linear_int8_variants();
   kernel_entry<LinearParams>.cpu = cpu::linear_variants();
   kernel_entry<MergeStatesParams>.cpu = cpu::merge_states_variants();
   kernel_entry<QkNormRopeStoreParams>.cpu = cpu::qk_norm_rope_store_variants();

@@ -12,6 +12,7 @@ Status run_benchmarks(const BenchOptions& options) {
     return error(StatusCode::kUnsupported, "bench: --device is ", options.device,
                  ", must be cpu; hybridattn_bench_cuda measures GPUs");
   }
+  if (options.suite == kModelSuite) return bench_model(options);
   context_options.threads = options.threads;
   HYBRIDATTN_ASSIGN(const std::unique_ptr<Context> context, Context::create(context_options));
   bench::Report report(options.json);

@@ -22,6 +22,7 @@ struct CommonOptions {
   std::string dtype;     // "" = the checkpoint's, f32 where that is f16; with experts always f32
   std::string kv_dtype;  // "" = dtype, or else the checkpoint's; also with experts
   std::string state_dtype = "f32";
+  std::string weights = "stored";
   std::int32_t chunk = 512;
   std::int32_t max_batch = 8;
   std::int64_t memory = 0;
@@ -51,11 +52,11 @@ struct ScoreOptions : CommonOptions {
 
 struct InfoOptions : CommonOptions {};
 
-struct BenchOptions {
+/// The suite of `bench` that needs a checkpoint.
+inline constexpr const char* kModelSuite = "model";
+
+struct BenchOptions : CommonOptions {
   std::string suite;
-  std::string device = "cpu";
-  std::int32_t threads = 0;
-  bool json = false;
 };
 
 // Each prints its result on standard output, everything else on standard error.
@@ -64,6 +65,8 @@ Status score(const ScoreOptions& options);
 Status info(const InfoOptions& options);
 /// What the parts of the library reach on this machine, beside what it can do at most.
 Status run_benchmarks(const BenchOptions& options);
+/// The same for a whole checkpoint. Errors: those of load_engine; invalid_argument without one.
+Status bench_model(const BenchOptions& options);
 
 /// Loads the engine with a progress bar. Errors: those of Engine::load, and of the device's name.
 Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options,

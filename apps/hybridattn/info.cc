@@ -30,6 +30,8 @@ ordered_json describe(engine::Engine& engine) {
   out["dtype"] = dtype_name(model.dtype());
   out["kv_dtype"] = dtype_name(kv.dtype);
   out["state_dtype"] = dtype_name(state.state_dtype);
+  const bool int8 = model.weights().format == engine::WeightFormat::kInt8;
+  out["weights"] = int8 ? "int8" : "stored";
   out["weight_bytes"] = memory.weights;
   out["kv_bytes_per_token"] = kv.page_bytes();
   out["state_bytes_per_sequence"] = state.slot_bytes();
@@ -37,11 +39,12 @@ ordered_json describe(engine::Engine& engine) {
   out["device"] = "cpu";
   out["isa"] = isa_name(engine.context().isa());
   out["threads"] = engine.context().executor().concurrency();
-  out["kernels"] = {{"full_attention", {"qk_norm_rope_store", "attention"}},
-                    {"gated_delta_net",
-                     {"causal_conv", "gdn_gates", "gdn_step (decode)", "gdn_prefill (chunks of 64)",
-                      "gated_rms_norm"}},
-                    {"products", {"linear"}}};
+  out["kernels"] = {
+      {"full_attention", {"qk_norm_rope_store", "attention"}},
+      {"gated_delta_net",
+       {"causal_conv", "gdn_gates", "gdn_step (decode)", "gdn_prefill (chunks of 64)",
+        "gated_rms_norm"}},
+      {"products", int8 ? std::vector{"linear_int8", "linear (gates)"} : std::vector{"linear"}}};
   return out;
 }
 

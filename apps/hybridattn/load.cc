@@ -48,6 +48,7 @@ Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options
   if (!options.dtype.empty()) o.dtype = parse_dtype(options.dtype);
   if (!options.kv_dtype.empty()) o.kv_dtype = parse_dtype(options.kv_dtype);
   o.state_dtype = parse_dtype(options.state_dtype);
+  if (options.weights == "int8") o.weights = engine::WeightFormat::kInt8;
   o.chunk = options.chunk;
   o.max_batch = options.max_batch;
   o.draft_tokens = draft_tokens;

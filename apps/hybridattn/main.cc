@@ -77,14 +77,24 @@ void add_machine(CLI::App& app, Options& o, const std::string& json) {
   app.add_flag("--json", o.json, json);
 }
 
-void add_common(CLI::App& app, CommonOptions& o) {
-  app.add_option("--model", o.model, "Folder of the checkpoint")->required()->check(kPath);
-  add_machine(app, o, "One JSON object on standard output");
+/// In what the products are computed.
+void add_precision(CLI::App& app, CommonOptions& o) {
   app.add_option(
          "--dtype", o.dtype,
          "Type of activations and products: f32 or bf16 (default: the checkpoint's, f32 where "
          "that is f16; with experts always f32)")
       ->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--weights", o.weights,
+                 "How matrices are held: stored, as in the checkpoint, or int8, rounded at load "
+                 "with a scale for each row (half the memory of bf16, faster to read)")
+      ->check(CLI::IsMember({"stored", "int8"}))
+      ->capture_default_str();
+}
+
+void add_common(CLI::App& app, CommonOptions& o) {
+  app.add_option("--model", o.model, "Folder of the checkpoint")->required()->check(kPath);
+  add_machine(app, o, "One JSON object on standard output");
+  add_precision(app, o);
   app.add_option("--kv-dtype", o.kv_dtype,
                  "Type of the KV cache: f32, bf16, f16 or f8_e4m3 (default: --dtype, else the "
                  "checkpoint's, f32 where that is f16; also with experts)")
@@ -170,8 +180,11 @@ void add_score(CLI::App& app, ScoreOptions& o) {
 void add_bench(CLI::App& app, BenchOptions& o) {
   std::set<std::string> names;
   for (const bench::Suite& suite : bench::kSuites) names.insert(suite.name);
+  names.insert(kModelSuite);
   app.add_option("suite", o.suite, "What to measure")->required()->check(CLI::IsMember(names));
   add_machine(app, o, "One JSON object a line for each row on standard output");
+  app.add_option("--model", o.model, "Folder of the checkpoint, for the suite model")->check(kPath);
+  add_precision(app, o);
 }
 
 /// One line, whatever a file's name or an option's value holds.

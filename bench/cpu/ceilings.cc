@@ -53,6 +53,7 @@ constexpr long kLoops = 40'000, kTileLoops = 20'000;
 #define HYBRIDATTN_ZERO(i) "vpxord %%zmm" #i ", %%zmm" #i ", %%zmm" #i "\n"
 #define HYBRIDATTN_FMA(i) "vfmadd231ps %%zmm16, %%zmm17, %%zmm" #i "\n"
 #define HYBRIDATTN_DOT(i) "vdpbf16ps %%zmm16, %%zmm17, %%zmm" #i "\n"
+#define HYBRIDATTN_DOT8(i) "vpdpbusd %%zmm16, %%zmm17, %%zmm" #i "\n"
 #define HYBRIDATTN_LOOP(body) "1:\n" body "dec %0\njnz 1b\n"
 
 void run_fma512() {
@@ -65,6 +66,12 @@ void run_dot512() {
   long loops = kLoops;
   asm volatile(HYBRIDATTN_SIXTEEN(HYBRIDATTN_ZERO) "vpxord %%zmm16, %%zmm16, %%zmm16\n"
                "vpxord %%zmm17, %%zmm17, %%zmm17\n" HYBRIDATTN_LOOP(HYBRIDATTN_SIXTEEN(HYBRIDATTN_DOT))
+               : "+r"(loops) : : "cc", "memory");
+}
+void run_int8_dot512() {
+  long loops = kLoops;
+  asm volatile(HYBRIDATTN_SIXTEEN(HYBRIDATTN_ZERO) "vpxord %%zmm16, %%zmm16, %%zmm16\n"
+               "vpxord %%zmm17, %%zmm17, %%zmm17\n" HYBRIDATTN_LOOP(HYBRIDATTN_SIXTEEN(HYBRIDATTN_DOT8))
                : "+r"(loops) : : "cc", "memory");
 }
 /// Products of tiles of numbers that are not zero (zeros cost less power and so run faster): left
@@ -104,6 +111,11 @@ void measure_arithmetic(Context& context, Ceilings& out) {
   if (isa >= Isa::kAvx512Bf16) {
     out.bf16_dot = best_rate(context, 16 * 32 * 2.0 * kLoops, [](std::int64_t) { run_dot512(); });
   }
+  // Both families with bf16 dot products have those of bytes.
+  if (isa >= Isa::kAvx512Bf16) {
+    out.int8_dot =
+        best_rate(context, 16 * 64 * 2.0 * kLoops, [](std::int64_t) { run_int8_dot512(); });
+  }
   if (isa >= Isa::kAmx) {
     const HostTensor numbers(DType::kBF16, {(272 << 10) / 2}, -1, 1);
     const auto* block = static_cast<const std::byte*>(numbers.view().data);
@@ -134,6 +146,7 @@ void report_ceilings(Context& context, const Ceilings& ceilings, Report& report)
               {"copy_gb_per_s", ceilings.copy / 1e9, 1},
               {"fma_gflop_per_s", ceilings.fma / 1e9, 0},
               {"bf16_dot_gflop_per_s", ceilings.bf16_dot / 1e9, 0},
+              {"int8_dot_gop_per_s", ceilings.int8_dot / 1e9, 0},
               {"tiles_gflop_per_s", ceilings.tiles / 1e9, 0}});
 }
 

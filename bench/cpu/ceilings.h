@@ -13,6 +13,7 @@ struct Ceilings {
   double copy = 0;      ///< bytes a second read plus written, from memory to memory
   double fma = 0;       ///< float32 FLOP a second
   double bf16_dot = 0;  ///< FLOP a second of bf16 dot products in vectors
+  double int8_dot = 0;  ///< operations a second of products of bytes in vectors
   double tiles = 0;     ///< FLOP a second of bf16 products in AMX tiles, one operand from L2
 };
 

@@ -7,6 +7,7 @@
 #include "bench/cpu/timing.h"
 #include "bench/require.h"
 #include "hybridattn/ops/linear.h"
+#include "hybridattn/ops/linear_int8.h"
 
 namespace hybridattn::bench {
 namespace {
@@ -26,71 +27,105 @@ class Values {
   std::uint32_t state_ = 1;
 };
 
+/// Weights in bf16 or, with a scale for each row, in bytes.
 struct Problem {
-  std::int64_t m, n, k, copies;
-  BigBlock weights, x, out;
+  std::int64_t m, n, k, size, copies;
+  BigBlock weights, scales, x, out;
 
-  Problem(std::int64_t rows, std::int64_t columns, std::int64_t inner)
-      : m(rows), n(columns), k(inner), copies(kRotated / (columns * inner * 2) + 1),
-        weights(copies * columns * inner * 2), x(rows * inner * 2), out(rows * columns * 4) {
+  Problem(std::int64_t rows, std::int64_t columns, std::int64_t inner, std::int64_t weight_size)
+      : m(rows), n(columns), k(inner), size(weight_size),
+        copies(kRotated / (columns * inner * size) + 1), weights(copies * columns * inner * size),
+        scales(columns * 4), x(rows * inner * 2), out(rows * columns * 4) {
     Values values;
-    for (std::int64_t i = 0; i < n * k; ++i) bf16(weights)[i] = to_bf16(values.next());
+    for (std::int64_t i = 0; i < n * k; ++i) {
+      const float value = values.next();
+      if (size == 2) {
+        bf16(weights)[i] = to_bf16(value);
+      } else {
+        weights.data()[i] = static_cast<std::byte>(std::lround(value * 127));
+      }
+    }
+    for (std::int64_t i = 0; i < n; ++i) floats(scales)[i] = 1.0f / 127;
     for (std::int64_t i = 0; i < m * k; ++i) bf16(x)[i] = to_bf16(values.next());
     for (std::int64_t i = 1; i < copies; ++i) {
-      std::memcpy(weights.data() + i * n * k * 2, weights.data(),
-                  static_cast<std::size_t>(n * k * 2));
+      std::memcpy(weights.data() + i * n * k * size, weights.data(),
+                  static_cast<std::size_t>(n * k * size));
     }
   }
   static BF16* bf16(const BigBlock& block) { return reinterpret_cast<BF16*>(block.data()); }
+  static float* floats(const BigBlock& block) { return reinterpret_cast<float*>(block.data()); }
 
   void run(Context& context, std::int64_t copy) const {
-    const ConstTensorView weight(bf16(weights) + copy % copies * n * k, DType::kBF16, {n, k});
-    require_ok(linear(context, {ConstTensorView(x.data(), DType::kBF16, {m, k}), weight,
-                                TensorView(out.data(), DType::kF32, {m, n}), false}));
+    const std::byte* from = weights.data() + copy % copies * n * k * size;
+    const ConstTensorView rows(x.data(), DType::kBF16, {m, k});
+    const TensorView results(out.data(), DType::kF32, {m, n});
+    if (size == 2) {
+      const ConstTensorView weight(from, DType::kBF16, {n, k});
+      require_ok(linear(context, {rows, weight, results, false}));
+      return;
+    }
+    const ConstTensorView weight(from, DType::kI8, {n, k});
+    const ConstTensorView scale(scales.data(), DType::kF32, {n});
+    require_ok(linear_int8(context, {rows, weight, scale, results, false}));
+  }
+  double weight(std::int64_t i) const {
+    return size == 2 ? to_float(bf16(weights)[i])
+                     : static_cast<std::int8_t>(weights.data()[i]) / 127.0;
   }
   /// Compares some of the outputs with sums in double.
   void check() const {
-    const auto* got = reinterpret_cast<const float*>(out.data());
+    // Bytes: x is off by up to half a step of 1 / 127, sums by a few times the root of K of them.
+    const double unit = size == 2 ? 1e-5 : 0.02;
     for (std::int64_t i = 0; i < 100; ++i) {
       const std::int64_t row = i * 7 % m, column = i * 2029 % n;
-      double want = 0, size = 0;
+      double want = 0, squares = 0;
       for (std::int64_t j = 0; j < k; ++j) {
-        const double term =
-            double{to_float(bf16(x)[row * k + j])} * to_float(bf16(weights)[column * k + j]);
+        const double term = double{to_float(bf16(x)[row * k + j])} * weight(column * k + j);
         want += term;
-        size += term * term;
+        squares += term * term;
       }
-      require(
-          std::abs(got[row * n + column] - want) <= 1e-5 * std::sqrt(size * static_cast<double>(k)),
-          "linear: the answer is wrong");
+      const double bound = unit * std::sqrt(squares * static_cast<double>(size == 2 ? k : 1));
+      require(std::abs(floats(out)[row * n + column] - want) <= bound,
+              "linear: the answer is wrong");
     }
   }
 };
 
+double arithmetic_rate(const Ceilings& ceilings, std::int64_t weight_size) {
+  if (weight_size == 1 && ceilings.int8_dot > 0) return ceilings.int8_dot;
+  if (weight_size == 2 && ceilings.tiles > 0) return ceilings.tiles;
+  if (weight_size == 2 && ceilings.bf16_dot > 0) return ceilings.bf16_dot;
+  return ceilings.fma;
+}
+
+void measure(Context& context, const Ceilings& ceilings, const Problem& problem, Report& report) {
+  const Times t = time_calls(kSeconds, [&](std::int64_t i) { problem.run(context, i); });
+  problem.check();
+  const double flop = 2.0 * static_cast<double>(problem.m * problem.n * problem.k);
+  const double bytes = static_cast<double>(problem.size * problem.n * problem.k);
+  const double rate = arithmetic_rate(ceilings, problem.size);
+  report.row({{"suite", std::string("linear")},
+              {"kernel", std::string(context.last_kernel_target())},
+              {"weights", std::string(problem.size == 2 ? "bf16" : "i8")},
+              {"m", problem.m},
+              {"n", problem.n},
+              {"k", problem.k},
+              {"us", t.median * 1e6, 0},
+              {"best_us", t.best * 1e6, 0},
+              {"weight_gb_per_s", bytes / t.median / 1e9, 1},
+              {"of_read", bytes / t.median / ceilings.read, 2},
+              {"gflop_per_s", flop / t.median / 1e9, 0},
+              {"of_rate", rate > 0 ? flop / t.median / rate : 0, 2}});
+}
+
 }  // namespace
 
 void run_linear(Context& context, const Ceilings& ceilings, Report& report) {
-  for (const auto& [n, k] : {std::pair<std::int64_t, std::int64_t>{3584, 1024}, {1024, 3584}}) {
-    for (const std::int64_t m : {1, 4, 8, 16, 32, 64, 128, 512, 2048}) {
-      const Problem problem(m, n, k);
-      const Times t = time_calls(kSeconds, [&](std::int64_t i) { problem.run(context, i); });
-      problem.check();
-      const double flop = 2.0 * static_cast<double>(m * n * k);
-      const double bytes = 2.0 * static_cast<double>(n * k);
-      const double rate = ceilings.tiles > 0      ? ceilings.tiles
-                          : ceilings.bf16_dot > 0 ? ceilings.bf16_dot
-                                                  : ceilings.fma;
-      report.row({{"suite", std::string("linear")},
-                  {"kernel", std::string(context.last_kernel_target())},
-                  {"m", m},
-                  {"n", n},
-                  {"k", k},
-                  {"us", t.median * 1e6, 0},
-                  {"best_us", t.best * 1e6, 0},
-                  {"weight_gb_per_s", bytes / t.median / 1e9, 1},
-                  {"of_read", bytes / t.median / ceilings.read, 2},
-                  {"gflop_per_s", flop / t.median / 1e9, 0},
-                  {"of_rate", rate > 0 ? flop / t.median / rate : 0, 2}});
+  for (const std::int64_t size : {2, 1}) {
+    for (const auto& [n, k] : {std::pair<std::int64_t, std::int64_t>{3584, 1024}, {1024, 3584}}) {
+      for (const std::int64_t m : {1, 4, 8, 16, 32, 64, 128, 512, 2048}) {
+        measure(context, ceilings, Problem(m, n, k, size), report);
+      }
     }
   }
 }

@@ -145,11 +145,25 @@ std::size_t HybridModel::activation_bytes(std::int64_t tokens) const {
   return most;
 }
 
+/// out = x w^T, or out += where it is to accumulate.
+Status HybridModel::multiply(const ConstTensorView& x, const WeightMatrix& w, const TensorView& out,
+                             bool accumulate) {
+  if (w.dtype == DType::kI8) return linear_int8(context_, {x, w, w.scale, out, accumulate});
+  return linear(context_, {x, w, out, accumulate});
+}
+
+Status HybridModel::reserve_products(std::int64_t rows) {
+  const std::int64_t inner = widest(config_);
+  std::size_t shared = linear_shared_workspace_bytes(context_, dtype_, rows, inner);
+  if (weights_->format == WeightFormat::kInt8) {
+    shared = std::max(shared, linear_int8_shared_workspace_bytes(rows, inner));
+  }
+  return context_.reserve_workspace(
+      shared, std::max(linear_workspace_bytes(), linear_int8_workspace_bytes()));
+}
+
 Status HybridModel::reserve(std::int64_t tokens) {
-  HYBRIDATTN_TRY(context_.reserve_workspace(
-      linear_shared_workspace_bytes(context_, dtype_, std::max(tokens, logits_block()),
-                                    widest(config_)),
-      linear_workspace_bytes()));
+  HYBRIDATTN_TRY(reserve_products(std::max(tokens, logits_block())));
   const std::size_t before = arena_.capacity();
   HYBRIDATTN_TRY(arena_.reserve(activation_bytes(tokens)));
   const auto count = static_cast<std::size_t>(tokens);
@@ -239,9 +253,9 @@ Status HybridModel::full_attention(const LayerWeights& w, const RadixAttention& 
   const FullAttentionBuffers x(arena_, config_, dtype_, tokens_);
   HYBRIDATTN_TRY(rms_norm(
       context_, {residual.hidden, w.input_norm, residual.normed, config_.rms_norm_eps, true}));
-  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.full->q_proj, flat(x.q_gate)}));
-  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.full->k_proj, flat(x.k)}));
-  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.full->v_proj, flat(x.v)}));
+  HYBRIDATTN_TRY(multiply(residual.normed, w.full->q_proj, flat(x.q_gate)));
+  HYBRIDATTN_TRY(multiply(residual.normed, w.full->k_proj, flat(x.k)));
+  HYBRIDATTN_TRY(multiply(residual.normed, w.full->v_proj, flat(x.v)));
   const std::int64_t d = layer.head_dim;
   AttentionRunArgs args;
   args.q = x.q_gate.at(0, {tokens_, layer.num_heads, d}, {x.q_gate.stride(0), 2 * d, 1});
@@ -255,7 +269,7 @@ Status HybridModel::full_attention(const LayerWeights& w, const RadixAttention& 
   args.cos = residual.cos;
   args.sin = residual.sin;
   HYBRIDATTN_TRY(backend.run_attention(plan, layer, args));
-  return linear(context_, {flat(x.out), w.full->o_proj, residual.hidden, true});
+  return multiply(flat(x.out), w.full->o_proj, residual.hidden, true);
 }
 
 Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAttention& layer,
@@ -265,10 +279,10 @@ Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAtte
   const GdnBuffers x(arena_, config_, dtype_, tokens_);
   HYBRIDATTN_TRY(rms_norm(
       context_, {residual.hidden, w.input_norm, residual.normed, config_.rms_norm_eps, true}));
-  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.gdn->in_qkv, x.mixed_qkv}));
-  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.gdn->in_z, flat(x.z)}));
-  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.gdn->in_b, x.b}));
-  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.gdn->in_a, x.a}));
+  HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_qkv, x.mixed_qkv));
+  HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_z, flat(x.z)));
+  HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_b, x.b));
+  HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_a, x.a));
   GdnRunArgs args;
   args.mixed_qkv = x.mixed_qkv;
   args.a = x.a;
@@ -279,7 +293,7 @@ Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAtte
   args.norm_epsilon = config_.rms_norm_eps;
   args.gate = config_.output_gate;
   HYBRIDATTN_TRY(backend.run_gdn(plan, layer, args));
-  return linear(context_, {flat(x.out), w.gdn->out_proj, residual.hidden, true});
+  return multiply(flat(x.out), w.gdn->out_proj, residual.hidden, true);
 }
 
 Status HybridModel::mlp(const LayerWeights& w) {
@@ -288,10 +302,10 @@ Status HybridModel::mlp(const LayerWeights& w) {
   const MlpBuffers x(arena_, dtype_, tokens_, w.mlp->gate.dim(0));
   HYBRIDATTN_TRY(rms_norm(context_, {residual.hidden, w.post_attention_norm, residual.normed,
                                      config_.rms_norm_eps, true}));
-  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.mlp->gate, x.gate}));
-  HYBRIDATTN_TRY(linear(context_, {residual.normed, w.mlp->up, x.up}));
+  HYBRIDATTN_TRY(multiply(residual.normed, w.mlp->gate, x.gate));
+  HYBRIDATTN_TRY(multiply(residual.normed, w.mlp->up, x.up));
   HYBRIDATTN_TRY(silu_mul(context_, {x.gate, x.up, x.gate}));
-  return linear(context_, {x.gate, w.mlp->down, residual.hidden, true});
+  return multiply(x.gate, w.mlp->down, residual.hidden, true);
 }
 
 Status HybridModel::run_experts(const MoeWeights& w, const MoeBuffers& x) {
@@ -302,10 +316,10 @@ Status HybridModel::run_experts(const MoeWeights& w, const MoeBuffers& x) {
     const TensorView in = rows_of(x.gathered, first, count);
     const TensorView gate = rows_of(x.experts.gate, first, count);
     const TensorView up = rows_of(x.experts.up, first, count);
-    HYBRIDATTN_TRY(linear(context_, {in, w.experts[e].gate, gate}));
-    HYBRIDATTN_TRY(linear(context_, {in, w.experts[e].up, up}));
+    HYBRIDATTN_TRY(multiply(in, w.experts[e].gate, gate));
+    HYBRIDATTN_TRY(multiply(in, w.experts[e].up, up));
     HYBRIDATTN_TRY(silu_mul(context_, {gate, up, gate}));
-    HYBRIDATTN_TRY(linear(context_, {gate, w.experts[e].down, rows_of(x.outputs, first, count)}));
+    HYBRIDATTN_TRY(multiply(gate, w.experts[e].down, rows_of(x.outputs, first, count)));
   }
   return {};
 }
@@ -322,11 +336,11 @@ Status HybridModel::routed_experts(const MoeWeights& w, const MoeBuffers& x,
 
 Status HybridModel::shared_expert(const MoeWeights& w, const MoeBuffers& x,
                                   const TensorView& normed, const TensorView& hidden) {
-  HYBRIDATTN_TRY(linear(context_, {normed, w.shared->gate, x.shared.gate}));
-  HYBRIDATTN_TRY(linear(context_, {normed, w.shared->up, x.shared.up}));
+  HYBRIDATTN_TRY(multiply(normed, w.shared->gate, x.shared.gate));
+  HYBRIDATTN_TRY(multiply(normed, w.shared->up, x.shared.up));
   HYBRIDATTN_TRY(silu_mul(context_, {x.shared.gate, x.shared.up, x.shared.gate}));
-  HYBRIDATTN_TRY(linear(context_, {x.shared.gate, w.shared->down, x.shared_out}));
-  HYBRIDATTN_TRY(linear(context_, {x.router_in, w.shared_gate, x.shared_gate}));
+  HYBRIDATTN_TRY(multiply(x.shared.gate, w.shared->down, x.shared_out));
+  HYBRIDATTN_TRY(multiply(x.router_in, w.shared_gate, x.shared_gate));
   return run_or_record(context_, "add_gated", [this, x, hidden]() -> Status {
     add_gated(context_, x.shared_gate, x.shared_out, hidden);
     return {};
@@ -341,7 +355,7 @@ Status HybridModel::moe(const LayerWeights& w) {
   const TensorView& hidden = residual.hidden;
   HYBRIDATTN_TRY(rms_norm(context_, {hidden, w.post_attention_norm, x.router_in, eps, true}));
   HYBRIDATTN_TRY(rms_norm(context_, {hidden, w.post_attention_norm, residual.normed, eps, true}));
-  HYBRIDATTN_TRY(linear(context_, {x.router_in, w.moe->router, x.logits}));
+  HYBRIDATTN_TRY(multiply(x.router_in, w.moe->router, x.logits));
   HYBRIDATTN_TRY(routed_experts(*w.moe, x, residual.normed));
   if (w.moe->shared.has_value()) {
     HYBRIDATTN_TRY(shared_expert(*w.moe, x, residual.normed, hidden));
@@ -371,8 +385,8 @@ Status HybridModel::logits(std::span<const std::int32_t> tokens, float* out) {
   HYBRIDATTN_TRY(gather_rows(context_, residual.hidden, tokens, hidden));
   HYBRIDATTN_TRY(
       rms_norm(context_, {hidden, weights_->final_norm, normed, config_.rms_norm_eps, true}));
-  return linear(context_, {normed, weights_->lm_head,
-                           TensorView(out, DType::kF32, {rows, config_.vocab_size})});
+  return multiply(normed, weights_->lm_head,
+                  TensorView(out, DType::kF32, {rows, config_.vocab_size}));
 }
 
 }  // namespace hybridattn::engine

@@ -66,6 +66,9 @@ class HybridModel {
 
  private:
   Status prepare();
+  Status reserve_products(std::int64_t rows);
+  Status multiply(const ConstTensorView& x, const WeightMatrix& w, const TensorView& out,
+                  bool accumulate = false);
   Status full_attention(const LayerWeights& w, const RadixAttention& layer, const Plan& plan,
                         AttentionBackend& backend);
   Status gated_delta_net(const LayerWeights& w, const RadixLinearAttention& layer, const Plan& plan,

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "engine/model/int8_rows.h"
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn::engine {
@@ -42,8 +43,8 @@ bool may_be_skipped(const std::string& name) {
 
 }  // namespace
 
-WeightLoader::WeightLoader(ModelWeights& weights, const LoadProgress& progress)
-    : weights_(weights), checkpoint_(weights.checkpoint_), progress_(progress),
+WeightLoader::WeightLoader(ModelWeights& weights, const LoadProgress& progress, Executor* executor)
+    : weights_(weights), checkpoint_(weights.checkpoint_), progress_(progress), executor_(executor),
       total_(weights.checkpoint_.total_bytes()) {}
 
 Result<const StoredTensor*> WeightLoader::take(const std::string& name, Shape shape) {
@@ -71,12 +72,11 @@ Result<const StoredTensor*> WeightLoader::take(const std::string& name, Shape sh
 }
 
 std::byte* WeightLoader::make_copy(std::int64_t bytes) {
-  weights_.copies_.push_back(std::make_unique<std::byte[]>(static_cast<std::size_t>(bytes)));
   weights_.copied_bytes += bytes;
-  return weights_.copies_.back().get();
+  return weights_.copies_.take(bytes);
 }
 
-Result<ConstTensorView> WeightLoader::matrix(const std::string& name, Shape shape) {
+Result<ConstTensorView> WeightLoader::stored(const std::string& name, Shape shape) {
   HYBRIDATTN_ASSIGN(const StoredTensor* tensor, take(name, shape));
   const auto misaligned =
       reinterpret_cast<std::uintptr_t>(tensor->data) % dtype_size(tensor->dtype);
@@ -90,6 +90,45 @@ Result<ConstTensorView> WeightLoader::matrix(const std::string& name, Shape shap
   return view_of(copy, tensor->dtype, shape);
 }
 
+bool WeightLoader::rounds(const ConstTensorView& matrix, std::int64_t parts) const {
+  constexpr std::int64_t kLeastRows = 64;
+  return weights_.format == WeightFormat::kInt8 &&
+         matrix.dim(matrix.rank - 2) >= parts * kLeastRows;
+}
+
+WeightMatrix WeightLoader::make_int8(const ConstTensorView& matrix) {
+  const std::int64_t columns = matrix.dim(matrix.rank - 1);
+  const std::int64_t rows = matrix.num_elements() / columns;
+  auto* out = reinterpret_cast<std::int8_t*>(make_copy(rows * columns));
+  auto* scale =
+      reinterpret_cast<float*>(make_copy(rows * static_cast<std::int64_t>(sizeof(float))));
+  to_int8_rows(matrix, rows, columns, executor_, out, scale);
+  return {ConstTensorView(out, DType::kI8, {rows, columns}),
+          ConstTensorView(scale, DType::kF32, {rows})};
+}
+
+Result<WeightMatrix> WeightLoader::matrix(const std::string& name, Shape shape,
+                                          std::int64_t parts) {
+  HYBRIDATTN_ASSIGN(const ConstTensorView view, stored(name, shape));
+  if (!rounds(view, parts)) return WeightMatrix(view);
+  const StoredTensor* tensor = checkpoint_.find(name);
+  const bool mapped = view.data == tensor->data;
+  WeightMatrix out = make_int8(view);
+  if (mapped) {
+    weights_.mapped_bytes -= tensor->bytes;
+    checkpoint_.forget(name);
+  }
+  return out;
+}
+
+WeightMatrix WeightLoader::product_form(const std::string& name, const ConstTensorView& matrix) {
+  if (!rounds(matrix)) return matrix;
+  WeightMatrix out = make_int8(matrix);
+  // The rows that are looked up come back one by one.
+  checkpoint_.forget(name);
+  return out;
+}
+
 Result<ConstTensorView> WeightLoader::floats(const std::string& name, Shape shape) {
   HYBRIDATTN_ASSIGN(const StoredTensor* tensor, take(name, shape));
   const auto count = tensor->bytes / static_cast<std::int64_t>(dtype_size(tensor->dtype));
@@ -99,19 +138,22 @@ Result<ConstTensorView> WeightLoader::floats(const std::string& name, Shape shap
   return view_of(copy, DType::kF32, shape);
 }
 
-Result<ConstTensorView> WeightLoader::reordered(const std::string& name,
-                                                const std::vector<std::int64_t>& order,
-                                                std::int64_t columns) {
+Result<WeightMatrix> WeightLoader::reordered(const std::string& name,
+                                             const std::vector<std::int64_t>& order,
+                                             std::int64_t columns, bool of_products) {
   const auto rows = static_cast<std::int64_t>(order.size());
   HYBRIDATTN_ASSIGN(const StoredTensor* tensor, take(name, {rows, columns}));
   const auto row_bytes = static_cast<std::size_t>(columns) * dtype_size(tensor->dtype);
-  std::byte* copy = make_copy(tensor->bytes);
+  const bool round = of_products && rounds(view_of(tensor->data, tensor->dtype, {rows, columns}));
+  std::vector<std::byte> rounded_away(round ? static_cast<std::size_t>(tensor->bytes) : 0);
+  std::byte* copy = round ? rounded_away.data() : make_copy(tensor->bytes);
   for (std::size_t i = 0; i < order.size(); ++i) {
     std::memcpy(copy + i * row_bytes, tensor->data + static_cast<std::size_t>(order[i]) * row_bytes,
                 row_bytes);
   }
   checkpoint_.forget(name);
-  return view_of(copy, tensor->dtype, {rows, columns});
+  const ConstTensorView view = view_of(copy, tensor->dtype, {rows, columns});
+  return round ? make_int8(view) : WeightMatrix(view);
 }
 
 Status WeightLoader::check_leftovers() const {

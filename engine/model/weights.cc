@@ -37,8 +37,12 @@ std::vector<std::int64_t> ba_order(const ModelConfig& c) {
   return order;
 }
 
-ConstTensorView rows_of(const ConstTensorView& matrix, std::int64_t first, std::int64_t count) {
-  return matrix.at(first * matrix.stride(0), {count, matrix.dim(1)}, {matrix.stride(0), 1});
+/// Rows of a dense matrix, counted over all dimensions before the last.
+WeightMatrix rows_of(const WeightMatrix& matrix, std::int64_t first, std::int64_t count) {
+  const std::int64_t columns = matrix.dim(matrix.rank - 1);
+  WeightMatrix out = matrix.at(first * columns, {count, columns}, {columns, 1});
+  if (!matrix.scale.empty()) out.scale = matrix.scale.at(first, {count}, {1});
+  return out;
 }
 
 class ModelLoader {
@@ -63,8 +67,12 @@ Status ModelLoader::load(ModelWeights& weights) {
   // Multimodal wrappers put the text model one level deeper.
   const std::string nested = "model.language_model.";
   const std::string prefix = loader_.has(nested + "embed_tokens.weight") ? nested : "model.";
-  HYBRIDATTN_ASSIGN(weights.embedding, loader_.matrix(prefix + "embed_tokens.weight",
-                                                      {c_.vocab_size, c_.hidden_size}));
+  const std::string embedding = prefix + "embed_tokens.weight";
+  HYBRIDATTN_ASSIGN(weights.embedding, loader_.stored(embedding, {c_.vocab_size, c_.hidden_size}));
+  // Early: rounding has all of it in memory once.
+  weights.lm_head = loader_.has("lm_head.weight")
+                        ? WeightMatrix()
+                        : loader_.product_form(embedding, weights.embedding);
   for (std::int32_t i = 0; i < c_.num_layers(); ++i) {
     const std::string p = prefix + "layers." + std::to_string(i) + ".";
     LayerWeights w;
@@ -95,7 +103,6 @@ Status ModelLoader::load(ModelWeights& weights) {
                  c_.tie_stated ? "" : "no ", "tie_word_embeddings",
                  c_.tie_stated ? " false" : " (the default is false)");
   }
-  weights.lm_head = weights.embedding;
   if (!weights.tied) {
     HYBRIDATTN_ASSIGN(weights.lm_head,
                       loader_.matrix("lm_head.weight", {c_.vocab_size, c_.hidden_size}));
@@ -123,10 +130,10 @@ Status ModelLoader::gdn_projections(const std::string& p, GdnWeights& w) {
   const std::int64_t v = hv * c_.linear_value_head_dim;
   const std::int64_t conv = 2 * std::int64_t{c_.linear_num_key_heads} * c_.linear_key_head_dim + v;
   if (c_.family == ModelFamily::kQwen3Next) {
-    HYBRIDATTN_ASSIGN(const ConstTensorView qkvz,
-                      loader_.reordered(p + "in_proj_qkvz.weight", qkvz_order(c_), h));
-    HYBRIDATTN_ASSIGN(const ConstTensorView ba,
-                      loader_.reordered(p + "in_proj_ba.weight", ba_order(c_), h));
+    HYBRIDATTN_ASSIGN(const WeightMatrix qkvz,
+                      loader_.reordered(p + "in_proj_qkvz.weight", qkvz_order(c_), h, true));
+    HYBRIDATTN_ASSIGN(const WeightMatrix ba,
+                      loader_.reordered(p + "in_proj_ba.weight", ba_order(c_), h, false));
     w.in_qkv = rows_of(qkvz, 0, conv);
     w.in_z = rows_of(qkvz, conv, v);
     w.in_b = rows_of(ba, 0, hv);
@@ -135,8 +142,8 @@ Status ModelLoader::gdn_projections(const std::string& p, GdnWeights& w) {
   }
   HYBRIDATTN_ASSIGN(w.in_qkv, loader_.matrix(p + "in_proj_qkv.weight", {conv, h}));
   HYBRIDATTN_ASSIGN(w.in_z, loader_.matrix(p + "in_proj_z.weight", {v, h}));
-  HYBRIDATTN_ASSIGN(w.in_b, loader_.matrix(p + "in_proj_b.weight", {hv, h}));
-  HYBRIDATTN_ASSIGN(w.in_a, loader_.matrix(p + "in_proj_a.weight", {hv, h}));
+  HYBRIDATTN_ASSIGN(w.in_b, loader_.stored(p + "in_proj_b.weight", {hv, h}));
+  HYBRIDATTN_ASSIGN(w.in_a, loader_.stored(p + "in_proj_a.weight", {hv, h}));
   return {};
 }
 
@@ -168,14 +175,14 @@ Status ModelLoader::stacked_experts(const std::string& p, MoeWeights& w) {
   const std::int64_t e = c_.moe.num_experts;
   const std::int64_t i = c_.moe.expert_width;
   const std::int64_t h = c_.hidden_size;
-  HYBRIDATTN_ASSIGN(const ConstTensorView gate_up,
-                    loader_.matrix(p + "gate_up_proj", {e, 2 * i, h}));
-  HYBRIDATTN_ASSIGN(const ConstTensorView down, loader_.matrix(p + "down_proj", {e, h, i}));
+  HYBRIDATTN_ASSIGN(const WeightMatrix gate_up,
+                    loader_.matrix(p + "gate_up_proj", {e, 2 * i, h}, 2));
+  HYBRIDATTN_ASSIGN(const WeightMatrix down, loader_.matrix(p + "down_proj", {e, h, i}));
   for (std::int64_t x = 0; x < e; ++x) {
     MlpWeights expert;
-    expert.gate = gate_up.at(x * 2 * i * h, {i, h}, {h, 1});
-    expert.up = gate_up.at((x * 2 * i + i) * h, {i, h}, {h, 1});
-    expert.down = down.at(x * h * i, {h, i}, {i, 1});
+    expert.gate = rows_of(gate_up, x * 2 * i, i);
+    expert.up = rows_of(gate_up, x * 2 * i + i, i);
+    expert.down = rows_of(down, x * h, h);
     w.experts.push_back(expert);
   }
   return {};
@@ -184,7 +191,7 @@ Status ModelLoader::stacked_experts(const std::string& p, MoeWeights& w) {
 Result<MoeWeights> ModelLoader::moe(const std::string& p) {
   MoeWeights w;
   HYBRIDATTN_ASSIGN(w.router,
-                    loader_.matrix(p + "gate.weight", {c_.moe.num_experts, c_.hidden_size}));
+                    loader_.stored(p + "gate.weight", {c_.moe.num_experts, c_.hidden_size}));
   if (loader_.has(p + "experts.gate_up_proj")) {
     HYBRIDATTN_TRY(stacked_experts(p + "experts.", w));
   } else {
@@ -197,7 +204,7 @@ Result<MoeWeights> ModelLoader::moe(const std::string& p) {
   if (c_.moe.shared_expert_width > 0) {
     HYBRIDATTN_ASSIGN(w.shared, mlp(p + "shared_expert.", c_.moe.shared_expert_width));
     HYBRIDATTN_ASSIGN(w.shared_gate,
-                      loader_.matrix(p + "shared_expert_gate.weight", {1, c_.hidden_size}));
+                      loader_.stored(p + "shared_expert_gate.weight", {1, c_.hidden_size}));
   }
   return w;
 }
@@ -206,10 +213,12 @@ Result<MoeWeights> ModelLoader::moe(const std::string& p) {
 
 Result<std::unique_ptr<ModelWeights>> ModelWeights::load(const std::filesystem::path& directory,
                                                          const ModelConfig& config,
-                                                         const LoadProgress& progress) {
+                                                         const LoadProgress& progress,
+                                                         WeightFormat format, Executor* executor) {
   HYBRIDATTN_ASSIGN(Checkpoint checkpoint, Checkpoint::open(directory));
   auto weights = std::unique_ptr<ModelWeights>(new ModelWeights(std::move(checkpoint)));
-  WeightLoader loader(*weights, progress);
+  weights->format = format;
+  WeightLoader loader(*weights, progress, executor);
   HYBRIDATTN_TRY(ModelLoader(config, loader).load(*weights));
   return weights;
 }

@@ -1,5 +1,5 @@
 // The weights of a hybrid model, as views: large matrices into the mapped files, in the type they
-// are stored in; small vectors as float32 copies.
+// are stored in, or copies in eight bits; small vectors as float32 copies.
 #pragma once
 
 #include <filesystem>
@@ -10,15 +10,26 @@
 
 #include "engine/checkpoint/model_config.h"
 #include "engine/checkpoint/safetensors.h"
+#include "engine/model/weight_blocks.h"
+#include "hybridattn/context.h"
 #include "hybridattn/tensor.h"
 
 namespace hybridattn::engine {
 
+/// A matrix as it is stored, or i8 with a scale for each row: see linear_int8.
+struct WeightMatrix : ConstTensorView {
+  WeightMatrix() = default;
+  WeightMatrix(const ConstTensorView& view, const ConstTensorView& row_scale = {})
+      : ConstTensorView(view), scale(row_scale) {}
+
+  ConstTensorView scale;  ///< [rows] f32, where the elements are i8
+};
+
 /// A SwiGLU network: gate and up [F, H], down [H, F].
 struct MlpWeights {
-  ConstTensorView gate;
-  ConstTensorView up;
-  ConstTensorView down;
+  WeightMatrix gate;
+  WeightMatrix up;
+  WeightMatrix down;
 };
 
 struct MoeWeights {
@@ -29,24 +40,24 @@ struct MoeWeights {
 };
 
 struct FullAttentionWeights {
-  ConstTensorView q_proj;  ///< [HQ * 2 * D, H]: per head D rows of query, then D of gate
-  ConstTensorView k_proj;  ///< [HK * D, H]
-  ConstTensorView v_proj;  ///< [HK * D, H]
-  ConstTensorView o_proj;  ///< [H, HQ * D]
+  WeightMatrix q_proj;     ///< [HQ * 2 * D, H]: per head D rows of query, then D of gate
+  WeightMatrix k_proj;     ///< [HK * D, H]
+  WeightMatrix v_proj;     ///< [HK * D, H]
+  WeightMatrix o_proj;     ///< [H, HQ * D]
   ConstTensorView q_norm;  ///< [D] f32, zero-centred
   ConstTensorView k_norm;  ///< [D] f32, zero-centred
 };
 
 struct GdnWeights {
-  ConstTensorView in_qkv;    ///< [C, H], rows q | k | v
-  ConstTensorView in_z;      ///< [HV * V, H]
-  ConstTensorView in_b;      ///< [HV, H]
-  ConstTensorView in_a;      ///< [HV, H]
-  ConstTensorView conv;      ///< [C, W] f32
-  ConstTensorView a_log;     ///< [HV] f32
-  ConstTensorView dt_bias;   ///< [HV] f32
-  ConstTensorView norm;      ///< [V] f32, plain
-  ConstTensorView out_proj;  ///< [H, HV * V]
+  WeightMatrix in_qkv;      ///< [C, H], rows q | k | v
+  WeightMatrix in_z;        ///< [HV * V, H]
+  ConstTensorView in_b;     ///< [HV, H]
+  ConstTensorView in_a;     ///< [HV, H]
+  ConstTensorView conv;     ///< [C, W] f32
+  ConstTensorView a_log;    ///< [HV] f32
+  ConstTensorView dt_bias;  ///< [HV] f32
+  ConstTensorView norm;     ///< [V] f32, plain
+  WeightMatrix out_proj;    ///< [H, HV * V]
 };
 
 struct LayerWeights {
@@ -58,6 +69,13 @@ struct LayerWeights {
   std::optional<MoeWeights> moe;
 };
 
+/// How matrices are held that products read, router and gates left out, which few bits would hurt
+/// most: what is under 64 rows, too, stays as stored.
+enum class WeightFormat : std::uint8_t {
+  kStored,
+  kInt8,  ///< rounded at load, a symmetric scale for each row
+};
+
 /// Called with the share of the weights that is loaded, 0 to 1.
 using LoadProgress = std::function<void(double)>;
 
@@ -65,26 +83,30 @@ class ModelWeights {
  public:
   /// Maps the checkpoint of `directory` and takes every parameter exactly once. Errors: as
   /// Checkpoint::open; not_found for a missing parameter; data_loss for a wrong shape, a wrong type
-  /// or a tensor that nothing takes (only mtp.* and model.visual.* may be left over).
+  /// or a tensor that nothing takes (only mtp.* and model.visual.* may be left over). `executor`,
+  /// where given, rounds matrices.
   static Result<std::unique_ptr<ModelWeights>> load(const std::filesystem::path& directory,
                                                     const ModelConfig& config,
-                                                    const LoadProgress& progress = {});
+                                                    const LoadProgress& progress = {},
+                                                    WeightFormat format = WeightFormat::kStored,
+                                                    Executor* executor = nullptr);
 
   ConstTensorView embedding;   ///< [V, H]
   ConstTensorView final_norm;  ///< [H] f32, zero-centred
-  ConstTensorView lm_head;     ///< [V, H]; the embedding where they are tied
+  WeightMatrix lm_head;        ///< [V, H]; the embedding where they are tied, or its i8 copy
   bool tied = false;
   std::vector<LayerWeights> layers;
 
   std::int64_t num_parameters = 0;
   std::int64_t mapped_bytes = 0;  ///< used from the files in place
-  std::int64_t copied_bytes = 0;  ///< float32 copies and reordered matrices
+  std::int64_t copied_bytes = 0;  ///< float32 copies, reordered matrices and those in eight bits
+  WeightFormat format = WeightFormat::kStored;
 
  private:
   friend class WeightLoader;
   explicit ModelWeights(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
   Checkpoint checkpoint_;
-  std::vector<std::unique_ptr<std::byte[]>> copies_;
+  WeightBlocks copies_;
 };
 
 }  // namespace hybridattn::engine

@@ -67,8 +67,9 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::filesystem::path& direct
                  " layers are full attention, a hybrid model must have both kinds");
   }
   HYBRIDATTN_ASSIGN(std::unique_ptr<Context> context, Context::create(options.context));
-  HYBRIDATTN_ASSIGN(std::unique_ptr<ModelWeights> weights,
-                    ModelWeights::load(directory, config, progress));
+  HYBRIDATTN_ASSIGN(
+      std::unique_ptr<ModelWeights> weights,
+      ModelWeights::load(directory, config, progress, options.weights, &context->executor()));
   EngineOptions resolved = options;
   if (options.context.chunk_invariant) resolved.chunk -= resolved.chunk % kGdnChunk;
   resolved.dtype = options.dtype.value_or(default_dtype(config));

@@ -19,6 +19,7 @@ struct EngineOptions {
   std::optional<DType> dtype;     ///< f32 or bf16; unset = the checkpoint's, f32 where that is f16
   std::optional<DType> kv_dtype;  ///< f32, bf16, f16 or f8_e4m3; unset = dtype
   DType state_dtype = DType::kF32;  ///< f32 or bf16 at rest
+  WeightFormat weights = WeightFormat::kStored;
   /// Prompt tokens of one step, at most. With chunk_invariant in `context` it is cut to a multiple
   /// of kGdnChunk, which it must reach. With batch_invariant a prompt takes whole chunks or waits.
   std::int32_t chunk = 512;

@@ -11,13 +11,15 @@
 namespace hybridattn {
 
 /// Element type of a tensor. kF64 is for the reference forms of the ops alone; kF8E4M3 is for keys
-/// and values at rest (OCP FP8 E4M3: no infinity, one NaN, largest value 448).
-enum class DType : std::uint8_t { kF32, kBF16, kF16, kF64, kI32, kI64, kF8E4M3 };
+/// and values at rest (OCP FP8 E4M3: no infinity, one NaN, largest value 448); kI8 is for weights
+/// of linear_int8.
+enum class DType : std::uint8_t { kF32, kBF16, kF16, kF64, kI32, kI64, kF8E4M3, kI8 };
 
 /// Size of one element in bytes.
 constexpr std::size_t dtype_size(DType dtype) noexcept {
   switch (dtype) {
-    case DType::kF8E4M3: return 1;
+    case DType::kF8E4M3:
+    case DType::kI8: return 1;
     case DType::kBF16:
     case DType::kF16: return 2;
     case DType::kF32:
@@ -28,7 +30,7 @@ constexpr std::size_t dtype_size(DType dtype) noexcept {
   return 0;
 }
 
-/// "f32", "bf16", "f16", "f64", "i32", "i64", "f8_e4m3".
+/// "f32", "bf16", "f16", "f64", "i32", "i64", "f8_e4m3", "i8".
 HYBRIDATTN_API std::string_view dtype_name(DType dtype) noexcept;
 
 /// True for the types that every float op takes: f32, bf16, f16.

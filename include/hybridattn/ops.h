@@ -15,6 +15,7 @@
 #include "hybridattn/ops/gdn_verify.h"
 #include "hybridattn/ops/l2norm.h"
 #include "hybridattn/ops/linear.h"
+#include "hybridattn/ops/linear_int8.h"
 #include "hybridattn/ops/qk_norm_rope_store.h"
 #include "hybridattn/ops/ragged_rows.h"
 #include "hybridattn/ops/rms_norm.h"

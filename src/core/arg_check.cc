@@ -11,6 +11,7 @@ bool allows(Dtypes dtypes, DType dtype) noexcept {
     case Dtypes::kF32: return dtype == DType::kF32;
     case Dtypes::kStateFloat: return dtype == DType::kF32 || dtype == DType::kBF16;
     case Dtypes::kCacheFloat: return is_cache_float(dtype);
+    case Dtypes::kI8: return dtype == DType::kI8;
   }
   return false;
 }
@@ -21,6 +22,7 @@ const char* allowed_text(Dtypes dtypes) noexcept {
     case Dtypes::kF32: return "f32";
     case Dtypes::kStateFloat: return "f32 or bf16";
     case Dtypes::kCacheFloat: return "f32, bf16, f16 or f8_e4m3";
+    case Dtypes::kI8: return "i8";
   }
   return "";
 }

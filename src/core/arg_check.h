@@ -23,6 +23,7 @@ enum class Dtypes : std::uint8_t {
   kF32,         ///< f32 alone
   kStateFloat,  ///< f32, bf16: recurrent states at rest
   kCacheFloat,  ///< f32, bf16, f16, f8_e4m3: keys and values at rest
+  kI8,          ///< i8 alone: quantised weights
 };
 
 class ArgCheck {

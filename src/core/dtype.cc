@@ -12,6 +12,7 @@ std::string_view dtype_name(DType dtype) noexcept {
     case DType::kI32: return "i32";
     case DType::kI64: return "i64";
     case DType::kF8E4M3: return "f8_e4m3";
+    case DType::kI8: return "i8";
   }
   return "unknown";
 }

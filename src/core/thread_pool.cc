@@ -113,12 +113,14 @@ void ThreadPool::close_and_wait() {
   }
 }
 
-std::uint32_t ThreadPool::wait_for_loop(std::uint32_t seen) {
+std::uint32_t ThreadPool::wait_for_loop(std::uint32_t seen, bool& slept) {
+  slept = false;
   for (int spins = 0; spins < kSpins; ++spins) {
     const std::uint32_t now = loop_.load(std::memory_order_acquire);
     if (now != seen) return now;
     cpu_pause();
   }
+  slept = true;
   loop_.wait(seen, std::memory_order_acquire);
   return loop_.load(std::memory_order_acquire);
 }
@@ -147,9 +149,11 @@ void ThreadPool::leave_shared_core(int worker) {
 void ThreadPool::work(int worker) {
   std::uint32_t seen = 0;
   for (std::uint32_t moved = 0;;) {
-    seen = wait_for_loop(seen);
+    bool slept;
+    seen = wait_for_loop(seen, slept);
     if (stop_.load(std::memory_order_relaxed)) return;
-    if (seen - moved >= kMoveInterval) {
+    // Who wakes up often does so on the core of the one that called.
+    if (slept || seen - moved >= kMoveInterval) {
       moved = seen;
       leave_shared_core(worker);
     }

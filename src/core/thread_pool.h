@@ -27,7 +27,7 @@ class ThreadPool final : public Executor {
  private:
   void work(int worker);
   void take_tasks(int worker);
-  std::uint32_t wait_for_loop(std::uint32_t seen);
+  std::uint32_t wait_for_loop(std::uint32_t seen, bool& slept);
   bool join(std::uint32_t loop);
   void close_and_wait();
   void leave_shared_core(int worker);

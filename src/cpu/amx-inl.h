@@ -75,8 +75,6 @@ HWY_INLINE void tile_dot() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
 }
 
-HWY_INLINE void prefetch_to_l2(const void* line) { __builtin_prefetch(line, 0, 2); }
-
 }  // namespace hybridattn::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // HYBRIDATTN_TARGET_HAS_TILES

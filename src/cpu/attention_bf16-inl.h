@@ -325,16 +325,15 @@ void attend_wide(const ops::AttentionParams& p, std::int32_t row, std::int64_t f
   }
   const bool finite = load_value_pairs(places, begin, first, end, t);
   shrink_sums(t);
+  const std::int64_t rows = (t.rows + Products::kRows - 1) / Products::kRows * Products::kRows;
   const LeftOperand weights{t.weights, kWideKeys * 2};
   const RightOperand values{t.v_pairs, t.v_dim};
   if (!finite && !all_visible) {
     add_values_seen(places, begin, t);
   } else if (t.fresh) {
-    Products::template multiply<false>(t.lanes_of_rows, t.v_dim, padded, weights, values,
-                                       {t.out, t.v_dim});
+    Products::template multiply<false>(rows, t.v_dim, padded, weights, values, {t.out, t.v_dim});
   } else {
-    Products::template multiply<true>(t.lanes_of_rows, t.v_dim, padded, weights, values,
-                                      {t.out, t.v_dim});
+    Products::template multiply<true>(rows, t.v_dim, padded, weights, values, {t.out, t.v_dim});
   }
   t.fresh = false;
 }

@@ -30,10 +30,11 @@ struct Sums {
   std::int64_t stride;  // floats between rows
 };
 
-/// Products in tiles: sums[rows, columns] = or += left right. `rows` and `columns` are multiples of
-/// 16, `inner` of 32.
+/// Products in tiles: sums[rows, columns] = or += left right. `rows` is a multiple of kRows,
+/// `columns` of 16, `inner` of 32.
 struct TileProducts {
   static constexpr const char* kTarget = kTilesName;
+  static constexpr std::int64_t kRows = kTileSide;  // rows of a product are a multiple of it
   using Scope = Tiles;
 
   template <bool kAdd>
@@ -113,9 +114,10 @@ struct TileProducts {
   };
 };
 
-/// The same in vectors.
+/// The same in vectors, of any number of rows.
 struct DotProducts {
   static constexpr const char* kTarget = "AVX3_ZEN4_BF16";
+  static constexpr std::int64_t kRows = 1;
   struct Scope {
     Scope() {}  // not trivial, so that an unused one is no warning
   };
@@ -124,51 +126,77 @@ struct DotProducts {
   static void multiply(std::int64_t rows, std::int64_t columns, std::int64_t inner,
                        const LeftOperand& left, const RightOperand& right, const Sums& sums) {
     for (std::int64_t c = 0; c < columns;) {
-      const std::int64_t vectors = columns - c >= 4 * kTileSide ? 4 : 1;
-      for (std::int64_t r = 0; r < rows; r += 4) {
-        const std::byte* from = static_cast<const std::byte*>(left.rows) + r * left.stride;
-        float* to = sums.rows + r * sums.stride + c;
-        if (vectors == 4) {
-          block<kAdd, 4>(inner / 2, from, left.stride, right.pairs + c, right.stride, to,
-                         sums.stride);
-        } else {
-          block<kAdd, 1>(inner / 2, from, left.stride, right.pairs + c, right.stride, to,
-                         sums.stride);
+      const std::int64_t vectors = (columns - c) / kTileSide;
+      const Strip strip{inner / 2,    static_cast<const std::byte*>(left.rows),
+                        left.stride,  right.pairs + c,
+                        right.stride, sums.rows + c,
+                        sums.stride};
+      if (vectors >= 4) {
+        // Tiles of about the same size: one of few rows would wait for its own sums.
+        const std::int64_t tiles = (rows + kPanelRows - 1) / kPanelRows;
+        for (std::int64_t tile = 0; tile < tiles; ++tile) {
+          const std::int64_t r = rows * tile / tiles;
+          with_rows(rows * (tile + 1) / tiles - r,
+                    [&]<int MR>() HWY_ATTR { strip.run<kAdd, MR, 4>(r); });
         }
+        c += 4 * kTileSide;
+      } else if (vectors >= 2) {
+        strip.run_rows<kAdd, 8, 2>(0, rows);
+        c += 2 * kTileSide;
+      } else {
+        strip.run_rows<kAdd, 16, 1>(0, rows);
+        c += kTileSide;
       }
-      c += vectors * kTileSide;
     }
   }
 
  private:
-  template <bool kAdd, int NV>
-  HWY_INLINE static void block(std::int64_t pairs, const std::byte* left, std::int64_t left_stride,
-                               const std::uint32_t* right, std::int64_t right_stride, float* sums,
-                               std::int64_t sums_stride) {
-    const DF d;
-    const DU du;
-    VF sum[4][NV];
-    for (int m = 0; m < 4; ++m) {
-      for (int v = 0; v < NV; ++v) {
-        sum[m][v] = kAdd ? hn::LoadU(d, sums + m * sums_stride + v * kTileSide) : hn::Zero(d);
+  /// A few vectors of columns.
+  struct Strip {
+    std::int64_t pairs;
+    const std::byte* left;
+    std::int64_t left_stride;
+    const std::uint32_t* right;
+    std::int64_t right_stride;
+    float* sums;
+    std::int64_t sums_stride;
+
+    /// Rows [first, rows), MR at a time and the rest by halves.
+    template <bool kAdd, int MR, int NV>
+    HWY_INLINE void run_rows(std::int64_t first, std::int64_t rows) const {
+      for (; first + MR <= rows; first += MR) run<kAdd, MR, NV>(first);
+      if constexpr (MR > 1) run_rows<kAdd, MR / 2, NV>(first, rows);
+    }
+
+    template <bool kAdd, int MR, int NV>
+    HWY_INLINE void run(std::int64_t row) const {
+      const DF d;
+      const DU du;
+      const std::byte* from = left + row * left_stride;
+      float* to = sums + row * sums_stride;
+      VF sum[MR][NV];
+      for (int m = 0; m < MR; ++m) {
+        for (int v = 0; v < NV; ++v) {
+          sum[m][v] = kAdd ? hn::LoadU(d, to + m * sums_stride + v * kTileSide) : hn::Zero(d);
+        }
+      }
+      for (std::int64_t i = 0; i < pairs; ++i) {
+        VU columns[NV];
+        for (int v = 0; v < NV; ++v) {
+          columns[v] = hn::LoadU(du, right + i * right_stride + v * kTileSide);
+        }
+        for (int m = 0; m < MR; ++m) {
+          const VU factor = hn::Set(du, load_unit(from + m * left_stride, i));
+          for (int v = 0; v < NV; ++v) sum[m][v] = Bf16Product::add(factor, columns[v], sum[m][v]);
+        }
+      }
+      for (int m = 0; m < MR; ++m) {
+        for (int v = 0; v < NV; ++v) {
+          hn::StoreU(sum[m][v], d, to + m * sums_stride + v * kTileSide);
+        }
       }
     }
-    for (std::int64_t i = 0; i < pairs; ++i) {
-      VU columns[NV];
-      for (int v = 0; v < NV; ++v) {
-        columns[v] = hn::LoadU(du, right + i * right_stride + v * kTileSide);
-      }
-      for (int m = 0; m < 4; ++m) {
-        const VU factor = hn::Set(du, load_unit(left + m * left_stride, i));
-        for (int v = 0; v < NV; ++v) sum[m][v] = Bf16Product::add(factor, columns[v], sum[m][v]);
-      }
-    }
-    for (int m = 0; m < 4; ++m) {
-      for (int v = 0; v < NV; ++v) {
-        hn::StoreU(sum[m][v], d, sums + m * sums_stride + v * kTileSide);
-      }
-    }
-  }
+  };
 };
 
 /// Calls f.template operator()<Products>() with the products of the context's instruction set, and

@@ -12,6 +12,7 @@
 #include "src/ops/gdn_step_params.h"
 #include "src/ops/gdn_verify_params.h"
 #include "src/ops/l2norm_params.h"
+#include "src/ops/linear_int8_params.h"
 #include "src/ops/linear_params.h"
 #include "src/ops/qk_norm_rope_store_params.h"
 #include "src/ops/rms_norm_params.h"
@@ -33,6 +34,7 @@ core::CpuVariants<ops::GdnPrefillParams> gdn_prefill_variants();
 core::CpuVariants<ops::GdnStepParams> gdn_step_variants();
 core::CpuVariants<ops::GdnVerifyParams> gdn_verify_variants();
 core::CpuVariants<ops::L2NormParams> l2norm_variants();
+core::CpuVariants<ops::LinearInt8Params> linear_int8_variants();
 core::CpuVariants<ops::LinearParams> linear_variants();
 core::CpuVariants<ops::MergeStatesParams> merge_states_variants();
 core::CpuVariants<ops::QkNormRopeStoreParams> qk_norm_rope_store_variants();

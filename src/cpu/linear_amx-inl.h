@@ -261,35 +261,15 @@ struct TileTask {
   std::int64_t block, blocks;
 };
 
-/// Fetches a slab of weights into the second-level cache, a few lines at each call.
-class WeightPrefetch {
- public:
-  WeightPrefetch(const ops::LinearParams& p, std::int64_t column, std::int64_t at,
-                 std::int64_t calls)
-      : per_call_((kTileBlock * kLines + calls - 1) / calls) {
-    if (column + kTileBlock > p.weight.dim(0)) return;
-    next_ = row2(p.weight, column) + at * 2;
-    stride_ = p.weight.stride(0) * 2;
-  }
-  HWY_INLINE void call() {
-    for (std::int64_t i = 0; i < per_call_ && row_ < kTileBlock; ++i) {
-      if (next_ == nullptr) return;
-      prefetch_to_l2(next_ + line_ * kTileLine);
-      if (++line_ < kLines) continue;
-      line_ = 0;
-      ++row_;
-      next_ += stride_;
-    }
-  }
-
- private:
-  static constexpr std::int64_t kLines = ops::kLinearTileSlab * 2 / kTileLine;
-  std::int64_t per_call_;
-  std::int64_t stride_ = 0;
-  std::int64_t row_ = 0;
-  std::int64_t line_ = 0;
-  const std::byte* next_ = nullptr;
-};
+/// Fetches a slab of 32 weights over `calls` calls.
+inline WeightPrefetch slab_prefetch(const ops::LinearParams& p, std::int64_t column,
+                                    std::int64_t at, std::int64_t calls) {
+  constexpr std::int64_t kBytes = ops::kLinearTileSlab * 2;
+  if (column + kTileBlock > p.weight.dim(0)) return {};
+  const std::int64_t lines = kTileBlock * kBytes / kTileLine;
+  return WeightPrefetch(row2(p.weight, column) + at * 2, p.weight.stride(0) * 2, kTileBlock, kBytes,
+                        (lines + calls - 1) / calls);
+}
 
 struct TileSlab {
   std::int64_t step, steps;
@@ -334,9 +314,9 @@ inline void run_tile_task(const ops::LinearParams& p, const PackedRows& x, const
       const std::int64_t column = task.column + n;
       copy_weights(p, column, step * kTileInner, steps, scratch.weights);
       const bool next_slab = n + kTileBlock >= task.columns && !slab.last;
-      WeightPrefetch prefetch(p, next_slab ? task.column : column + kTileBlock,
-                              (step + (next_slab ? kSlabSteps : 0)) * kTileInner,
-                              task.blocks * steps);
+      WeightPrefetch prefetch =
+          slab_prefetch(p, next_slab ? task.column : column + kTileBlock,
+                        (step + (next_slab ? kSlabSteps : 0)) * kTileInner, task.blocks * steps);
       for (std::int64_t b = task.block; b < task.block + task.blocks; ++b, sums += 1024) {
         if (x.tiles_of(b) == 2) {
           slab_of_block<2>(p, x, column, b, slab, sums, scratch, prefetch, pending);

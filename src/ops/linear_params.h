@@ -15,19 +15,23 @@ struct LinearParams {
   std::uint32_t* packed_x;  // room for linear_packed_bytes, where that is not 0
 };
 
-/// The most rows and the columns of one task of the CPU kernel.
+/// The most rows of one task of the CPU kernel, and the columns that it goes through at a time.
 inline constexpr std::int64_t kLinearRows = 192;
 inline constexpr std::int64_t kLinearColumns = 64;
 /// Inner elements that a task goes through at a time.
 inline constexpr std::int64_t kLinearSlab = 512;
+/// Rows of x that may be copied, and floats between two of them: a power of two would put all rows
+/// into the same few sets of the first-level cache.
+inline constexpr std::int64_t kLinearTileRows = 16;
+inline constexpr std::int64_t kLinearTileStride = kLinearSlab + 16;
 
-/// Scratch of one worker in 4-byte units: sums, a panel of weights, a tile of x, a row of the
+/// Scratch of one worker in 4-byte units: sums, two panels of weights, a tile of x, a row of the
 /// output.
 inline constexpr std::int64_t kLinearSums = kLinearRows * kLinearColumns;
 inline constexpr std::int64_t kLinearPanel = kLinearSlab * kLinearColumns;
-inline constexpr std::int64_t kLinearTile = 8 * kLinearSlab;
+inline constexpr std::int64_t kLinearTile = kLinearTileRows * kLinearTileStride;
 inline constexpr std::size_t kLinearScratchBytes =
-    static_cast<std::size_t>(kLinearSums + kLinearPanel + kLinearTile + kLinearColumns) * 4;
+    static_cast<std::size_t>(kLinearSums + 2 * kLinearPanel + kLinearTile + kLinearColumns) * 4;
 
 // ---- The CPU kernel on tiles (AMX).
 

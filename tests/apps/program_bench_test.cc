@@ -23,7 +23,27 @@ TEST(ProgramBench, PrintsTheMachineAndThenItsRowsAsJson) {
   }
 }
 
+TEST(ProgramBench, AWholeModel) {
+  const Process::End end = run_program({"bench", "model", "--model", checkpoint("tiny-model"),
+                                        "--weights", "int8", "--threads", "1", "--json"});
+  ASSERT_EQ(end.code, 0) << end.err;
+  std::istringstream lines(end.out);
+  int rows = 0;
+  for (std::string line; std::getline(lines, line);) {
+    const json row = json::parse(line);
+    if (!row.contains("suite")) continue;
+    ++rows;
+    EXPECT_EQ(row.at("weights"), "int8");
+    EXPECT_GT(row.at("prefill_tokens_per_s").get<double>(), 0.0);
+    EXPECT_GT(row.at("decode_gb_per_s").get<double>(), 0.0);
+  }
+  EXPECT_EQ(rows, 3);
+}
+
 TEST(ProgramBench, RefusesWhatItDoesNotKnow) {
+  const Process::End model = run_program({"bench", "model"});
+  EXPECT_EQ(model.code, 1);
+  EXPECT_NE(model.err.find("--model is missing"), std::string::npos) << model.err;
   const Process::End suite = run_program({"bench", "conv2"});
   EXPECT_EQ(suite.code, 2);
   EXPECT_NE(suite.err.find("conv2"), std::string::npos) << suite.err;

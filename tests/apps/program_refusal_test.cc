@@ -89,6 +89,7 @@ TEST(ProgramUsage, ChoicesAndIds) {
   expect_refusal(generate_ids(model, {"--dtype", "f16"}), kUsage, {"--dtype", "f16"});
   expect_refusal(generate_ids(model, {"--kv-dtype", "i8"}), kUsage, {"--kv-dtype", "i8"});
   expect_refusal(generate_ids(model, {"--state-dtype", "f16"}), kUsage, {"--state-dtype", "f16"});
+  expect_refusal(generate_ids(model, {"--weights", "int4"}), kUsage, {"--weights", "int4"});
   for (const char* ids :
        {"-1", "1,-2", "x", "1,x,3", "1,,3", "1,", "", "1 2", "1.5", "2147483648"}) {
     expect_refusal(on("generate", model, {"--prompt-ids", ids}), kUsage, {"--prompt-ids", "id"});

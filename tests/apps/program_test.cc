@@ -264,6 +264,17 @@ TEST(ProgramGenerate, Dtypes) {
   EXPECT_EQ(run_json(on("generate", checkpoint("golden_a"), args))["ids"].size(), 3u);
 }
 
+TEST(ProgramGenerate, WeightsInEightBits) {
+  const std::string model = checkpoint("tiny-model");
+  const json stored = run_json(on("info", model, {}));
+  const json int8 = run_json(on("info", model, {"--weights", "int8"}));
+  EXPECT_EQ(stored["weights"], "stored");
+  EXPECT_EQ(int8["weights"], "int8");
+  EXPECT_EQ(int8["kernels"]["products"][0], "linear_int8");
+  const Args args = {"--prompt-ids", "1,2,3", "--max-new-tokens", "3", "--weights", "int8"};
+  EXPECT_EQ(run_json(on("generate", model, args))["ids"].size(), 3u);
+}
+
 TEST(ProgramInterrupt, EndsWithWhatThereIs) {
   Process process(on("generate", checkpoint("tiny-model"),
                      {"--prompt", kPrompt, "--max-new-tokens", "4000", "--ignore-eos"}));

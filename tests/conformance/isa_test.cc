@@ -21,7 +21,7 @@ class AllOps {
  public:
   AllOps() {
     for (Buffer* buffer : {&x3_, &x2_, &gates_, &weight_, &conv_weight_, &conv_state_, &state_,
-                           &cache_, &lse_, &table_, &out3_, &out2_, &out_table_}) {
+                           &cache_, &lse_, &table_, &out3_, &out2_, &out_table_, &bytes_}) {
       buffer->fill(std::vector<double>(static_cast<std::size_t>(buffer->num_elements()), 0.0));
     }
     rows_.add(0, 1, 0, 1);
@@ -118,6 +118,10 @@ class AllOps {
          [=](Context& k) {
            return linear(k, {flat, flat, square_out(flat_out)});
          }},
+        {"linear_int8",
+         [=, bytes = bytes_.view()](Context& k) {
+           return linear_int8(k, {flat, bytes, t.at(0, {1}, {1}), square_out(flat_out)});
+         }},
     };
   }
 
@@ -135,6 +139,7 @@ class AllOps {
   Buffer weight_{DType::kF32, {16}}, conv_weight_{DType::kF32, {32, 4}};
   Buffer conv_state_{DType::kF32, {1, 32, 3}}, state_{DType::kF32, {1, 2, 16, 16}};
   Buffer cache_{DType::kF32, {2, 4, 2, 16}};
+  Buffer bytes_{DType::kI8, {1, 32}};
   Buffer table_{DType::kF32, {1, 8}}, out_table_{DType::kF32, {1, 8}};
 };
 

@@ -60,6 +60,10 @@ TEST(Shapes, OpsThatCannotWorkInPlaceSaySo) {
   EXPECT_ERROR(linear(*context, {x.view(), w.view(), x.view()}), kInvalidArgument, "out is x",
                "memory of its own");
   EXPECT_ERROR(linear(*context, {x.view(), w.view(), w.view()}), kInvalidArgument, "out is weight");
+  Buffer bytes(DType::kI8, {16, 16});
+  Buffer scale(DType::kF32, {16});
+  EXPECT_ERROR(linear_int8(*context, {x.view(), bytes.view(), scale.view(), x.view()}),
+               kInvalidArgument, "out is x");
   Buffer taps(DType::kF32, {16, 4});
   Buffer state(DType::kF32, {1, 16, 3});
   EXPECT_ERROR(causal_conv(*context, {{}, x.view(), taps.view(), state.view(), x.view()}),

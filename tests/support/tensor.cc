@@ -102,6 +102,7 @@ double Buffer::load(std::size_t offset) const {
     case DType::kF64: return read(0.0);
     case DType::kI32: return static_cast<double>(read(std::int32_t{}));
     case DType::kI64: return static_cast<double>(read(std::int64_t{}));
+    case DType::kI8: return static_cast<double>(read(std::int8_t{}));
   }
   return 0;
 }
@@ -119,6 +120,7 @@ void Buffer::store(std::size_t offset, double value) {
     case DType::kF64: return write(value);
     case DType::kI32: return write(static_cast<std::int32_t>(value));
     case DType::kI64: return write(static_cast<std::int64_t>(value));
+    case DType::kI8: return write(static_cast<std::int8_t>(value));
   }
 }
 

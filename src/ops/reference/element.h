@@ -22,6 +22,7 @@ inline double load(const ConstTensorView& view, std::int64_t i, std::int64_t j =
     case DType::kF16: return to_float(static_cast<const F16*>(view.data)[at]);
     case DType::kF8E4M3: return to_float(static_cast<const F8E4M3*>(view.data)[at]);
     case DType::kF64: return static_cast<const double*>(view.data)[at];
+    case DType::kI8: return static_cast<const std::int8_t*>(view.data)[at];
     default: return 0;
   }
 }

@@ -27,5 +27,6 @@ void qk_norm_rope_store(const QkNormRopeStoreArgs& args);
 void attention(const AttentionArgs& args);
 void merge_states(const MergeStatesArgs& args);
 void linear(const LinearArgs& args);
+void linear_int8(const LinearInt8Args& args);
 
 }  // namespace hybridattn::reference

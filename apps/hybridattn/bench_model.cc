@@ -1,0 +1,141 @@
+// The suite `model` of the verb `bench`: prefill and decode of a whole checkpoint, beside what the
+// machine can do in the same run.
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "apps/hybridattn/commands.h"
+#include "bench/cpu/ceilings.h"
+#include "bench/require.h"
+#include "hybridattn/status_macros.h"
+
+namespace hybridattn::app {
+namespace {
+
+constexpr int kRounds = 3;  // measured; one more comes first
+constexpr std::int32_t kNewTokens = 33;
+
+/// `sequences` prompts of `length` random ids each, together, then new tokens.
+struct Workload {
+  const char* name;
+  std::int32_t sequences, length;
+};
+constexpr Workload kWorkloads[] = {{"one", 1, 512}, {"long", 1, 2048}, {"eight", 8, 128}};
+
+struct Rates {
+  double prefill = 0, decode = 0;  // tokens a second
+};
+
+std::vector<std::int32_t> random_prompt(std::int32_t length, std::int32_t vocab,
+                                        std::uint32_t seed) {
+  std::vector<std::int32_t> ids;
+  for (std::int32_t i = 0; i < length; ++i) {
+    seed = seed * 1664525u + 1013904223u;
+    ids.push_back(static_cast<std::int32_t>((seed >> 8) % static_cast<std::uint32_t>(vocab)));
+  }
+  return ids;
+}
+
+/// Runs a workload to its end; `out` gets the tokens of each request.
+Result<Rates> run_workload(engine::Engine& engine, const Workload& workload,
+                           std::map<std::uint64_t, std::vector<std::int32_t>>& out) {
+  const engine::EngineStats before = engine.stats();
+  std::vector<std::uint64_t> requests;
+  for (std::int32_t i = 0; i < workload.sequences; ++i) {
+    engine::Request request;
+    request.prompt = random_prompt(workload.length, engine.model().config().vocab_size,
+                                   static_cast<std::uint32_t>(i + 1));
+    request.max_new_tokens = kNewTokens;
+    request.ignore_eos = true;
+    HYBRIDATTN_ASSIGN(const std::uint64_t id, engine.submit(std::move(request)));
+    requests.push_back(id);
+  }
+  out.clear();
+  while (!engine.idle()) {
+    HYBRIDATTN_ASSIGN(const std::vector<engine::TokenEvent> events, engine.step());
+    for (const engine::TokenEvent& event : events) {
+      const auto at = std::find(requests.begin(), requests.end(), event.request);
+      if (event.token == kPadIndex) continue;
+      out[static_cast<std::uint64_t>(at - requests.begin())].push_back(event.token);
+    }
+  }
+  const engine::EngineStats after = engine.stats();
+  return Rates{static_cast<double>(after.prefill_tokens - before.prefill_tokens) /
+                   (after.prefill_seconds - before.prefill_seconds),
+               static_cast<double>(after.decode_tokens - before.decode_tokens) /
+                   (after.decode_seconds - before.decode_seconds)};
+}
+
+/// Parameters of the products that each token goes through, or 0 where experts decide that.
+double product_parameters(const engine::HybridModel& model) {
+  const engine::ModelConfig& c = model.config();
+  const engine::ModelWeights& w = model.weights();
+  if (c.moe.num_experts > 0) return 0;
+  const std::int64_t table = std::int64_t{c.vocab_size} * c.hidden_size;
+  return static_cast<double>(w.num_parameters - table * (w.tied ? 1 : 2));
+}
+
+/// Bytes that a decode step of some sequences reads of weights, and reads and writes of states.
+double step_bytes(engine::Engine& engine, std::int32_t sequences) {
+  const engine::ModelWeights& w = engine.model().weights();
+  const GdnStateShape state = engine.model().state_shape(engine.options().state_dtype);
+  std::int64_t bytes = w.mapped_bytes + w.copied_bytes + 2 * sequences * state.slot_bytes();
+  // Of an embedding that is no product's matrix a few rows are read.
+  if (w.lm_head.data != w.embedding.data) {
+    bytes -= w.embedding.num_elements() * static_cast<std::int64_t>(dtype_size(w.embedding.dtype));
+  }
+  return static_cast<double>(bytes);
+}
+
+Status measure(engine::Engine& engine, const bench::Ceilings& ceilings, const Workload& workload,
+               bench::Report& report) {
+  std::vector<double> prefill, decode;
+  std::map<std::uint64_t, std::vector<std::int32_t>> first, tokens;
+  for (int round = 0; round <= kRounds; ++round) {
+    HYBRIDATTN_ASSIGN(const Rates rates,
+                      run_workload(engine, workload, round == 0 ? first : tokens));
+    if (round == 0) continue;
+    bench::require(tokens == first, "model: the same prompts gave other tokens");
+    prefill.push_back(rates.prefill);
+    decode.push_back(rates.decode);
+  }
+  std::sort(prefill.begin(), prefill.end());
+  std::sort(decode.begin(), decode.end());
+  const bool int8 = engine.model().weights().format == engine::WeightFormat::kInt8;
+  const double rate = int8                    ? ceilings.int8_dot
+                      : ceilings.tiles > 0    ? ceilings.tiles
+                      : ceilings.bf16_dot > 0 ? ceilings.bf16_dot
+                                              : ceilings.fma;
+  const double flop = 2 * product_parameters(engine.model()) * prefill[kRounds / 2];
+  const double bytes =
+      step_bytes(engine, workload.sequences) * decode[kRounds / 2] / workload.sequences;
+  report.row({{"suite", std::string("model")},
+              {"workload", std::string(workload.name)},
+              {"weights", std::string(int8 ? "int8" : "stored")},
+              {"dtype", std::string(dtype_name(engine.model().dtype()))},
+              {"sequences", std::int64_t{workload.sequences}},
+              {"prompt", std::int64_t{workload.length}},
+              {"prefill_tokens_per_s", prefill[kRounds / 2], 1},
+              {"of_rate", rate > 0 ? flop / rate : 0, 2},
+              {"decode_tokens_per_s", decode[kRounds / 2], 1},
+              {"decode_gb_per_s", bytes / 1e9, 1},
+              {"of_read", ceilings.read > 0 ? bytes / ceilings.read : 0, 2}});
+  return {};
+}
+
+}  // namespace
+
+Status bench_model(const BenchOptions& options) {
+  if (options.model.empty()) return invalid_argument("bench model: --model is missing");
+  HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine, load_engine(options));
+  HYBRIDATTN_TRY(engine->allocate_caches({2048 + kNewTokens, 0}));
+  bench::Report report(options.json);
+  for (const Workload& workload : kWorkloads) {
+    const bench::Ceilings ceilings = bench::measure_ceilings(engine->context());
+    bench::report_ceilings(engine->context(), ceilings, report);
+    HYBRIDATTN_TRY(measure(*engine, ceilings, workload, report));
+  }
+  return {};
+}
+
+}  // namespace hybridattn::app
