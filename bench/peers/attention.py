@@ -57,9 +57,10 @@ def build(peer: str) -> None:
         # Each unit has FlashInfer's names under one of its own: they are not the same in all.
         subprocess.run(common + ["--expt-relaxed-constexpr", "-use_fast_math", "-w"] +
                        [f"-I{os.path.join(data, name)}" for name in reversed(FOLDERS)] +
-                       ["-I" + source, "-c", os.path.join(source, arguments[0]), "-o", objects[-1]] + arguments[1:],
+                       ["-I" + ROOT, "-c", os.path.join(source, arguments[0]), "-o", objects[-1]] + arguments[1:],
                        check=True)
-    subprocess.run(common + ["-cudart", "static", "-o", peer, os.path.join(source, "main.cu")] + objects, check=True)
+    subprocess.run(common + ["-I" + ROOT, "-cudart", "static", "-o", peer, os.path.join(source, "main.cu")] + objects,
+                   check=True)
 
 
 def lines(command: list[str]) -> list[dict]:

@@ -4,7 +4,7 @@
 #include <flashinfer/attention/scheduler.cuh>
 #include <flashinfer/attention/variants.cuh>
 
-#include "paged.h"
+#include "bench/peers/flashinfer/paged.h"
 
 #ifdef KV_F8
 #define PEER_NAME(name) name##_f8

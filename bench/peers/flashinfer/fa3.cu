@@ -3,7 +3,7 @@
 #include <flashinfer/attention/hopper/variants.cuh>
 #include <flashinfer/attention/scheduler.cuh>
 
-#include "paged.h"
+#include "bench/peers/flashinfer/paged.h"
 
 namespace peer::fa3 {
 

@@ -10,7 +10,7 @@
 #include <random>
 #include <string>
 
-#include "paged.h"
+#include "bench/peers/flashinfer/paged.h"
 
 namespace {
 
