@@ -123,8 +123,9 @@ Status attention(Context& context, const AttentionArgs& args) {
   if (args.rows.device != nullptr) {
     HYBRIDATTN_TRY(check_placed(*args.rows.device, heads, check["T"], check["pages"]));
   } else {
+    ops::AttentionEnds ends;
     HYBRIDATTN_TRY(
-        ops::check_attention_rows("attention", args.rows, heads, check["T"], check["pages"]));
+        ops::check_attention_rows("attention", args.rows, heads, check["T"], check["pages"], ends));
   }
   ops::AttentionParams params{args.rows, args.q,       k,      v, args.out, args.sinks,
                               args.lse,  args.options, hq / hk};

@@ -5,9 +5,14 @@
 
 namespace hybridattn::ops {
 
+/// What lies behind the last token and the last page, of dense keys the last key, that rows name.
+struct AttentionEnds {
+  std::int64_t token = 0, page = 0;
+};
+
 /// Every row lies in the stream of `tokens` queries and reads pages below `pages` (of dense keys:
 /// keys) that it lists. Errors: invalid_argument, out_of_range, unsupported.
 Status check_attention_rows(const char* op, const AttentionRows& rows, const AttentionHeads& heads,
-                            std::int64_t tokens, std::int64_t pages);
+                            std::int64_t tokens, std::int64_t pages, AttentionEnds& ends);
 
 }  // namespace hybridattn::ops

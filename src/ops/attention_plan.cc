@@ -33,13 +33,24 @@ std::int64_t pieces_of(const Tile& tile, std::int64_t part, bool fixed) {
   return std::max<std::int64_t>(1, (tile.end - begin + part - 1) / part);
 }
 
-/// The least keys of a part, in cuts, with which the tiles make at most `most` pieces.
-std::int64_t least_part(const std::vector<Tile>& tiles, std::int64_t most, std::int64_t longest) {
-  std::int64_t least = 1, enough = (longest + kAttentionCut - 1) / kAttentionCut;
+/// The least keys of a part with which the tiles, of `all` keys together, make at most `most`
+/// pieces, of which there are more than tiles.
+std::int64_t least_part(const std::vector<Tile>& tiles, std::int64_t all, std::int64_t most,
+                        std::int64_t longest) {
+  const auto in_cuts = [](std::int64_t keys) { return (keys + kAttentionCut - 1) / kAttentionCut; };
+  const auto count = static_cast<std::int64_t>(tiles.size());
+  // all / part <= pieces <= all / part + tiles.
+  std::int64_t least = std::max<std::int64_t>(in_cuts(all / most), 1);
+  std::int64_t enough = in_cuts(longest);
+  if (most > count) enough = std::min(enough, in_cuts(all / (most - count) + 1));
   while (least < enough) {
     const std::int64_t middle = (least + enough) / 2;
+    const auto part = static_cast<std::uint32_t>(middle * kAttentionCut);
     std::int64_t pieces = 0;
-    for (const Tile& tile : tiles) pieces += pieces_of(tile, middle * kAttentionCut, false);
+    for (const Tile& tile : tiles) {
+      const auto keys = static_cast<std::uint32_t>(tile.end - tile.begin);
+      pieces += std::max(1u, (keys + part - 1) / part);
+    }
     if (pieces <= most) {
       enough = middle;
     } else {
@@ -63,16 +74,17 @@ std::int64_t choose_part(const std::vector<Tile>& tiles, const AttentionCut& cut
   for (const Tile& tile : tiles) {
     const std::int64_t keys = std::max(tile.end - tile.begin, 1);
     longest = std::max(longest, keys);
-    all += keys + kSetUp;
+    all += keys;
   }
   const std::int64_t at_once = std::max<std::int64_t>(slots / cut.kv_heads, 1);
   const auto count = static_cast<std::int64_t>(tiles.size());
   std::int64_t best = longest;
-  std::int64_t best_cost = std::max(longest + kSetUp, (all + at_once - 1) / at_once);
+  std::int64_t best_cost =
+      std::max(longest + kSetUp, (all + count * kSetUp + at_once - 1) / at_once);
   if (count >= kMostWaves * at_once) return best;
   const std::int64_t waves = count / at_once + 1;
   for (std::int64_t w = waves; w < waves + kMoreWaves; ++w) {
-    const std::int64_t least = least_part(tiles, w * at_once, longest);
+    const std::int64_t least = least_part(tiles, all, w * at_once, longest);
     for (const std::int64_t part : {least, 2 * least}) {
       if (part >= longest) continue;
       const std::int64_t cost = w * (part + kSetUp) + kJoin * (longest / part);
@@ -80,6 +92,19 @@ std::int64_t choose_part(const std::vector<Tile>& tiles, const AttentionCut& cut
     }
   }
   return best;
+}
+
+/// Allocates nothing.
+void sort_longest_first(std::vector<AttentionWork>& work) {
+  const auto before = [](const AttentionWork& a, const AttentionWork& b) {
+    const std::int32_t keys_a = a.end - a.begin, keys_b = b.end - b.begin;
+    if (keys_a != keys_b) return keys_a > keys_b;
+    if (a.row != b.row) return a.row < b.row;
+    return a.first != b.first ? a.first < b.first : a.begin < b.begin;
+  };
+  if (!std::is_sorted(work.begin(), work.end(), before)) {
+    std::sort(work.begin(), work.end(), before);
+  }
 }
 
 class Cutter {
@@ -103,9 +128,8 @@ class Cutter {
     const std::int64_t part = cut_.fixed ? fixed : choose_part(tiles_, cut_, slots);
     std::vector<AttentionWork>& work = many ? out_.many : out_.few;
     for (const Tile& tile : tiles_) cut_tile(tile, part, size, work);
-    std::stable_sort(work.begin(), work.end(), [](const AttentionWork& a, const AttentionWork& b) {
-      return a.end - a.begin > b.end - b.begin;
-    });
+    // Blocks that have one piece each need no order.
+    if (static_cast<std::int64_t>(work.size()) * cut_.kv_heads > slots) sort_longest_first(work);
   }
 
  private:

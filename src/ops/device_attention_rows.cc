@@ -35,32 +35,6 @@ struct DeviceAttentionRows::Impl {
 
 namespace {
 
-std::int64_t end_of_tokens(const AttentionRows& rows) {
-  std::int64_t end = 0;
-  for (std::int32_t r = 0; r < rows.count; ++r) {
-    end = std::max<std::int64_t>(end, std::int64_t{rows.q_start[r]} + rows.q_length[r]);
-  }
-  return end;
-}
-
-/// Behind the last page that a row reads, or key where keys are dense.
-std::int64_t end_of_pages(const AttentionRows& rows, const AttentionHeads& heads) {
-  std::int64_t end = 0;
-  for (std::int32_t r = 0; r < rows.count; ++r) {
-    if (rows.q_length[r] == 0) continue;
-    const std::int64_t first = rows.kv_start[r], keys = rows.kv_length[r];
-    if (heads.page_size == 0) {
-      end = std::max(end, first + keys);
-      continue;
-    }
-    const std::int64_t used = (keys + heads.page_size - 1) / heads.page_size;
-    for (std::int64_t i = ops::first_page_read(rows, heads, r); i < used; ++i) {
-      end = std::max<std::int64_t>(end, std::int64_t{rows.pages[first + i]} + 1);
-    }
-  }
-  return end;
-}
-
 Status check_made(const AttentionHeads& heads, const AttentionLimits& limits) {
   core::ArgCheck check("DeviceAttentionRows");
   check.require(
@@ -91,7 +65,8 @@ void DeviceAttentionRows::Impl::keep(const AttentionRows& rows, std::int64_t tok
   trees = ops::has_tree(rows);
   if (trees) std::copy_n(rows.parents, tokens, parents.begin());
   listed = rows.pages == nullptr ? 0 : rows.num_pages_listed;
-  if (listed > 0) std::copy_n(rows.pages, listed, pages.begin());
+  // Where the device has the pages nobody reads them here.
+  if (listed > 0 && memory == nullptr) std::copy_n(rows.pages, listed, pages.begin());
 }
 
 Status DeviceAttentionRows::Impl::upload(const AttentionRows& rows) {
@@ -149,10 +124,10 @@ Result<std::unique_ptr<DeviceAttentionRows>> DeviceAttentionRows::create(
 Status DeviceAttentionRows::write(const AttentionRows& rows) {
   Impl& x = *impl_;
   const bool dense = x.heads.page_size == 0;
-  HYBRIDATTN_TRY(
-      ops::check_attention_rows("DeviceAttentionRows::write", rows, x.heads, x.limits.tokens,
-                                dense ? std::numeric_limits<std::int64_t>::max()
-                                      : std::int64_t{std::numeric_limits<std::int32_t>::max()}));
+  ops::AttentionEnds ends;
+  HYBRIDATTN_TRY(ops::check_attention_rows(
+      "DeviceAttentionRows::write", rows, x.heads, x.limits.tokens,
+      dense ? std::numeric_limits<std::int64_t>::max() : std::int64_t{1} << 31, ends));
   std::int32_t most_keys = 0, most_tokens = 0;
   for (std::int32_t r = 0; r < rows.count; ++r) {
     most_keys = std::max(most_keys, rows.kv_length[r]);
@@ -167,11 +142,10 @@ Status DeviceAttentionRows::write(const AttentionRows& rows) {
                  " pages, made for at most ", x.limits.rows, ", ", row_tokens, ", ", x.limits.keys,
                  " and ", x.limits.pages);
   }
-  const std::int64_t end_token = end_of_tokens(rows);
-  x.keep(rows, end_token);
+  x.keep(rows, ends.token);
   if (x.memory == nullptr) return {};
-  x.placed.end_token = end_token;
-  x.placed.end_page = end_of_pages(rows, x.heads);
+  x.placed.end_token = ends.token;
+  x.placed.end_page = ends.page;
   return x.upload(rows);
 }
 
