@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "hybridattn/attention_backend.h"
+#include "hybridattn/device_attention_rows.h"
 
 namespace hybridattn {
 
@@ -57,6 +58,7 @@ class HYBRIDATTN_API PagedAttnBackend final : public AttentionBackend {
   std::size_t worker_bytes_ = 0;     // of scratch
   std::int32_t bidirectional_ = -1;  // layer_id of one such layer, if any
   std::unique_ptr<backend::StepUses> uses_;
+  std::vector<AttentionHeads> kinds_;                        // of the layers, as set
   std::vector<std::shared_ptr<backend::PlacedStep>> spare_;  // of single steps, on CUDA
 };
 

@@ -148,6 +148,7 @@ AttentionLimits limits_of(const GraphShape& shape, std::int64_t page_size, bool 
       std::min<std::int64_t>(shape.pages * page_size, std::numeric_limits<std::int32_t>::max()));
   const bool decode = shape.prefill_rows == 0 && shape.verify_rows == 0;
   limits.row_tokens = decode && shape.tokens <= shape.decode_rows + 1 ? 1 : 0;
+  limits.all_keys = std::max<std::int64_t>(shape.pages * page_size, 1);
   limits.captured = captured;
   return limits;
 }
@@ -165,16 +166,21 @@ AttentionLimits rounded_up(AttentionLimits limits) {
   up(limits.tokens);
   up(limits.pages);
   up(limits.keys);
+  up(limits.all_keys);
   return limits;
+}
+
+AttentionHeads heads_of(const RadixAttention& layer, std::int64_t page_size) {
+  const bool causal = layer.attn_type != AttentionType::kDecoderBidirectional;
+  return {layer.num_heads, layer.num_kv_heads, static_cast<std::int32_t>(page_size), causal,
+          layer.sliding_window};
 }
 
 /// The rows as the context's kernels read them.
 Result<AttentionRows> rows_of(const PagedPlan& plan, const RadixAttention& layer,
                               std::int64_t page_size) {
   if (plan.placed == nullptr) return plan.rows();
-  const bool causal = layer.attn_type != AttentionType::kDecoderBidirectional;
-  return plan.placed->rows({layer.num_heads, layer.num_kv_heads,
-                            static_cast<std::int32_t>(page_size), causal, layer.sliding_window});
+  return plan.placed->rows(heads_of(layer, page_size));
 }
 
 Status verify_of_bidirectional(std::int32_t layer_id) {
@@ -329,6 +335,10 @@ Status PagedAttnBackend::set_layers(std::span<const RadixAttention> layers) {
                                                         layer.head_dim, layer.v_head_dim));
     if (layer.attn_type == AttentionType::kDecoderBidirectional) bidirectional = layer.layer_id;
   }
+  kinds_.clear();
+  for (const RadixAttention& layer : layers) {
+    kinds_.push_back(heads_of(layer, cache_.k[0].dim(1)));
+  }
   token_bytes_ = token_bytes;
   worker_bytes_ = worker_bytes;
   bidirectional_ = bidirectional;
@@ -340,6 +350,7 @@ Result<std::shared_ptr<Plan>> PagedAttnBackend::make_plan(const GraphShape& shap
   auto plan = std::make_shared<PagedPlan>(id(), shape, recordable);
   if (context_.device() == DeviceType::kCuda) {
     HYBRIDATTN_ASSIGN(plan->placed, place_step(shape, recordable));
+    for (const AttentionHeads& heads : kinds_) HYBRIDATTN_TRY(plan->placed->add(heads));
   }
   return std::shared_ptr<Plan>(std::move(plan));
 }
@@ -347,7 +358,8 @@ Result<std::shared_ptr<Plan>> PagedAttnBackend::make_plan(const GraphShape& shap
 /// Room on the device for the steps of a plan. Single steps hand theirs on when they end.
 Result<std::shared_ptr<backend::PlacedStep>> PagedAttnBackend::place_step(const GraphShape& shape,
                                                                           bool recordable) {
-  const AttentionLimits limits = limits_of(shape, cache_.k[0].dim(1), recordable);
+  AttentionLimits limits = limits_of(shape, cache_.k[0].dim(1), recordable);
+  limits.cache_pages = cache_.k[0].dim(0);
   if (recordable) {
     HYBRIDATTN_ASSIGN(std::shared_ptr<backend::PlacedStep> made,
                       backend::PlacedStep::create(context_, limits));
@@ -358,10 +370,15 @@ Result<std::shared_ptr<backend::PlacedStep>> PagedAttnBackend::place_step(const 
   }
   HYBRIDATTN_ASSIGN(std::shared_ptr<backend::PlacedStep> made,
                     backend::PlacedStep::create(context_, rounded_up(limits)));
-  // What is too small and nobody's would never be taken again.
-  std::erase_if(spare_, [&](const auto& spare) {
-    return spare.use_count() == 1 && made->holds(spare->limits());
-  });
+  // Of those that nobody holds the newest are kept.
+  constexpr std::size_t kMostSpare = 4;
+  for (std::size_t i = 0; i < spare_.size() && spare_.size() >= kMostSpare;) {
+    if (spare_[i].use_count() == 1) {
+      spare_.erase(spare_.begin() + static_cast<std::ptrdiff_t>(i));
+    } else {
+      ++i;
+    }
+  }
   spare_.push_back(made);
   return made;
 }

@@ -44,21 +44,26 @@ Result<std::unique_ptr<PlacedStep>> PlacedStep::create(Context& context,
 bool PlacedStep::holds(const AttentionLimits& limits) const noexcept {
   return limits.rows <= limits_.rows && limits.tokens <= limits_.tokens &&
          limits.pages <= limits_.pages && limits.keys <= limits_.keys &&
-         limits.row_tokens == limits_.row_tokens;
+         limits.all_keys <= limits_.all_keys && limits.row_tokens == limits_.row_tokens;
 }
 
-Result<AttentionRows> PlacedStep::rows(const AttentionHeads& heads) {
-  for (const auto& [kind, rows] : kinds_) {
-    if (same(kind, heads)) return rows->rows();
-  }
-  if (step_.token_slots == nullptr) {
-    return error(StatusCode::kFailedPrecondition, "PagedAttnBackend: the plan holds no step");
+Status PlacedStep::add(const AttentionHeads& heads) {
+  for (const auto& kind : kinds_) {
+    if (same(kind.first, heads)) return {};
   }
   HYBRIDATTN_ASSIGN(std::unique_ptr<DeviceAttentionRows> made,
                     DeviceAttentionRows::create(context_, heads, limits_));
-  HYBRIDATTN_TRY(made->write(step_.rows));
+  if (step_.token_slots != nullptr) HYBRIDATTN_TRY(made->write(step_.rows));
   kinds_.emplace_back(heads, std::move(made));
-  return kinds_.back().second->rows();
+  return {};
+}
+
+Result<AttentionRows> PlacedStep::rows(const AttentionHeads& heads) {
+  HYBRIDATTN_TRY(add(heads));
+  for (const auto& [kind, rows] : kinds_) {
+    if (same(kind, heads)) return rows->rows();
+  }
+  return error(StatusCode::kInternal, "PagedAttnBackend: no rows for ", heads.num_heads, " heads");
 }
 
 Status PlacedStep::write(const PagedStep& step) {

@@ -28,8 +28,10 @@ class PlacedStep {
   PlacedStep(const PlacedStep&) = delete;
   PlacedStep& operator=(const PlacedStep&) = delete;
 
-  /// Rows for layers with these heads, cut anew by every `write`; made when first asked for.
-  /// Errors: as DeviceAttentionRows; failed_precondition before the first write.
+  /// Makes room for layers with these heads, whose rows every `write` cuts anew. Errors: as
+  /// DeviceAttentionRows; failed_precondition while a graph is captured.
+  Status add(const AttentionHeads& heads);
+  /// Rows for layers with these heads, made now where they were not added.
   Result<AttentionRows> rows(const AttentionHeads& heads);
   /// Replaces the step. `step` must stay what it is until the next write. Errors: out_of_range,
   /// device_error.

@@ -59,14 +59,19 @@ Result<int> choose_threads(int asked) {
 }
 
 /// Replaces a block by one of `bytes`; the old one stays when there is no memory.
-Status regrow(Allocator& allocator, std::byte*& block, std::size_t& held, std::size_t wanted,
+Status regrow(Context::Impl& impl, std::byte*& block, std::size_t& held, std::size_t wanted,
               std::size_t pieces) {
+  Allocator& allocator = *impl.allocator;
   auto* grown = static_cast<std::byte*>(allocator.allocate(wanted * pieces));
   if (grown == nullptr) {
     return error(StatusCode::kResourceExhausted, "workspace: the allocator gave no ",
                  wanted * pieces, " bytes");
   }
-  if (block != nullptr) allocator.deallocate(block, held * pieces);
+  if (block != nullptr && impl.captured) {
+    impl.retired.emplace_back(block, held * pieces);
+  } else if (block != nullptr) {
+    allocator.deallocate(block, held * pieces);
+  }
   block = grown;
   held = wanted;
   return {};
@@ -116,6 +121,7 @@ Context::Impl::~Impl() {
   // Kernels may still use what is freed here; an error of theirs has nobody left to hear it.
   if (accelerator != nullptr) (void)accelerator->synchronize("~Context");
   if (counters != nullptr) allocator->deallocate(counters, num_counters * sizeof(*counters));
+  for (const auto& [block, bytes] : retired) allocator->deallocate(block, bytes);
   if (shared != nullptr) allocator->deallocate(shared, shared_bytes);
   const auto pieces = static_cast<std::size_t>(executor != nullptr ? executor->concurrency() : 0);
   if (workers != nullptr) allocator->deallocate(workers, worker_bytes * pieces);
@@ -123,15 +129,21 @@ Context::Impl::~Impl() {
 
 Status Context::Impl::reserve(std::size_t shared_wanted, std::size_t per_worker) {
   const bool grows = shared_wanted > shared_bytes || per_worker > worker_bytes;
-  if (grows && accelerator != nullptr) HYBRIDATTN_TRY(accelerator->synchronize("workspace"));
+  if (grows && accelerator != nullptr) {
+    if (accelerator->capturing()) {
+      return error(StatusCode::kFailedPrecondition, "workspace: it has ", shared_bytes, " + ",
+                   worker_bytes, " bytes and must grow to ", shared_wanted, " + ", per_worker,
+                   " while a graph is captured; reserve them or run once before");
+    }
+    HYBRIDATTN_TRY(accelerator->synchronize("workspace"));
+  }
   if (shared_wanted > shared_bytes) {
-    HYBRIDATTN_TRY(
-        regrow(*allocator, shared, shared_bytes, core::round_to_alignment(shared_wanted), 1));
+    HYBRIDATTN_TRY(regrow(*this, shared, shared_bytes, core::round_to_alignment(shared_wanted), 1));
   }
   if (per_worker > worker_bytes) {
     const auto pieces = static_cast<std::size_t>(executor->concurrency());
     HYBRIDATTN_TRY(
-        regrow(*allocator, workers, worker_bytes, core::round_to_alignment(per_worker), pieces));
+        regrow(*this, workers, worker_bytes, core::round_to_alignment(per_worker), pieces));
   }
   return {};
 }

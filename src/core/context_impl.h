@@ -3,6 +3,8 @@
 
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "hybridattn/context.h"
 #include "src/core/device.h"
@@ -44,6 +46,9 @@ class __attribute__((visibility("hidden"))) Context::Impl {
   std::size_t shared_bytes = 0;
   std::byte* workers = nullptr;
   std::size_t worker_bytes = 0;
+  // Blocks that a captured graph may name live as long as the context, when larger ones take over.
+  bool captured = false;
+  std::vector<std::pair<std::byte*, std::size_t>> retired;
   std::uint32_t* counters = nullptr;  // zeros between the kernels of the accelerator
   std::size_t num_counters = 0;
 };

@@ -41,6 +41,8 @@ class Device {
   /// has passed the mark, at once where there is none.
   virtual Status mark(int index) = 0;
   virtual Status wait(int index) = 0;
+  /// Whether work ordered now becomes part of a graph that somebody captures on the stream.
+  virtual bool capturing() const noexcept = 0;
 
   static constexpr int kEvents = 4;
 };

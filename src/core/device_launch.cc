@@ -26,6 +26,7 @@ OpenDevice open_cuda = nullptr;
 Result<DeviceLaunch> begin_device_launch(Context& context, const DeviceNeeds& needs) {
   Context::Impl& impl = context.impl();
   HYBRIDATTN_TRY(impl.reserve(0, needs.scratch_bytes));
+  if (!impl.captured) impl.captured = impl.accelerator->capturing();
   HYBRIDATTN_TRY(impl.reserve_counters(needs.counters));
   return DeviceLaunch{impl.accelerator->stream(), &impl.accelerator->info(), impl.workers,
                       impl.counters};

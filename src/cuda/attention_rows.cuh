@@ -151,7 +151,7 @@ struct Finish {
 /// `top`, `sum`: the largest log2 logit and the sum of weights relative to it; no weight at all is
 /// a query that sees nothing.
 __device__ inline Finish finish_query(const AttentionCall& call, int head, float top, float sum) {
-  if (!(sum > 0.0f)) return {0.0f, -INFINITY};
+  if (sum == 0.0f) return {0.0f, -INFINITY};
   float reach = 1.0f;
   if (call.sinks != nullptr) {
     const float sink = call.sinks[head] * kLog2E;

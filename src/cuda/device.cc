@@ -104,6 +104,11 @@ class CudaDevice final : public core::Device {
     const Current current(info_.index);
     return check(cudaStreamSynchronize(stream_), after);
   }
+  bool capturing() const noexcept override {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    return cudaStreamIsCapturing(stream_, &status) == cudaSuccess &&
+           status == cudaStreamCaptureStatusActive;
+  }
   Status mark(int index) override {
     const Current current(info_.index);
     return check(cudaEventRecord(events_[static_cast<std::size_t>(index)], stream_), "event");

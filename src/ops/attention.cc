@@ -4,6 +4,7 @@
 
 #include "hybridattn/status_macros.h"
 #include "src/core/arg_check.h"
+#include "src/core/context_impl.h"
 #include "src/core/kernel.h"
 #include "src/ops/attention_check.h"
 #include "src/ops/attention_params.h"
@@ -55,9 +56,10 @@ AttentionHeads heads_of(const AttentionArgs& args, std::int64_t hq, std::int64_t
 }
 
 /// Rows that were checked when they were written must have been written for this call's heads.
-Status check_placed(const PlacedAttentionRows& placed, const AttentionHeads& heads,
-                    std::int64_t tokens, std::int64_t pages) {
+Status check_placed(const Context& context, const PlacedAttentionRows& placed,
+                    const AttentionHeads& heads, std::int64_t tokens, std::int64_t pages) {
   core::ArgCheck check("attention");
+  check.require(placed.context == &context, "rows.device is of another context");
   const AttentionHeads& made = placed.heads;
   check.require(made.num_heads == heads.num_heads && made.num_kv_heads == heads.num_kv_heads &&
                     made.page_size == heads.page_size && made.causal == heads.causal &&
@@ -76,10 +78,18 @@ Status check_placed(const PlacedAttentionRows& placed, const AttentionHeads& hea
 /// Cuts the rows into work for the kernels of the accelerator and uploads both.
 Status place_rows(Context& context, const AttentionHeads& heads, std::int64_t tokens,
                   ops::AttentionParams& params, ops::AttentionTables& tables) {
-  if (params.rows.device != nullptr) {
+  const bool placed = params.rows.device != nullptr;
+  if (context.impl().accelerator->capturing() && !(placed && params.rows.device->captured)) {
+    return error(StatusCode::kFailedPrecondition,
+                 "attention: a graph is captured and rows.device is ",
+                 placed ? "of limits with captured = false" : "null",
+                 ", must be of a DeviceAttentionRows whose calls may be captured");
+  }
+  if (placed) {
     params.tables = &params.rows.device->tables;
     return {};
   }
+  HYBRIDATTN_TRY(ops::check_attention_lengths("attention", params.rows, heads));
   ops::AttentionSchedule schedule;
   ops::schedule_attention(params.rows, ops::attention_cut(context, heads), schedule);
   HYBRIDATTN_TRY(ops::place_attention_rows(context, params.rows, tokens, schedule, tables));
@@ -121,7 +131,7 @@ Status attention(Context& context, const AttentionArgs& args) {
   HYBRIDATTN_TRY(check_options(check, args.options));
   const AttentionHeads heads = heads_of(args, hq, hk, check["page_size"]);
   if (args.rows.device != nullptr) {
-    HYBRIDATTN_TRY(check_placed(*args.rows.device, heads, check["T"], check["pages"]));
+    HYBRIDATTN_TRY(check_placed(context, *args.rows.device, heads, check["T"], check["pages"]));
   } else {
     ops::AttentionEnds ends;
     HYBRIDATTN_TRY(

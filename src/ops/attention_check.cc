@@ -73,6 +73,19 @@ Status check_tree(const char* op, const AttentionRows& rows, bool causal, std::i
 
 }  // namespace
 
+Status check_attention_lengths(const char* op, const AttentionRows& rows,
+                               const AttentionHeads& heads) {
+  constexpr std::int32_t kMostKeys = 0x7fffffff - 1024, kMostPage = 1 << 30;
+  core::ArgCheck check(op);
+  check.require_supported(heads.page_size <= kMostPage, "page_size is ", heads.page_size,
+                          ", must be at most ", kMostPage);
+  for (std::int32_t r = 0; r < rows.count; ++r) {
+    check.require_supported(rows.kv_length[r] <= kMostKeys, "row ", r, " has kv_length ",
+                            rows.kv_length[r], ", must be at most ", kMostKeys);
+  }
+  return check.status();
+}
+
 Status check_attention_rows(const char* op, const AttentionRows& rows, const AttentionHeads& heads,
                             std::int64_t tokens, std::int64_t pages, AttentionEnds& ends) {
   core::ArgCheck check(op);

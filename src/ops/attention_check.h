@@ -15,4 +15,8 @@ struct AttentionEnds {
 Status check_attention_rows(const char* op, const AttentionRows& rows, const AttentionHeads& heads,
                             std::int64_t tokens, std::int64_t pages, AttentionEnds& ends);
 
+/// What kernels of an accelerator count with 32 bits. Errors: unsupported.
+Status check_attention_lengths(const char* op, const AttentionRows& rows,
+                               const AttentionHeads& heads);
+
 }  // namespace hybridattn::ops

@@ -28,7 +28,8 @@ struct AttentionJoin {
   std::int32_t first;
   std::int32_t part;
   std::int32_t parts;
-  std::int32_t tile;  ///< query rows of a part
+  std::int32_t index;  ///< of the first part, counted from the row's first key where cuts are fixed
+  std::int32_t tile;   ///< query rows of a part
   std::int32_t q_start, q_length;
 };
 

@@ -38,6 +38,8 @@ namespace hybridattn {
 struct PlacedAttentionRows {
   ops::AttentionTables tables;
   AttentionHeads heads;
+  const Context* context;
+  bool captured;
   // Of what the rows name, so that a call is checked without a walk over them.
   std::int64_t end_token;  // behind the last
   std::int64_t end_page;   // behind the last page, or key of dense ones

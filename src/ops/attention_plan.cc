@@ -8,13 +8,8 @@
 namespace hybridattn::ops {
 namespace {
 
-/// A tile's keys: from the cut at or before its first to its last.
-struct Tile {
-  std::int32_t row, first, begin, end;
-};
-
-Tile tile_of(const AttentionRows& rows, const AttentionCut& cut, std::int32_t row,
-             std::int64_t first, std::int64_t last) {
+AttentionTile tile_of(const AttentionRows& rows, const AttentionCut& cut, std::int32_t row,
+                      std::int64_t first, std::int64_t last) {
   const std::int64_t length = rows.q_length[row], keys = rows.kv_length[row];
   const bool tree = rows.parents != nullptr && rows.parents[rows.q_start[row]] != kChain;
   const auto seen = [&](std::int64_t query_row) {
@@ -27,7 +22,7 @@ Tile tile_of(const AttentionRows& rows, const AttentionCut& cut, std::int32_t ro
           static_cast<std::int32_t>(seen(last).end)};
 }
 
-std::int64_t pieces_of(const Tile& tile, std::int64_t part, bool fixed) {
+std::int64_t pieces_of(const AttentionTile& tile, std::int64_t part, bool fixed) {
   // Fixed parts lie on a grid from the row's first key.
   const std::int64_t begin = fixed ? tile.begin / part * part : tile.begin;
   return std::max<std::int64_t>(1, (tile.end - begin + part - 1) / part);
@@ -35,8 +30,8 @@ std::int64_t pieces_of(const Tile& tile, std::int64_t part, bool fixed) {
 
 /// The least keys of a part with which the tiles, of `all` keys together, make at most `most`
 /// pieces, of which there are more than tiles.
-std::int64_t least_part(const std::vector<Tile>& tiles, std::int64_t all, std::int64_t most,
-                        std::int64_t longest) {
+std::int64_t least_part(const std::vector<AttentionTile>& tiles, std::int64_t all,
+                        std::int64_t most, std::int64_t longest) {
   const auto in_cuts = [](std::int64_t keys) { return (keys + kAttentionCut - 1) / kAttentionCut; };
   const auto count = static_cast<std::int64_t>(tiles.size());
   // all / part <= pieces <= all / part + tiles.
@@ -47,7 +42,7 @@ std::int64_t least_part(const std::vector<Tile>& tiles, std::int64_t all, std::i
     const std::int64_t middle = (least + enough) / 2;
     const auto part = static_cast<std::uint32_t>(middle * kAttentionCut);
     std::int64_t pieces = 0;
-    for (const Tile& tile : tiles) {
+    for (const AttentionTile& tile : tiles) {
       const auto keys = static_cast<std::uint32_t>(tile.end - tile.begin);
       pieces += std::max(1u, (keys + part - 1) / part);
     }
@@ -67,11 +62,11 @@ constexpr std::int64_t kMoreWaves = 2;
 
 /// Keys of a part: the tiles of all key heads fill the slots once or a few times, evenly. In keys,
 /// a block costs kSetUp beside its own, and each part kJoin once more when the parts are added up.
-std::int64_t choose_part(const std::vector<Tile>& tiles, const AttentionCut& cut,
+std::int64_t choose_part(const std::vector<AttentionTile>& tiles, const AttentionCut& cut,
                          std::int64_t slots) {
   constexpr std::int64_t kSetUp = 128, kJoin = 3;
   std::int64_t longest = 1, all = 0;
-  for (const Tile& tile : tiles) {
+  for (const AttentionTile& tile : tiles) {
     const std::int64_t keys = std::max(tile.end - tile.begin, 1);
     longest = std::max(longest, keys);
     all += keys;
@@ -114,26 +109,27 @@ class Cutter {
 
   void add(bool many) {
     const std::int32_t size = many ? cut_.many_rows : kAttentionFewRows;
-    tiles_.clear();
+    std::vector<AttentionTile>& tiles = out_.tiles;
+    tiles.clear();
     for (std::int32_t row = 0; row < rows_.count; ++row) {
       const std::int64_t query_rows = rows_.q_length[row] * cut_.group;
       if ((query_rows > kAttentionFewRows || cut_.one_kernel) != many) continue;
       for (std::int64_t first = 0; first < query_rows; first += size) {
         const std::int64_t last = std::min(first + size, query_rows) - 1;
-        tiles_.push_back(tile_of(rows_, cut_, row, first, last));
+        tiles.push_back(tile_of(rows_, cut_, row, first, last));
       }
     }
     const std::int64_t fixed = many ? kAttentionFixedPartOfMany : kAttentionFixedPart;
     const std::int64_t slots = many ? cut_.slots_of_many : cut_.slots;
-    const std::int64_t part = cut_.fixed ? fixed : choose_part(tiles_, cut_, slots);
+    const std::int64_t part = cut_.fixed ? fixed : choose_part(tiles, cut_, slots);
     std::vector<AttentionWork>& work = many ? out_.many : out_.few;
-    for (const Tile& tile : tiles_) cut_tile(tile, part, size, work);
+    for (const AttentionTile& tile : tiles) cut_tile(tile, part, size, work);
     // Blocks that have one piece each need no order.
     if (static_cast<std::int64_t>(work.size()) * cut_.kv_heads > slots) sort_longest_first(work);
   }
 
  private:
-  void cut_tile(const Tile& tile, std::int64_t part, std::int32_t size,
+  void cut_tile(const AttentionTile& tile, std::int64_t part, std::int32_t size,
                 std::vector<AttentionWork>& out) {
     const std::int64_t pieces = pieces_of(tile, part, cut_.fixed);
     AttentionWork work{tile.row,
@@ -149,9 +145,11 @@ class Cutter {
       out.push_back(work);
       return;
     }
-    out_.joins.push_back({tile.row, tile.first, static_cast<std::int32_t>(out_.part_rows),
-                          static_cast<std::int32_t>(pieces), size, work.q_start, work.q_length});
     const std::int64_t origin = cut_.fixed ? tile.begin / part * part : tile.begin;
+    out_.joins.push_back({tile.row, tile.first, static_cast<std::int32_t>(out_.part_rows),
+                          static_cast<std::int32_t>(pieces),
+                          static_cast<std::int32_t>(origin / part), size, work.q_start,
+                          work.q_length});
     for (std::int64_t i = 0; i < pieces; ++i) {
       work.begin = static_cast<std::int32_t>(std::max<std::int64_t>(tile.begin, origin + i * part));
       work.end =
@@ -165,7 +163,6 @@ class Cutter {
   const AttentionRows& rows_;
   const AttentionCut& cut_;
   AttentionSchedule& out_;
-  std::vector<Tile> tiles_;
 };
 
 }  // namespace
@@ -189,8 +186,7 @@ AttentionCut attention_cut(Context& context, const AttentionHeads& heads) {
   return cut;
 }
 
-AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits& limits,
-                                  std::int64_t page_size) {
+AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits& limits) {
   const std::int64_t row_tokens = limits.row_tokens == 0 ? limits.tokens : limits.row_tokens;
   const std::int64_t query_rows = limits.tokens * cut.group;
   const std::int64_t rows = std::min(limits.rows, limits.tokens);
@@ -199,17 +195,22 @@ AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits
   // A row's last tile may not be full.
   const std::int64_t many_tiles =
       many ? std::min(query_rows, rows + query_rows / cut.many_rows) : 0;
-  const auto cut_pieces = [&](std::int64_t tiles, std::int64_t slots, std::int64_t fixed_part) {
-    if (cut.fixed) return tiles * (limits.keys / fixed_part + 1);
+  const std::int64_t all_keys =
+      limits.all_keys > 0 ? limits.all_keys : std::int64_t{limits.rows} * limits.keys;
+  // Every piece but a tile's last is a whole part.
+  const auto fixed_pieces = [&](std::int64_t tiles, std::int64_t tiles_of_row, std::int64_t part) {
+    return std::min(tiles * (limits.keys / part + 1), tiles + tiles_of_row * (all_keys / part));
+  };
+  const auto filled_pieces = [&](std::int64_t tiles, std::int64_t slots) {
     const std::int64_t at_once = std::max<std::int64_t>(slots / cut.kv_heads, 1);
     return std::min(tiles * (limits.keys / kAttentionCut + 1), (kMostWaves + kMoreWaves) * at_once);
   };
-  std::int64_t few_parts = cut_pieces(few_tiles, cut.slots, kAttentionFixedPart);
-  if (cut.fixed && page_size > 0) {  // a row is one tile: all of them have no more keys than pages
-    few_parts = std::min(few_parts, few_tiles + limits.pages * page_size / kAttentionFixedPart);
-  }
+  const std::int64_t many_of_row = (row_tokens * cut.group + cut.many_rows - 1) / cut.many_rows;
+  const std::int64_t few_parts = cut.fixed ? fixed_pieces(few_tiles, 1, kAttentionFixedPart)
+                                           : filled_pieces(few_tiles, cut.slots);
   const std::int64_t many_parts =
-      cut_pieces(many_tiles, cut.slots_of_many, kAttentionFixedPartOfMany);
+      cut.fixed ? fixed_pieces(many_tiles, many_of_row, kAttentionFixedPartOfMany)
+                : filled_pieces(many_tiles, cut.slots_of_many);
   AttentionMost most{};
   most.few = std::max(few_tiles, few_parts);
   most.many = std::max(many_tiles, many_parts);
@@ -229,6 +230,7 @@ void AttentionSchedule::reserve(const AttentionMost& most) {
   few.reserve(static_cast<std::size_t>(most.few));
   many.reserve(static_cast<std::size_t>(most.many));
   joins.reserve(static_cast<std::size_t>(most.joins));
+  tiles.reserve(static_cast<std::size_t>(std::max(most.few, most.many)));
 }
 
 std::int64_t first_page_read(const AttentionRows& rows, const AttentionHeads& heads,

@@ -42,19 +42,24 @@ struct AttentionMost {
   std::int64_t few, many, joins, part_rows;
 };
 
+/// A tile of query rows and its keys, from the cut at or before the first to the last.
+struct AttentionTile {
+  std::int32_t row, first, begin, end;
+};
+
 /// Blocks of work of one step, longest first.
 struct AttentionSchedule {
   std::vector<AttentionWork> few, many;
   std::vector<AttentionJoin> joins;
-  std::int64_t part_rows = 0;  ///< query rows of all parts of one key head
-  std::int32_t many_rows = 0;  ///< as the cut has it
+  std::vector<AttentionTile> tiles;  ///< while it is made
+  std::int64_t part_rows = 0;        ///< query rows of all parts of one key head
+  std::int32_t many_rows = 0;        ///< as the cut has it
 
   void clear();
   void reserve(const AttentionMost& most);
 };
 
-AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits& limits,
-                                  std::int64_t page_size);
+AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits& limits);
 
 /// The first of a row's pages with a key that one of its queries sees: an engine may have freed
 /// those before it.

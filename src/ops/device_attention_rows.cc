@@ -95,6 +95,16 @@ DeviceAttentionRows::~DeviceAttentionRows() {
 Result<std::unique_ptr<DeviceAttentionRows>> DeviceAttentionRows::create(
     Context& context, const AttentionHeads& heads, const AttentionLimits& limits) {
   HYBRIDATTN_TRY(check_made(heads, limits));
+  try {
+    return make(context, heads, limits);
+  } catch (const std::exception&) {  // bad_alloc, length_error
+    return error(StatusCode::kResourceExhausted, "DeviceAttentionRows: there is no memory for ",
+                 limits.rows, " rows of ", limits.tokens, " tokens over ", limits.pages, " pages");
+  }
+}
+
+Result<std::unique_ptr<DeviceAttentionRows>> DeviceAttentionRows::make(
+    Context& context, const AttentionHeads& heads, const AttentionLimits& limits) {
   auto impl = std::unique_ptr<Impl>(new Impl{context, heads, limits});
   Impl& x = *impl;
   x.ints.resize(3 * static_cast<std::size_t>(limits.rows));
@@ -104,7 +114,7 @@ Result<std::unique_ptr<DeviceAttentionRows>> DeviceAttentionRows::create(
   std::unique_ptr<DeviceAttentionRows> made(new DeviceAttentionRows(std::move(impl)));
   if (context.device() == DeviceType::kCpu) return made;
   x.cut = ops::attention_cut(context, heads);
-  const ops::AttentionMost most = ops::most_attention_work(x.cut, limits, heads.page_size);
+  const ops::AttentionMost most = ops::most_attention_work(x.cut, limits);
   x.block = {limits.rows,   limits.tokens,   most.few,
              most.many,     most.joins,      most.part_rows,
              limits.tokens, x.cut.many_rows, heads.page_size == 0 ? 0 : limits.pages + 1};
@@ -114,7 +124,7 @@ Result<std::unique_ptr<DeviceAttentionRows>> DeviceAttentionRows::create(
     return error(StatusCode::kResourceExhausted, "DeviceAttentionRows: the allocator gave no ",
                  x.block.bytes(), " bytes");
   }
-  x.placed = {x.block.tables(x.memory), heads, 0, 0};
+  x.placed = {x.block.tables(x.memory), heads, &context, limits.captured, 0, 0};
   AttentionRows none;
   none.pages = heads.page_size == 0 ? nullptr : x.pages.data();
   HYBRIDATTN_TRY(made->write(none));
@@ -124,29 +134,47 @@ Result<std::unique_ptr<DeviceAttentionRows>> DeviceAttentionRows::create(
 Status DeviceAttentionRows::write(const AttentionRows& rows) {
   Impl& x = *impl_;
   const bool dense = x.heads.page_size == 0;
+  constexpr const char* kVerb = "DeviceAttentionRows::write";
+  core::ArgCheck check(kVerb);
+  check.require((rows.pages == nullptr) == dense && rows.num_pages_listed >= 0, "rows.pages is ",
+                rows.pages == nullptr ? "null" : "given", " with ", rows.num_pages_listed,
+                " pages listed, must be ", dense ? "null" : "given", " for page_size ",
+                x.heads.page_size);
+  if (!check.ok()) return check.status();
+  if (x.memory != nullptr && x.context.impl().accelerator->capturing()) {
+    return error(StatusCode::kFailedPrecondition, kVerb,
+                 ": a graph is captured, which would write these rows at every launch");
+  }
+  const std::int64_t ids = dense ? std::numeric_limits<std::int64_t>::max() : std::int64_t{1} << 31;
   ops::AttentionEnds ends;
-  HYBRIDATTN_TRY(ops::check_attention_rows(
-      "DeviceAttentionRows::write", rows, x.heads, x.limits.tokens,
-      dense ? std::numeric_limits<std::int64_t>::max() : std::int64_t{1} << 31, ends));
+  HYBRIDATTN_TRY(ops::check_attention_rows(kVerb, rows, x.heads, x.limits.tokens,
+                                           x.limits.cache_pages > 0 ? x.limits.cache_pages : ids,
+                                           ends));
+  HYBRIDATTN_TRY(ops::check_attention_lengths(kVerb, rows, x.heads));
   std::int32_t most_keys = 0, most_tokens = 0;
+  std::int64_t all_keys = 0;
   for (std::int32_t r = 0; r < rows.count; ++r) {
     most_keys = std::max(most_keys, rows.kv_length[r]);
     most_tokens = std::max(most_tokens, rows.q_length[r]);
+    all_keys += rows.kv_length[r];
   }
   const std::int64_t pages = dense ? 0 : rows.num_pages_listed;
   const std::int32_t row_tokens = x.limits.row_tokens == 0 ? x.limits.tokens : x.limits.row_tokens;
   if (rows.count > x.limits.rows || most_keys > x.limits.keys || pages > x.limits.pages ||
-      most_tokens > row_tokens) {
+      most_tokens > row_tokens || (x.limits.all_keys > 0 && all_keys > x.limits.all_keys)) {
     return error(StatusCode::kOutOfRange, "DeviceAttentionRows::write: ", rows.count,
                  " rows of up to ", most_tokens, " queries and ", most_keys, " keys over ", pages,
                  " pages, made for at most ", x.limits.rows, ", ", row_tokens, ", ", x.limits.keys,
                  " and ", x.limits.pages);
   }
+  if (x.memory != nullptr) {
+    HYBRIDATTN_TRY(x.upload(rows));
+    // A captured call reads whatever is written later.
+    x.placed.end_token = x.limits.captured ? x.limits.tokens : ends.token;
+    x.placed.end_page = x.limits.captured ? std::max(ends.page, x.limits.cache_pages) : ends.page;
+  }
   x.keep(rows, ends.token);
-  if (x.memory == nullptr) return {};
-  x.placed.end_token = ends.token;
-  x.placed.end_page = ends.page;
-  return x.upload(rows);
+  return {};
 }
 
 AttentionRows DeviceAttentionRows::rows() const noexcept {

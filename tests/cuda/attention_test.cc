@@ -288,7 +288,7 @@ TEST_F(CudaAttention, RowsWrittenOnceServeManyCalls) {
   Problem problem({{1, 3000}, {90, 700}, {0, 5}, {2, 64}}, 16, 128);
   Buffer out = problem.make_out(), lse = problem.make_lse();
   ASSERT_OK(attention(context(), problem.args(out, lse)));
-  auto rows = DeviceAttentionRows::create(context(), problem.heads(), {8, 200, 400, 4096});
+  auto rows = DeviceAttentionRows::create(context(), problem.heads(), {8, 93, 400, 4096});
   ASSERT_OK(rows.status());
   ASSERT_OK((*rows)->write(problem.rows.view(true)));
   for (int i = 0; i < 2; ++i) {
@@ -323,6 +323,78 @@ TEST_F(CudaAttention, RowsThatDoNotFitAreRefused) {
                kInvalidArgument, "num_heads is 4", "3");
 }
 
+TEST_F(CudaAttention, ALongWindowIsAlikeHoweverQueriesAreCut) {
+  ContextOptions options;
+  options.device = DeviceType::kCuda;
+  options.allocator = &shared_memory();
+  options.synchronous = true;
+  options.chunk_invariant = true;
+  const auto invariant = make_context(options);
+  // A window of several parts, whose first depends on where a tile begins.
+  Problem whole({{200, 20290}}, 16, 64, DType::kBF16, 8, 1);
+  whole.options.window = 16000;
+  Buffer out = whole.make_out(), lse = whole.make_lse();
+  ASSERT_OK(attention(*invariant, whole.args(out, lse)));
+  for (const std::int32_t chunk : {6, 70}) {
+    Buffer parts = whole.make_out(), parts_lse = whole.make_lse();
+    for (std::int32_t first = 0; first < 200; first += chunk) {
+      const std::int32_t queries = std::min(chunk, 200 - first);
+      KvRows rows;
+      rows.add(first, queries, 20090 + first + queries, whole.pages_of[0]);
+      AttentionArgs args = whole.args(parts, parts_lse);
+      args.rows = rows.view(true);
+      ASSERT_OK(attention(*invariant, args));
+    }
+    EXPECT_EQ(parts.memory(), out.memory()) << "chunks of " << chunk;
+  }
+}
+
+TEST_F(CudaAttention, TinyQueriesOverF8) {
+  Problem problem({{1, 700}, {20, 90}}, 16, 128, DType::kBF16, 6, 2, DType::kF8E4M3);
+  for (const double value : {1e-37, 1e-30, 0.0, 1e30}) {
+    problem.q.fill(std::vector<double>(static_cast<std::size_t>(problem.q.num_elements()), value));
+    expect_as_plain(problem);
+  }
+}
+
+TEST_F(CudaAttention, ANaNThatIsSeenIsNotHidden) {
+  for (const DType cache : {DType::kBF16, DType::kF8E4M3}) {
+    Problem problem({{1, 700}, {70, 90}}, 16, 64, DType::kBF16, 6, 2, cache);
+    problem.k.poison({problem.pages_of[0][3], 5});
+    problem.k.poison({problem.pages_of[1][0], 0});
+    for (Context* some : {&context(), plain_.get()}) {
+      Buffer out = problem.make_out(), lse = problem.make_lse();
+      ASSERT_OK(attention(*some, problem.args(out, lse)));
+      for (const std::int64_t token : {0, 1, 70}) {
+        EXPECT_TRUE(std::isnan(out.get({token, 0, 0}))) << some->last_kernel_target();
+        EXPECT_TRUE(std::isnan(lse.get({token, 5}))) << some->last_kernel_target();
+      }
+    }
+  }
+}
+
+TEST_F(CudaAttention, RowsOfAnotherKindAreRefused) {
+  Problem problem({{1, 30}}, 16, 64);
+  auto paged = DeviceAttentionRows::create(context(), problem.heads(), {2, 10, 8, 100});
+  AttentionHeads heads = problem.heads();
+  heads.page_size = 0;
+  auto dense = DeviceAttentionRows::create(context(), heads, {2, 10, 8, 100});
+  ASSERT_OK(paged.status());
+  ASSERT_OK(dense.status());
+  AttentionRows rows = problem.rows.view(true);
+  EXPECT_ERROR((*dense)->write(rows), kInvalidArgument, "rows.pages is given");
+  rows.pages = nullptr;
+  EXPECT_ERROR((*paged)->write(rows), kInvalidArgument, "rows.pages is null");
+  ASSERT_OK((*paged)->write(problem.rows.view(true)));
+  Buffer out = problem.make_out(), lse = problem.make_lse();
+  AttentionArgs args = problem.args(out, lse);
+  args.rows = (*paged)->rows();
+  EXPECT_ERROR(attention(*plain_, args), kInvalidArgument, "another context");
+  const auto cpu = make_context();
+  EXPECT_ERROR(attention(*cpu, args), kInvalidArgument, "another context");
+  EXPECT_ERROR(attention(context(), args), kOutOfRange, "rows.device names queries up to 10");
+}
+
 /// A captured call follows the rows: lengths that shrink and grow, with what earlier replays left
 /// in the workspace.
 TEST_F(CudaAttention, ACapturedCallFollowsTheRows) {
@@ -342,7 +414,10 @@ TEST_F(CudaAttention, ACapturedCallFollowsTheRows) {
     args.rows = (*rows)->rows();
     ASSERT_OK(attention(*captured, args));  // grows the workspace
     ASSERT_OK(captured->synchronize());
+    AttentionArgs baked = problem.args(out, lse);
     ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    EXPECT_ERROR(attention(*captured, baked), kFailedPrecondition, "captured", "null");
+    EXPECT_ERROR((*rows)->write(problem.rows.view(true)), kFailedPrecondition, "captured");
     ASSERT_OK(attention(*captured, args));
     cudaGraph_t graph;
     ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);

@@ -146,7 +146,7 @@ TEST(AttentionPlan, FitsTheRoomForTheMost) {
   Random random(6);
   AttentionSchedule schedule;
   for (const AttentionCut& cut : cuts()) {
-    const ops::AttentionMost most = ops::most_attention_work(cut, {20, 6000, 0, 9000}, 0);
+    const ops::AttentionMost most = ops::most_attention_work(cut, {20, 6000, 0, 9000});
     for (int i = 0; i < 20; ++i) {
       const RandomRows rows(random, static_cast<std::int32_t>(random.integer(0, 20)), 300, 9000);
       ops::schedule_attention(rows.view(), cut, schedule);

@@ -59,7 +59,8 @@ struct AttentionArgs {
 /// and the processor multiplies bf16, weights are rounded to bf16 for their product with v. A query
 /// that sees nothing gets output 0 and lse = -inf, with sinks too. A result does not depend on the
 /// other rows or on how a row's queries are cut. Errors: invalid_argument, out_of_range (a page
-/// outside the cache, too few pages), unsupported.
+/// outside the cache, too few pages), unsupported. Values of a row's new keys that a query does not
+/// see must be finite: kernels may multiply them by 0.
 HYBRIDATTN_API Status attention(Context& context, const AttentionArgs& args);
 
 struct MergeStatesArgs {

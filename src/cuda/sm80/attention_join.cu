@@ -20,17 +20,19 @@ __device__ void add(float4& total, const float4& x, float factor) {
   total.w += x.w * factor;
 }
 
-/// Parts `share`, `share` + kShares ... of a query row whose first part is at `at`.
+/// The parts of a query row, its first at `at`, whose number from the row's first key is `share`
+/// modulo kShares: what a query sees adds up in one order, wherever its tile begins.
 __device__ Share add_parts(const AttentionTileParams& p, const ops::AttentionJoin& join,
                            std::int64_t at, int share, int d, int dim) {
   Share out{-INFINITY, 0.0f, {}};
+  const int begin = (share - join.index % kShares + kShares) % kShares;
   const auto place = [&](int i) { return at + std::int64_t{i} * join.tile; };
 #pragma unroll 8
-  for (int i = share; i < join.parts; i += kShares) {
+  for (int i = begin; i < join.parts; i += kShares) {
     out.top = fmaxf(out.top, p.part_top[place(i)].x);
   }
   const float zero = out.top == -INFINITY ? 0.0f : out.top;
-  for (int first = share; first < join.parts; first += kAhead * kShares) {
+  for (int first = begin; first < join.parts; first += kAhead * kShares) {
     float4 sums[kAhead];
     float2 edge[kAhead];
 #pragma unroll

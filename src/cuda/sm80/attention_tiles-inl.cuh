@@ -58,7 +58,8 @@ __device__ float shift_to_f16(std::uint32_t (&x)[8]) {
   for (int offset = Lanes / 2; offset > 0; offset /= 2) {
     largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, offset));
   }
-  const int exponent = largest > 0.0f && largest < INFINITY ? ilogbf(largest) - 8 : 0;
+  // Not so far that the factor overflows.
+  const int exponent = largest > 0.0f && largest < INFINITY ? max(ilogbf(largest) - 8, -120) : 0;
   const float factor = exp2f(static_cast<float>(-exponent));
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -254,7 +255,8 @@ Status run_attention_tiles(const AttentionTileParams& p, const core::DeviceLaunc
   if (works == 0) return {};
   const auto kernel = attention_tiles_kernel<X, KV, D, Few>;
   HYBRIDATTN_TRY(allow_shared_memory("attention", kernel, L::kBytes));
-  const auto blocks = std::min<std::int64_t>(std::int64_t{works} * p.call.kv_heads * 2,
+  const int parts = Few ? 1 : p.call.tables.many_rows / L::kRows;
+  const auto blocks = std::min<std::int64_t>(std::int64_t{works} * p.call.kv_heads * parts,
                                              std::int64_t{launch.info->num_sms} * 2);
   return launch_early("attention", launch, kernel, dim3(static_cast<unsigned>(blocks)), 128,
                       L::kBytes, p);

@@ -72,8 +72,8 @@ __global__ void __launch_bounds__(kWarps * 32)
       }
       const float scaled = sum_lanes(product) * call.scale;
       const float logit = call.cap == 0.0f ? scaled * kLog2E : capped_log2(call.cap, scaled);
+      if (logit == -INFINITY) continue;
       const float higher = fmaxf(top, logit);
-      if (higher == -INFINITY) continue;
       const float fade = exp2f(top - higher), weight = exp2f(logit - higher);
       top = higher;
       sum = fmaf(sum, fade, weight);
