@@ -15,6 +15,8 @@ struct AttentionHeads {
   std::int32_t page_size = 0;     ///< 0: keys are dense
   bool causal = true;
   std::int32_t window = -1;  ///< as in AttentionOptions
+
+  bool operator==(const AttentionHeads&) const = default;
 };
 
 /// The most that a DeviceAttentionRows holds.

@@ -6,14 +6,6 @@
 #include "src/core/context_impl.h"
 
 namespace hybridattn::backend {
-namespace {
-
-bool same(const AttentionHeads& a, const AttentionHeads& b) {
-  return a.num_heads == b.num_heads && a.num_kv_heads == b.num_kv_heads &&
-         a.page_size == b.page_size && a.causal == b.causal && a.window == b.window;
-}
-
-}  // namespace
 
 PlacedStep::PlacedStep(Context& context, const AttentionLimits& limits)
     : context_(context), limits_(limits) {}
@@ -49,7 +41,7 @@ bool PlacedStep::holds(const AttentionLimits& limits) const noexcept {
 
 Status PlacedStep::add(const AttentionHeads& heads) {
   for (const auto& kind : kinds_) {
-    if (same(kind.first, heads)) return {};
+    if (kind.first == heads) return {};
   }
   HYBRIDATTN_ASSIGN(std::unique_ptr<DeviceAttentionRows> made,
                     DeviceAttentionRows::create(context_, heads, limits_));
@@ -61,7 +53,7 @@ Status PlacedStep::add(const AttentionHeads& heads) {
 Result<AttentionRows> PlacedStep::rows(const AttentionHeads& heads) {
   HYBRIDATTN_TRY(add(heads));
   for (const auto& [kind, rows] : kinds_) {
-    if (same(kind, heads)) return rows->rows();
+    if (kind == heads) return rows->rows();
   }
   return error(StatusCode::kInternal, "PagedAttnBackend: no rows for ", heads.num_heads, " heads");
 }

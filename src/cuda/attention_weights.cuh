@@ -123,7 +123,7 @@ class RowWriter {
   /// `row`: of the tile.
   __device__ RowWriter(const AttentionTileParams& p, const ops::AttentionWork& work, int kv_head,
                        int row, float top, float sum)
-      : p_(p), row_(row) {
+      : p_(p) {
     const AttentionCall& call = p.call;
     const int query_row = work.first + row, group = call.group.divisor();
     there_ = query_row < work.q_length * group;
@@ -149,7 +149,7 @@ class RowWriter {
 
  private:
   const AttentionTileParams& p_;
-  int row_, head_ = 0;
+  int head_ = 0;
   bool there_;
   std::int64_t part_ = -1, token_ = 0;
   Finish finish_{};

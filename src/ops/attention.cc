@@ -61,13 +61,10 @@ Status check_placed(const Context& context, const PlacedAttentionRows& placed,
   core::ArgCheck check("attention");
   check.require(placed.context == &context, "rows.device is of another context");
   const AttentionHeads& made = placed.heads;
-  check.require(made.num_heads == heads.num_heads && made.num_kv_heads == heads.num_kv_heads &&
-                    made.page_size == heads.page_size && made.causal == heads.causal &&
-                    made.window == heads.window,
-                "rows.device was made for HQ = ", made.num_heads, ", HK = ", made.num_kv_heads,
-                ", page_size ", made.page_size, ", causal ", made.causal, ", window ", made.window,
-                ", must be ", heads.num_heads, ", ", heads.num_kv_heads, ", ", heads.page_size,
-                ", ", heads.causal, ", ", heads.window);
+  check.require(made == heads, "rows.device was made for HQ = ", made.num_heads,
+                ", HK = ", made.num_kv_heads, ", page_size ", made.page_size, ", causal ",
+                made.causal, ", window ", made.window, ", must be ", heads.num_heads, ", ",
+                heads.num_kv_heads, ", ", heads.page_size, ", ", heads.causal, ", ", heads.window);
   if (!check.ok()) return check.status();
   if (placed.end_token <= tokens && placed.end_page <= pages) return {};
   return error(StatusCode::kOutOfRange, "attention: rows.device names queries up to ",

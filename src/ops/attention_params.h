@@ -1,4 +1,4 @@
-// What a attention kernel takes. Strides inside the views count elements.
+// What an attention kernel takes. Strides inside the views count elements.
 #pragma once
 
 #include "hybridattn/ops/attention.h"
@@ -33,9 +33,8 @@ struct AttentionJoin {
   std::int32_t q_start, q_length;
 };
 
-/// Query rows of one tile of the kernel for few, and the most of a kernel for many.
+/// Query rows of one tile of the kernel for few.
 inline constexpr std::int32_t kAttentionFewRows = 16;
-inline constexpr std::int32_t kAttentionMostRows = 128;
 
 /// What kernels read, in the accelerator's memory.
 struct AttentionTables {

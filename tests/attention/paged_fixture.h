@@ -10,6 +10,7 @@
 #include "tests/support/canary.h"
 #include "tests/support/contexts.h"
 #include "tests/support/oracle.h"
+#include "tests/support/page_rows.h"
 
 namespace hybridattn::testing {
 
@@ -49,15 +50,7 @@ class PagedFixture : public ::testing::Test {
 
   /// A row with pages of its own, in an order that is not theirs.
   BatchRow row(RowKind kind, std::int64_t computed, std::int32_t tokens) {
-    BatchRow out;
-    out.kind = kind;
-    out.computed = computed;
-    out.new_tokens = tokens;
-    const std::int64_t pages = (computed + tokens + kPageSize - 1) / kPageSize;
-    for (std::int64_t i = 0; i < pages && kind != RowKind::kPad; ++i) {
-      out.pages.push_back(static_cast<std::int32_t>(next_page_ = (next_page_ + 7) % kPages));
-    }
-    return out;
+    return page_rows_.row(kind, computed, tokens);
   }
 
   struct Step {
@@ -150,7 +143,7 @@ class PagedFixture : public ::testing::Test {
   std::unique_ptr<PagedAttnBackend> backend;
 
  private:
-  std::int64_t next_page_ = 3;
+  PageRows page_rows_{kPageSize, kPages, 3};
 };
 
 }  // namespace hybridattn::testing

@@ -4,6 +4,7 @@
 
 #include "hybridattn/hybridattn.h"
 #include "tests/support/contexts.h"
+#include "tests/support/page_rows.h"
 #include "tests/support/tensor.h"
 
 namespace hybridattn::testing {
@@ -89,15 +90,7 @@ class CudaPagedAttnBackend : public ::testing::Test {
   }
 
   BatchRow row(RowKind kind, std::int64_t computed, std::int32_t tokens) {
-    BatchRow out;
-    out.kind = kind;
-    out.computed = computed;
-    out.new_tokens = tokens;
-    const std::int64_t pages = (computed + tokens + kPageSize - 1) / kPageSize;
-    for (std::int64_t i = 0; i < pages && kind != RowKind::kPad; ++i) {
-      out.pages.push_back(static_cast<std::int32_t>(next_page_ = (next_page_ + 7) % kPages));
-    }
-    return out;
+    return page_rows_.row(kind, computed, tokens);
   }
   std::vector<BatchRow> mixed() {
     std::vector<BatchRow> rows{row(RowKind::kDecode, 300, 1), row(RowKind::kPrefill, 20, 70),
@@ -115,7 +108,7 @@ class CudaPagedAttnBackend : public ::testing::Test {
   }
 
  private:
-  std::int64_t next_page_ = 0;
+  PageRows page_rows_{kPageSize, kPages, 0};
 };
 
 TEST_F(CudaPagedAttnBackend, OneStepOfAllKindsIsAsOnTheCpu) {

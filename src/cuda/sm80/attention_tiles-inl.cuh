@@ -262,4 +262,14 @@ Status run_attention_tiles(const AttentionTileParams& p, const core::DeviceLaunc
                       L::kBytes, p);
 }
 
+#define HYBRIDATTN_TILES(X, KV, D, Few)                                          \
+  template Status run_attention_tiles<X, KV, D, Few>(const AttentionTileParams&, \
+                                                     const core::DeviceLaunch&)
+/// The kernels for queries of X and head dim D: over caches of X and of f8_e4m3, few rows and many.
+#define HYBRIDATTN_INSTANCES(X, D)            \
+  HYBRIDATTN_TILES(X, X, D, true);            \
+  HYBRIDATTN_TILES(X, X, D, false);           \
+  HYBRIDATTN_TILES(X, std::uint8_t, D, true); \
+  HYBRIDATTN_TILES(X, std::uint8_t, D, false)
+
 }  // namespace hybridattn::cuda

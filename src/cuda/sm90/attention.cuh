@@ -6,10 +6,7 @@
 
 namespace hybridattn::cuda {
 
-/// Query rows of a tile.
-inline constexpr int kAttentionTileSm90 = 128;
-
-/// Runs the tiles of many query rows, each of kAttentionTileSm90, over keys and values of X.
+/// Runs the tiles of many query rows, each of 128, over keys and values of X.
 template <class X, int D>
 Status run_attention_sm90(const AttentionTileParams& p, const core::DeviceLaunch& launch);
 
