@@ -93,15 +93,15 @@ __device__ inline int lowest_key(const AttentionCall& call, const ops::Attention
   return max(work.begin, oldest);
 }
 
-/// What the two query rows `row` and `row` + 8 of a tile see; rows that are not there, the last.
-__device__ inline void find_sights(const AttentionCall& call, const ops::AttentionWork& work,
-                                   int row, Sight (&sight)[2]) {
+/// What query row `row` of a tile sees of the work's keys, behind which another part may begin; a
+/// row that is not there, the last.
+__device__ inline Sight find_sight(const AttentionCall& call, const ops::AttentionWork& work,
+                                   int row) {
   const RowSpan span{work.q_start, work.q_length, work.kv_length};
   const int last = work.q_length * call.group.divisor() - 1;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    sight[half] = sight_of(call, span, call.group.quotient(min(work.first + row + 8 * half, last)));
-  }
+  Sight sight = sight_of(call, span, call.group.quotient(min(work.first + row, last)));
+  sight.end = min(sight.end, work.end);
+  return sight;
 }
 
 }  // namespace hybridattn::cuda

@@ -22,7 +22,7 @@ class Divider {
     const auto x = static_cast<std::uint32_t>(n);
     return static_cast<int>((__umulhi(x, factor_) + x) >> shift_);
   }
-  __device__ int divisor() const { return static_cast<int>(divisor_); }
+  __host__ __device__ int divisor() const { return static_cast<int>(divisor_); }
 
  private:
   std::uint32_t divisor_ = 1, factor_ = 1;
@@ -35,6 +35,7 @@ struct AttentionCall {
   const float* sinks;  // optional
   ops::AttentionTables tables;
   Divider group, page_size;
+  std::int64_t cache_pages;  // dense: keys
   int heads, kv_heads, window;
   bool causal;
   float scale;  // on q.k as the cache holds k
@@ -77,6 +78,7 @@ inline AttentionCall attention_call(const ops::AttentionParams& p) {
   call.tables = *p.tables;
   call.group = Divider(static_cast<std::uint32_t>(p.group));
   call.page_size = Divider(static_cast<std::uint32_t>(p.k.dim(1)));
+  call.cache_pages = p.k.dim(0);
   call.heads = static_cast<int>(p.q.dim(1));
   call.kv_heads = static_cast<int>(p.k.dim(2));
   call.window = p.options.window;

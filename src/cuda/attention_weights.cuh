@@ -11,8 +11,6 @@ class RowWeights {
  public:
   /// `sight`: what the two rows see.
   __device__ explicit RowWeights(const Sight (&sight)[2]) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) sight_[half] = sight[half];
     // Tiles between these are seen whole by all rows of the warp.
     new_begin_ = sight[0].first_new;  // of all rows of a tile
     int begin = max(sight[0].begin, sight[1].begin);
@@ -27,21 +25,27 @@ class RowWeights {
   }
 
   /// Products of queries with N / 4 * 8 keys from `first` on into weights relative to the largest
-  /// logit so far. `unit`: what a product of each row is to be multiplied with. Sums of earlier
-  /// keys are to be multiplied with `fade`.
-  template <int N>
-  __device__ void weigh(const AttentionCall& call, int first, const float (&unit)[2], float (&s)[N],
-                        float (&fade)[2]) {
-    scale(call, unit, s);
-    if (first < whole_begin_ || first + 2 * N > whole_end_) hide(first, s);
-    float highest[2] = {top[0], top[1]};
+  /// logit so far. `sight`: a function of 0 or 1, again what that row sees. `unit`: what a product
+  /// of each row is to be multiplied with. Sums of earlier keys are to be multiplied with `fade`.
+  template <class RowSight, int N>
+  __device__ void weigh(const AttentionCall& call, const RowSight& sight, int first,
+                        const float (&unit)[2], float (&s)[N], float (&fade)[2]) {
+    float by[2] = {call.scale * unit[0] * kLog2E, call.scale * unit[1] * kLog2E};
+    if (call.cap != 0.0f || !(fminf(by[0], by[1]) > kLeastFactor)) finish_logits(call, s, by);
+    if (first < whole_begin_ || first + 2 * N > whole_end_) hide(sight, first, s);
+    float highest[2] = {s[0], s[2]};
 #pragma unroll
     for (int i = 0; i < N; ++i) highest[i % 4 / 2] = fmaxf(highest[i % 4 / 2], s[i]);
-    float zero[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       highest[half] = fmaxf(highest[half], __shfl_xor_sync(kAllLanes, highest[half], 1));
       highest[half] = fmaxf(highest[half], __shfl_xor_sync(kAllLanes, highest[half], 2));
+      highest[half] = fmaxf(top[half], highest[half] * by[half]);
+    }
+    if (fmaxf(fabsf(highest[0]), fabsf(highest[1])) > kMostLogit) multiply(s, by);
+    float zero[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
       zero[half] = highest[half] == -INFINITY ? 0.0f : highest[half];
       fade[half] = power_of_two(top[half] - zero[half]);
       top[half] = highest[half];
@@ -49,7 +53,7 @@ class RowWeights {
     }
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      s[i] = power_of_two(s[i] - zero[i % 4 / 2]);
+      s[i] = power_of_two(fmaf(s[i], by[i % 4 / 2], -zero[i % 4 / 2]));
       sum[i % 4 / 2] += s[i];
     }
   }
@@ -67,37 +71,49 @@ class RowWeights {
   float sum[2] = {0.0f, 0.0f};            // and the sum of weights, a lane's share until finish
 
  private:
-  /// Products into logits times log2(e).
+  // A weight is 2^(product * factor - highest): one operation, whose product is not rounded. It is
+  // not to differ from that of `highest` by much, nor a factor to be zero where a product is
+  // infinite.
+  static constexpr float kLeastFactor = 1e-30f, kMostLogit = 1 << 22;
+
+  /// Products into logits times log2(e), which then need no factor: where the largest product is
+  /// not the largest logit, or a cap stands between them.
   template <int N>
-  __device__ static void scale(const AttentionCall& call, const float (&unit)[2], float (&s)[N]) {
-    const float by[2] = {call.scale * unit[0], call.scale * unit[1]};
-    if (call.cap == 0.0f) {
+  __device__ static void finish_logits(const AttentionCall& call, float (&s)[N], float (&by)[2]) {
+    multiply(s, by);
+    if (call.cap == 0.0f) return;
 #pragma unroll
-      for (int i = 0; i < N; ++i) s[i] *= by[i % 4 / 2] * kLog2E;
-    } else {
+    for (int i = 0; i < N; ++i) s[i] = capped_log2(call.cap, s[i] * kLn2);
+  }
+  template <int N>
+  __device__ static void multiply(float (&s)[N], float (&by)[2]) {
 #pragma unroll
-      for (int i = 0; i < N; ++i) s[i] = capped_log2(call.cap, s[i] * by[i % 4 / 2]);
-    }
+    for (int i = 0; i < N; ++i) s[i] *= by[i % 4 / 2];
+    by[0] = by[1] = 1.0f;
   }
 
   /// Takes out keys that are not seen.
-  template <int N>
-  __device__ void hide(int first, float (&s)[N]) const {
+  template <class RowSight, int N>
+  __device__ void hide(const RowSight& sight_of_row, int first, float (&s)[N]) const {
     const int key = first + 2 * (threadIdx.x % 4);
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const Sight& sight = sight_[i % 4 / 2];
-      const int at = i / 4 * 8 + i % 2;
-      if (at < sight.begin - key || at >= sight.end - key) s[i] = -INFINITY;
-    }
-    if (first + 2 * N <= new_begin_) return;
+    for (int half = 0; half < 2; ++half) {
+      const Sight sight = sight_of_row(half);
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      if (!sight_[i % 4 / 2].on_path(key + i / 4 * 8 + i % 2)) s[i] = -INFINITY;
+      for (int i = 0; i < N; ++i) {
+        const int at = i / 4 * 8 + i % 2;
+        if (i % 4 / 2 == half && (at < sight.begin - key || at >= sight.end - key)) {
+          s[i] = -INFINITY;
+        }
+      }
+      if (first + 2 * N <= new_begin_) continue;
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        if (i % 4 / 2 == half && !sight.on_path(key + i / 4 * 8 + i % 2)) s[i] = -INFINITY;
+      }
     }
   }
 
-  Sight sight_[2];
   int whole_begin_, whole_end_, new_begin_;
 };
 

@@ -74,6 +74,12 @@ __device__ inline uint4 load_piece(std::uint32_t address) {
   return piece;
 }
 
+__device__ inline void store_piece(std::uint32_t address, const uint4& piece) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(piece.x),
+               "r"(piece.y), "r"(piece.z), "r"(piece.w)
+               : "memory");
+}
+
 /// Two floats as one register of 16-bit elements, `low` in the lower half.
 template <class X>
 __device__ std::uint32_t pack(float low, float high);

@@ -123,12 +123,20 @@ class Cutter {
     const std::int64_t slots = many ? cut_.slots_of_many : cut_.slots;
     const std::int64_t part = cut_.fixed ? fixed : choose_part(tiles, cut_, slots);
     std::vector<AttentionWork>& work = many ? out_.many : out_.few;
-    for (const AttentionTile& tile : tiles) cut_tile(tile, part, size, work);
+    for (AttentionTile& tile : tiles) {
+      if (cut_.fixed) tile.begin = fixed_begin(tile.begin, static_cast<std::int32_t>(part));
+      cut_tile(tile, part, size, work);
+    }
     // Blocks that have one piece each need no order.
     if (static_cast<std::int64_t>(work.size()) * cut_.kv_heads > slots) sort_longest_first(work);
   }
 
  private:
+  static std::int32_t fixed_begin(std::int32_t begin, std::int32_t part) {
+    const std::int32_t origin = begin / part * part;
+    return origin + (begin - origin) / kAttentionFixedCut * kAttentionFixedCut;
+  }
+
   void cut_tile(const AttentionTile& tile, std::int64_t part, std::int32_t size,
                 std::vector<AttentionWork>& out) {
     const std::int64_t pieces = pieces_of(tile, part, cut_.fixed);

@@ -13,8 +13,10 @@ namespace hybridattn::ops {
 
 /// Keys are cut at multiples of this, counted from a row's first key.
 inline constexpr std::int32_t kAttentionCut = 128;
-/// Keys of one part of few and of many query rows where nothing but the row may decide
-/// (batch_invariant).
+/// Where nothing but the row may decide (batch_invariant), all tiles of keys of every kernel begin
+/// at multiples of this, counted from the part's first key.
+inline constexpr std::int32_t kAttentionFixedCut = 640;
+/// Keys of one part of few and of many query rows there.
 inline constexpr std::int32_t kAttentionFixedPart = 512;
 inline constexpr std::int32_t kAttentionFixedPartOfMany = 4096;
 

@@ -84,6 +84,24 @@ struct Problem {
   AttentionOptions options;
 };
 
+/// Memory of the device alone; none where it has not as much.
+class DeviceBytes {
+ public:
+  explicit DeviceBytes(std::size_t bytes) {
+    if (cudaMalloc(&data_, bytes) != cudaSuccess) {
+      data_ = nullptr;
+      cudaGetLastError();
+    }
+  }
+  ~DeviceBytes() { cudaFree(data_); }
+  DeviceBytes(const DeviceBytes&) = delete;
+  DeviceBytes& operator=(const DeviceBytes&) = delete;
+  std::byte* data() const { return static_cast<std::byte*>(data_); }
+
+ private:
+  void* data_ = nullptr;
+};
+
 class CudaAttention : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -201,17 +219,27 @@ TEST_F(CudaAttention, PagesPast4GiB) {
   Problem problem({{1, 40}, {70, 100}}, 16, 256);
   Buffer out = problem.make_out(), lse = problem.make_lse();
   ASSERT_OK(attention(context(), problem.args(out, lse)));
-  // The same pages under ids so high that their bytes begin past 2^32 from the base.
-  const std::int64_t page = 16 * 2 * 256, high = (std::int64_t{1} << 33) / page;
+  // The same pages, values behind keys, under ids so high that their bytes begin past 2^33.
+  const std::int64_t page = 16 * 2 * 256, pages = problem.k.shape()[0];
+  const std::int64_t high = (std::int64_t{1} << 33) / (2 * page * 2);
+  const auto bytes = static_cast<std::size_t>(page) * 2;
+  DeviceBytes cache(static_cast<std::size_t>(high + pages) * 2 * bytes);
+  if (cache.data() == nullptr) GTEST_SKIP() << "8 GiB of the device's memory are not free";
+  for (const Buffer* half : {&problem.k, &problem.v}) {
+    std::byte* to = cache.data() + static_cast<std::size_t>(2 * high) * bytes;
+    if (half == &problem.v) to += bytes;
+    ASSERT_EQ(cudaMemcpy2D(to, 2 * bytes, half->view().data, bytes, bytes,
+                           static_cast<std::size_t>(pages), cudaMemcpyDefault),
+              cudaSuccess);
+  }
   KvRows rows = problem.rows;
   for (std::int32_t& id : rows.pages) id += static_cast<std::int32_t>(high);
   Buffer far_out = problem.make_out(), far_lse = problem.make_lse();
   AttentionArgs args = problem.args(far_out, far_lse);
   args.rows = rows.view(true);
-  for (ConstTensorView* view : {&args.k, &args.v}) {
-    const std::int64_t pages = view->dim(0) + high;
-    *view = view->at(-high * page, {pages, 16, 2, 256}, {page, 2 * 256, 256, 1});
-  }
+  args.k.data = cache.data();
+  args.k = args.k.at(0, {high + pages, 16, 2, 256}, {2 * page, 2 * 256, 256, 1});
+  args.v = args.k.at(page, {high + pages, 16, 2, 256}, {2 * page, 2 * 256, 256, 1});
   ASSERT_OK(attention(context(), args));
   EXPECT_EQ(far_out.memory(), out.memory());
   EXPECT_EQ(far_lse.memory(), lse.memory());

@@ -140,8 +140,8 @@ __device__ void run_tile(const AttentionTileParams& p, const ops::AttentionWork&
 #pragma unroll
   for (int half = 0; half < L::kAhead; ++half) fetch(half, half);
   load_queries<X, KV, D, L::kRows>(call, work, query_rows, kv_head, base, units);
-  Sight sight[2];
-  find_sights(call, work, row_of_warp + lane / 4, sight);
+  const Sight sight[] = {find_sight(call, work, row_of_warp + lane / 4),
+                         find_sight(call, work, row_of_warp + lane / 4 + 8)};
   __syncthreads();
   const bool idle = work.first + row_of_warp >= query_rows;
   float unit[2] = {1.0f, 1.0f};

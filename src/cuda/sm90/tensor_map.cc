@@ -1,5 +1,7 @@
 #include "src/cuda/sm90/tensor_map.h"
 
+#include <string>
+
 #include <cudaTypedefs.h>
 #include <cuda_runtime.h>
 
@@ -10,7 +12,7 @@ namespace hybridattn::cuda {
 namespace {
 
 /// The driver's encoder: the library links the runtime alone.
-Status load_encoder(PFN_cuTensorMapEncodeTiled_v12000* encode) {
+Status find_encoder(PFN_cuTensorMapEncodeTiled_v12000* encode) {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found{};
   HYBRIDATTN_TRY(check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
@@ -20,31 +22,51 @@ Status load_encoder(PFN_cuTensorMapEncodeTiled_v12000* encode) {
   return {};
 }
 
+/// Boxes of a tensor of 16-bit elements, in 128-byte swizzle. Strides count elements, from the
+/// second dimension on.
+template <int Rank>
+Status encode_boxes(const View& x, const std::int64_t (&sizes)[Rank],
+                    const std::int64_t (&strides)[Rank - 1], const cuuint32_t (&box)[Rank],
+                    CUtensorMap* map) {
+  PFN_cuTensorMapEncodeTiled_v12000 encode = nullptr;
+  HYBRIDATTN_TRY(find_encoder(&encode));
+  cuuint64_t counts[Rank], bytes[Rank - 1];
+  cuuint32_t steps[Rank];
+  for (int d = 0; d < Rank; ++d) {
+    counts[d] = static_cast<cuuint64_t>(sizes[d]);
+    steps[d] = 1;
+    // The stride of a single one is nobody's, but must be one that a map can have.
+    if (d > 0) bytes[d - 1] = static_cast<cuuint64_t>(sizes[d] > 1 ? strides[d - 1] : 64) * 2;
+  }
+  const auto type =
+      x.dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  const CUresult result =
+      encode(map, type, Rank, x.data, counts, bytes, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result == CUDA_SUCCESS) return {};
+  std::string shape;
+  for (int d = 0; d < Rank; ++d) {
+    shape += concat(d > 0 ? ", " : "", counts[d]);
+    if (d > 0) shape += concat(" at ", bytes[d - 1], " bytes");
+  }
+  return error(StatusCode::kDeviceError, "cuTensorMapEncodeTiled: error ", static_cast<int>(result),
+               " for a tensor of (", shape, ")");
+}
+
 }  // namespace
 
 Status encode_token_boxes(const View& x, std::int64_t tokens, int heads, int channels,
                           CUtensorMap* map) {
-  PFN_cuTensorMapEncodeTiled_v12000 encode = nullptr;
-  HYBRIDATTN_TRY(load_encoder(&encode));
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(channels), static_cast<cuuint64_t>(heads),
-                              static_cast<cuuint64_t>(tokens)};
-  // The stride of a single head or token is nobody's, but must be one that a map can have.
-  const std::int64_t head = heads > 1 ? x.stride[1] : channels;
-  const std::int64_t token = tokens > 1 ? x.stride[0] : channels;
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(head) * 2,
-                                static_cast<cuuint64_t>(token) * 2};
-  const cuuint32_t box[] = {64, 1, 64};
-  const cuuint32_t steps[] = {1, 1, 1};
-  const auto type =
-      x.dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  const CUresult result =
-      encode(map, type, 3, x.data, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result == CUDA_SUCCESS) return {};
-  return error(StatusCode::kDeviceError, "cuTensorMapEncodeTiled: error ", static_cast<int>(result),
-               " for [", tokens, ", ", heads, ", ", channels, "] with strides of ", strides[1],
-               " and ", strides[0], " bytes");
+  return encode_boxes<3>(x, {channels, heads, tokens}, {x.stride[1], x.stride[0]}, {64, 1, 64},
+                         map);
+}
+
+Status encode_key_boxes(const View& cache, const CacheShape& shape, CUtensorMap* map) {
+  const auto groups = static_cast<cuuint32_t>(shape.dim / 64);
+  return encode_boxes<5>(cache, {64, shape.page_size, shape.dim / 64, shape.heads, shape.pages},
+                         {cache.stride[1], 64, cache.stride[2], cache.stride[0]},
+                         {64, 8, groups, 1, 1}, map);
 }
 
 }  // namespace hybridattn::cuda

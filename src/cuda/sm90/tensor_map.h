@@ -14,4 +14,14 @@ namespace hybridattn::cuda {
 Status encode_token_boxes(const View& x, std::int64_t tokens, int heads, int channels,
                           CUtensorMap* map);
 
+struct CacheShape {
+  std::int64_t pages, page_size, heads, dim;
+};
+
+/// Boxes of 8 keys of one head in one page of `cache` [pages, page_size, heads, dim], in 128-byte
+/// swizzle: 64 columns of all 8 keys, then the next 64. The map's dimensions are a column of 64,
+/// the place in the page, the group of 64 columns, head and page; zeros where there is no such
+/// page. `cache` as for encode_token_boxes, no stride of more than one element 0 or less.
+Status encode_key_boxes(const View& cache, const CacheShape& shape, CUtensorMap* map);
+
 }  // namespace hybridattn::cuda

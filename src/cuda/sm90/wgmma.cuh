@@ -50,16 +50,11 @@ __device__ inline void hold(float (&d)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-/// `value` is found before what follows, by way of a place in shared memory that nobody reads: the
-/// compiler puts waits as early as it can, before work that was to be done meanwhile.
-__device__ inline void finish_before(std::uint32_t place, float value) {
-  asm volatile("st.shared.f32 [%0], %1;" ::"r"(place), "f"(value) : "memory");
-}
-
 // The sums of a product: their names in the instruction, and the operands.
 #define HYBRIDATTN_NAMES_32                                                                    \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
   "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define HYBRIDATTN_NAMES_40 HYBRIDATTN_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define HYBRIDATTN_NAMES_64                                                                 \
   HYBRIDATTN_NAMES_32                                                                       \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, " \
@@ -70,6 +65,9 @@ __device__ inline void finish_before(std::uint32_t place, float value) {
       "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),  \
       "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),  \
       "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+#define HYBRIDATTN_SUMS_40                                                             \
+  HYBRIDATTN_SUMS_32, "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), \
+      "+f"(d[37]), "+f"(d[38]), "+f"(d[39])
 #define HYBRIDATTN_SUMS_64                                                                       \
   HYBRIDATTN_SUMS_32, "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]),           \
       "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), \
@@ -147,6 +145,14 @@ __device__ inline void multiply_columns<__half>(float (&d)[64], const std::uint3
       : HYBRIDATTN_SUMS_32                                                                 \
       : "l"(a), "l"(b), "r"(accumulate))
 
+#define HYBRIDATTN_SHARED_80(type)                                                         \
+  asm volatile(                                                                            \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %42, 0;\n"                                         \
+      "wgmma.mma_async.sync.aligned.m64n80k16.f32." type "." type " {" HYBRIDATTN_NAMES_40 \
+      "}, %40, %41, p, 1, 1, 0, 0;\n}"                                                     \
+      : HYBRIDATTN_SUMS_40                                                                 \
+      : "l"(a), "l"(b), "r"(accumulate))
+
 #define HYBRIDATTN_SHARED_128(type)                                                         \
   asm volatile(                                                                             \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                          \
@@ -155,13 +161,22 @@ __device__ inline void multiply_columns<__half>(float (&d)[64], const std::uint3
       : HYBRIDATTN_SUMS_64                                                                  \
       : "l"(a), "l"(b), "r"(accumulate))
 
-/// d (+)= A B^T: A [64][16] and B [64][16] or [128][16] in shared memory, their 16 columns dense.
+/// d (+)= A B^T: A [64][16] and B [64][16], [80][16] or [128][16] in shared memory, their 16
+/// columns dense.
 template <class X>
 __device__ void multiply_shared(float (&d)[32], std::uint64_t a, std::uint64_t b, int accumulate) {
   if constexpr (std::is_same_v<X, __half>) {
     HYBRIDATTN_SHARED_64("f16");
   } else {
     HYBRIDATTN_SHARED_64("bf16");
+  }
+}
+template <class X>
+__device__ void multiply_shared(float (&d)[40], std::uint64_t a, std::uint64_t b, int accumulate) {
+  if constexpr (std::is_same_v<X, __half>) {
+    HYBRIDATTN_SHARED_80("f16");
+  } else {
+    HYBRIDATTN_SHARED_80("bf16");
   }
 }
 template <class X>
@@ -173,6 +188,7 @@ __device__ void multiply_shared(float (&d)[64], std::uint64_t a, std::uint64_t b
   }
 }
 #undef HYBRIDATTN_SHARED_64
+#undef HYBRIDATTN_SHARED_80
 #undef HYBRIDATTN_SHARED_128
 
 /// d += a B: a [64][16] in registers, B [16][64] in shared memory, its 64 columns dense.
@@ -189,8 +205,10 @@ __device__ void multiply_columns(float (&d)[32], const std::uint32_t (&a)[4], st
 #undef HYBRIDATTN_WGMMA_64
 #undef HYBRIDATTN_WGMMA_128
 #undef HYBRIDATTN_SUMS_64
+#undef HYBRIDATTN_SUMS_40
 #undef HYBRIDATTN_SUMS_32
 #undef HYBRIDATTN_NAMES_64
+#undef HYBRIDATTN_NAMES_40
 #undef HYBRIDATTN_NAMES_32
 
 /// What threads wrote to shared memory is there for the matrix instructions and the copy engine.
@@ -198,15 +216,23 @@ __device__ inline void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// Barriers in shared memory.
-__device__ inline void init_barrier(std::uint64_t* barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)),
-               "r"(arrivals)
+/// A barrier in shared memory.
+class Barrier {
+ public:
+  __device__ explicit Barrier(std::uint32_t address) : address_(address) {}
+  __device__ Barrier(std::uint64_t* place) : address_(shared_address(place)) {}
+  __device__ std::uint32_t address() const { return address_; }
+
+ private:
+  std::uint32_t address_;
+};
+
+__device__ inline void init_barrier(Barrier barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier.address()), "r"(arrivals)
                : "memory");
 }
-__device__ inline void arrive(std::uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
-               : "memory");
+__device__ inline void arrive(Barrier barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier.address()) : "memory");
 }
 /// Arrives for the whole warp, whose accesses __syncwarp has ordered before it. racecheck does not
 /// follow that order: for it each thread arrives by itself, which costs 6 % of a walk over chunks.
@@ -215,46 +241,55 @@ inline constexpr int kArrivalsOfWarp = 32;
 #else
 inline constexpr int kArrivalsOfWarp = 1;
 #endif
-__device__ inline void arrive_as_warp(std::uint64_t* barrier) {
+__device__ inline void arrive_as_warp(Barrier barrier) {
   __syncwarp();
   if (kArrivalsOfWarp == 32 || threadIdx.x % 32 == 0) arrive(barrier);
 }
 /// Arrives once all that this thread has started to copy with copy_async is there.
-__device__ inline void arrive_when_copied(std::uint64_t* barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
+__device__ inline void arrive_when_copied(Barrier barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier.address())
                : "memory");
 }
 /// Arrives, and lets the phase wait for `bytes` more of bulk copies.
-__device__ inline void arrive_expecting(std::uint64_t* barrier, int bytes) {
-  asm volatile(
-      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
-      "r"(bytes)
-      : "memory");
+__device__ inline void arrive_expecting(Barrier barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier.address()),
+               "r"(bytes)
+               : "memory");
 }
-__device__ inline void wait_barrier(std::uint64_t* barrier, int parity) {
+__device__ inline void wait_barrier(Barrier barrier, int parity) {
   asm volatile(
       "{\n.reg .pred done;\n"
       "again:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra ready;\nbra again;\nready:\n}" ::"r"(shared_address(barrier)),
+      "@done bra ready;\nbra again;\nready:\n}" ::"r"(barrier.address()),
       "r"(parity)
       : "memory");
 }
 /// A contiguous copy of global to shared memory, by one thread, counted by the barrier.
-__device__ inline void copy_bulk(void* to, const void* from, int bytes, std::uint64_t* barrier) {
+__device__ inline void copy_bulk(void* to, const void* from, int bytes, Barrier barrier) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
           "r"(shared_address(to)),
-      "l"(from), "r"(bytes), "r"(shared_address(barrier))
+      "l"(from), "r"(bytes), "r"(barrier.address())
       : "memory");
 }
 /// A box of a tensor of three dimensions to shared memory, by one thread, counted by the barrier.
 __device__ inline void copy_box(void* to, const CUtensorMap& map, int first, int second, int third,
-                                std::uint64_t* barrier) {
+                                Barrier barrier) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
       "[%1, {%2, %3, %4}], [%5];" ::"r"(shared_address(to)),
-      "l"(&map), "r"(first), "r"(second), "r"(third), "r"(shared_address(barrier))
+      "l"(&map), "r"(first), "r"(second), "r"(third), "r"(barrier.address())
+      : "memory");
+}
+
+/// The same of five dimensions.
+__device__ inline void copy_box(std::uint32_t to, const CUtensorMap& map, const int (&at)[5],
+                                Barrier barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(to),
+      "l"(&map), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]), "r"(barrier.address())
       : "memory");
 }
 
