@@ -14,7 +14,7 @@ class UploadRing {
  public:
   struct Piece {
     std::byte* host;
-    const std::byte* device;
+    std::byte* device;
     std::size_t bytes;
   };
 
@@ -26,7 +26,7 @@ class UploadRing {
   /// Room for `bytes`, to be filled and then sent. Allocates only when it is more than ever before.
   /// Errors: resource_exhausted, device_error.
   Result<Piece> take(std::size_t bytes);
-  /// Orders the copy. Kernels launched after it may read piece.device, until the ring comes round.
+  /// Orders the copy. Kernels launched after it may use piece.device, until the ring comes round.
   Status send(const Piece& piece);
 
  private:

@@ -20,9 +20,27 @@ struct AttentionWork {
   std::int32_t part;  ///< place of its first query row among the parts; -1: to the output
   std::int32_t q_start, q_length, kv_length;
   std::int64_t kv_start;
+  // Of a tile whose parts the blocks that make them add up: which this is, and of how many, each a
+  // tile's rows further. 0 parts: it is the only one, or a join adds them up.
+  std::int32_t piece, parts;
 };
 
-/// A tile whose keys went to several blocks: their parts, a tile's rows apart.
+/// Up to so many parts of a tile are added up by one block, more in groups and then the groups'
+/// sums, whose places are behind the parts.
+inline constexpr int kAttentionJoinAtOnce = 16;
+constexpr int attention_join_group(int parts) {
+  if (parts <= kAttentionJoinAtOnce) return parts;
+  int group = kAttentionJoinAtOnce / 2;
+  while (group * group < parts) ++group;
+  return group;
+}
+constexpr int attention_join_sums(int parts) {
+  const int group = attention_join_group(parts);
+  return group == parts ? 0 : (parts + group - 1) / group;
+}
+
+/// A tile whose keys went to several blocks, where its parts are added up by a kernel of its own:
+/// their places, a tile's rows apart.
 struct AttentionJoin {
   std::int32_t row;
   std::int32_t first;
@@ -47,6 +65,9 @@ struct AttentionTables {
   const AttentionWork* few;
   const AttentionWork* many;
   const AttentionJoin* joins;
+  // [part_rows / kAttentionFewRows, key heads] parts that are written, zeros between calls; beside
+  // parts that joins add up, none.
+  std::int32_t* arrived;
   const std::int32_t* parents;                               // nullptr: no trees
   const std::int32_t* pages;                                 // nullptr: dense keys
   std::int32_t rows, queries, num_few, num_many, num_joins;  // room for as many

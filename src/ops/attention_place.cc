@@ -35,15 +35,15 @@ class Writer {
 
 class Reader {
  public:
-  explicit Reader(const std::byte* at) : at_(at) {}
+  explicit Reader(std::byte* at) : at_(at) {}
   template <class T>
-  void take(const T*& array, std::int64_t room) {
-    array = reinterpret_cast<const T*>(at_);
+  void take(T*& array, std::int64_t room) {
+    array = reinterpret_cast<T*>(at_);
     at_ += static_cast<std::size_t>(room) * sizeof(T);
   }
 
  private:
-  const std::byte* at_;
+  std::byte* at_;
 };
 
 template <class T>
@@ -54,7 +54,7 @@ std::int64_t length_of(const std::vector<T>& list) {
 }  // namespace
 
 std::size_t AttentionBlock::bytes() const noexcept {
-  const std::int64_t words = 4 * rows + 1 + kCounts + parents + pages;
+  const std::int64_t words = 4 * rows + 1 + kCounts + arrivals + parents + pages;
   return static_cast<std::size_t>(rows) * sizeof(std::int64_t) +
          static_cast<std::size_t>(words) * sizeof(std::int32_t) +
          static_cast<std::size_t>(few + many) * sizeof(AttentionWork) +
@@ -63,7 +63,8 @@ std::size_t AttentionBlock::bytes() const noexcept {
 
 bool AttentionBlock::holds(const AttentionSchedule& schedule) const noexcept {
   return length_of(schedule.few) <= few && length_of(schedule.many) <= many &&
-         length_of(schedule.joins) <= joins && schedule.part_rows <= part_rows;
+         length_of(schedule.joins) <= joins && schedule.part_rows <= part_rows &&
+         schedule.arrivals <= arrivals;
 }
 
 std::size_t AttentionBlock::write(const AttentionRows& from, const AttentionSchedule& schedule,
@@ -89,6 +90,7 @@ std::size_t AttentionBlock::write(const AttentionRows& from, const AttentionSche
   counts[0] = static_cast<std::int32_t>(schedule.few.size());
   counts[1] = static_cast<std::int32_t>(schedule.many.size());
   counts[2] = static_cast<std::int32_t>(schedule.joins.size());
+  std::fill_n(writer.take<std::int32_t>(arrivals), schedule.arrivals, 0);
   if (parents > 0) {
     const std::int64_t count = from.parents == nullptr ? 0 : named;
     std::fill_n(writer.add(from.parents, count, parents), parents - count, kChain);
@@ -99,7 +101,7 @@ std::size_t AttentionBlock::write(const AttentionRows& from, const AttentionSche
   return static_cast<std::size_t>(writer.at() - host);
 }
 
-AttentionTables AttentionBlock::tables(const std::byte* device) const noexcept {
+AttentionTables AttentionBlock::tables(std::byte* device) const noexcept {
   AttentionTables tables{};
   Reader reader(device);
   reader.take(tables.kv_start, rows);
@@ -111,6 +113,7 @@ AttentionTables AttentionBlock::tables(const std::byte* device) const noexcept {
   reader.take(tables.kv_length, rows);
   reader.take(tables.first_query, rows + 1);
   reader.take(tables.counts, kCounts);
+  reader.take(tables.arrived, arrivals);
   reader.take(tables.parents, parents);
   reader.take(tables.pages, pages);
   if (parents == 0) tables.parents = nullptr;
@@ -147,7 +150,8 @@ Status place_attention_rows(Context& context, const AttentionRows& rows, std::in
                              length_of(schedule.joins), schedule.part_rows,
                              has_tree(rows) ? tokens : 0, schedule.many_rows,
                              // One more: an empty list is not the same as dense keys.
-                             rows.pages == nullptr ? 0 : rows.num_pages_listed + 1};
+                             rows.pages == nullptr ? 0 : rows.num_pages_listed + 1,
+                             schedule.arrivals};
   core::UploadRing& ring = *context.impl().uploads;
   HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, ring.take(block.bytes()));
   block.write(rows, schedule, piece.host);

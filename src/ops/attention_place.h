@@ -11,13 +11,14 @@ struct AttentionBlock {
   std::int64_t parents;  // tokens of the stream; 0: no trees
   std::int32_t many_rows;
   std::int64_t pages;  // behind all others, as many as there are; 0: dense keys
+  std::int64_t arrivals;
 
   std::size_t bytes() const noexcept;
   bool holds(const AttentionSchedule& schedule) const noexcept;
   /// Writes all arrays and of the pages those that `from` lists; returns the bytes written.
   std::size_t write(const AttentionRows& from, const AttentionSchedule& schedule,
                     std::byte* host) const noexcept;
-  AttentionTables tables(const std::byte* device) const noexcept;
+  AttentionTables tables(std::byte* device) const noexcept;
 };
 
 /// Lets the tables say what there is in place of what there is room for.

@@ -61,10 +61,10 @@ constexpr std::int64_t kMostWaves = 3;
 constexpr std::int64_t kMoreWaves = 2;
 
 /// Keys of a part: the tiles of all key heads fill the slots once or a few times, evenly. In keys,
-/// a block costs kSetUp beside its own, and each part kJoin once more when the parts are added up.
+/// a block costs kSetUp beside its own, and each part `join` once more when the parts are added up.
 std::int64_t choose_part(const std::vector<AttentionTile>& tiles, const AttentionCut& cut,
-                         std::int64_t slots) {
-  constexpr std::int64_t kSetUp = 128, kJoin = 3;
+                         std::int64_t slots, std::int64_t join) {
+  constexpr std::int64_t kSetUp = 128;
   std::int64_t longest = 1, all = 0;
   for (const AttentionTile& tile : tiles) {
     const std::int64_t keys = std::max(tile.end - tile.begin, 1);
@@ -82,12 +82,16 @@ std::int64_t choose_part(const std::vector<AttentionTile>& tiles, const Attentio
     const std::int64_t least = least_part(tiles, all, w * at_once, longest);
     for (const std::int64_t part : {least, 2 * least}) {
       if (part >= longest) continue;
-      const std::int64_t cost = w * (part + kSetUp) + kJoin * (longest / part);
+      const std::int64_t cost = w * (part + kSetUp) + join * (longest / part);
       if (cost < best_cost) best = part, best_cost = cost;
     }
   }
   return best;
 }
+
+/// Keys that one could see to in the time that it takes to add up a part: by a kernel of its own or
+/// one of few rows, and one of many rows by one block.
+constexpr std::int64_t kJoin = 3, kJoinOfMany = 48;
 
 /// Allocates nothing.
 void sort_longest_first(std::vector<AttentionWork>& work) {
@@ -121,7 +125,9 @@ class Cutter {
     }
     const std::int64_t fixed = many ? kAttentionFixedPartOfMany : kAttentionFixedPart;
     const std::int64_t slots = many ? cut_.slots_of_many : cut_.slots;
-    const std::int64_t part = cut_.fixed ? fixed : choose_part(tiles, cut_, slots);
+    last_joins_ = cut_.last_joins(many, static_cast<std::int64_t>(tiles.size()));
+    const std::int64_t join = many && last_joins_ ? kJoinOfMany : kJoin;
+    const std::int64_t part = cut_.fixed ? fixed : choose_part(tiles, cut_, slots, join);
     std::vector<AttentionWork>& work = many ? out_.many : out_.few;
     for (AttentionTile& tile : tiles) {
       if (cut_.fixed) tile.begin = fixed_begin(tile.begin, static_cast<std::int32_t>(part));
@@ -148,16 +154,22 @@ class Cutter {
                        rows_.q_start[tile.row],
                        rows_.q_length[tile.row],
                        rows_.kv_length[tile.row],
-                       rows_.kv_start[tile.row]};
+                       rows_.kv_start[tile.row],
+                       0,
+                       0};
     if (pieces == 1) {
       out.push_back(work);
       return;
     }
     const std::int64_t origin = cut_.fixed ? tile.begin / part * part : tile.begin;
-    out_.joins.push_back({tile.row, tile.first, static_cast<std::int32_t>(out_.part_rows),
-                          static_cast<std::int32_t>(pieces),
-                          static_cast<std::int32_t>(origin / part), size, work.q_start,
-                          work.q_length});
+    if (last_joins_) {
+      work.parts = static_cast<std::int32_t>(pieces);
+    } else {
+      out_.joins.push_back({tile.row, tile.first, static_cast<std::int32_t>(out_.part_rows),
+                            static_cast<std::int32_t>(pieces),
+                            static_cast<std::int32_t>(origin / part), size, work.q_start,
+                            work.q_length});
+    }
     for (std::int64_t i = 0; i < pieces; ++i) {
       work.begin = static_cast<std::int32_t>(std::max<std::int64_t>(tile.begin, origin + i * part));
       work.end =
@@ -165,15 +177,48 @@ class Cutter {
       work.part = static_cast<std::int32_t>(out_.part_rows);
       out.push_back(work);
       out_.part_rows += size;
+      ++work.piece;
     }
+    if (last_joins_) out_.part_rows += attention_join_sums(work.parts) * size;
   }
 
   const AttentionRows& rows_;
   const AttentionCut& cut_;
   AttentionSchedule& out_;
+  bool last_joins_ = false;
 };
 
+/// Tiles of few and of many query rows of a key head, at most.
+struct MostTiles {
+  std::int64_t few, many, many_of_row;
+};
+
+MostTiles most_tiles(const AttentionCut& cut, const AttentionLimits& limits) {
+  const std::int64_t row_tokens = limits.row_tokens == 0 ? limits.tokens : limits.row_tokens;
+  const std::int64_t query_rows = limits.tokens * cut.group;
+  const std::int64_t rows = std::min(limits.rows, limits.tokens);
+  const bool many = cut.one_kernel || row_tokens * cut.group > kAttentionFewRows;
+  // A row's last tile may not be full.
+  const std::int64_t tiles = many ? std::min(query_rows, rows + query_rows / cut.many_rows) : 0;
+  return {cut.one_kernel ? 0 : rows, tiles,
+          (row_tokens * cut.group + cut.many_rows - 1) / cut.many_rows};
+}
+
 }  // namespace
+
+bool AttentionCut::last_joins(bool many, std::int64_t tiles) const {
+  constexpr std::int64_t kFewParts = 4;
+  // What a query sees is to add up in one order, wherever its tile begins: the kernel sees to that.
+  if (fixed) return false;
+  const std::int64_t planned = many ? many_tiles : few_tiles;
+  return (planned < 0 ? tiles : planned) * kv_heads * kFewParts >= (many ? slots_of_many : slots);
+}
+
+void choose_joins(const AttentionLimits& limits, AttentionCut& cut) {
+  const MostTiles tiles = most_tiles(cut, limits);
+  cut.few_tiles = tiles.few;
+  cut.many_tiles = tiles.many;
+}
 
 AttentionCut attention_cut(Context& context, const AttentionHeads& heads) {
   const Context::Impl& impl = context.impl();
@@ -195,14 +240,7 @@ AttentionCut attention_cut(Context& context, const AttentionHeads& heads) {
 }
 
 AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits& limits) {
-  const std::int64_t row_tokens = limits.row_tokens == 0 ? limits.tokens : limits.row_tokens;
-  const std::int64_t query_rows = limits.tokens * cut.group;
-  const std::int64_t rows = std::min(limits.rows, limits.tokens);
-  const std::int64_t few_tiles = cut.one_kernel ? 0 : rows;
-  const bool many = cut.one_kernel || row_tokens * cut.group > kAttentionFewRows;
-  // A row's last tile may not be full.
-  const std::int64_t many_tiles =
-      many ? std::min(query_rows, rows + query_rows / cut.many_rows) : 0;
+  const auto [few_tiles, many_tiles, many_of_row] = most_tiles(cut, limits);
   const std::int64_t all_keys =
       limits.all_keys > 0 ? limits.all_keys : std::int64_t{limits.rows} * limits.keys;
   // Every piece but a tile's last is a whole part.
@@ -213,7 +251,6 @@ AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits
     const std::int64_t at_once = std::max<std::int64_t>(slots / cut.kv_heads, 1);
     return std::min(tiles * (limits.keys / kAttentionCut + 1), (kMostWaves + kMoreWaves) * at_once);
   };
-  const std::int64_t many_of_row = (row_tokens * cut.group + cut.many_rows - 1) / cut.many_rows;
   const std::int64_t few_parts = cut.fixed ? fixed_pieces(few_tiles, 1, kAttentionFixedPart)
                                            : filled_pieces(few_tiles, cut.slots);
   const std::int64_t many_parts =
@@ -222,8 +259,18 @@ AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits
   AttentionMost most{};
   most.few = std::max(few_tiles, few_parts);
   most.many = std::max(many_tiles, many_parts);
-  most.joins = std::min(few_tiles, few_parts / 2) + std::min(many_tiles, many_parts / 2);
-  most.part_rows = few_parts * kAttentionFewRows + many_parts * cut.many_rows;
+  const auto add = [&](bool of_many, std::int64_t tiles, std::int64_t parts, std::int64_t size) {
+    if (cut.last_joins(of_many, tiles)) {
+      // Sums of groups: of an eighth of the parts, and one more of every 17.
+      most.part_rows += (parts + parts / 8 + parts / 17) * size;
+    } else {
+      most.joins += std::min(tiles, parts / 2);
+      most.part_rows += parts * size;
+    }
+  };
+  add(false, few_tiles, few_parts, kAttentionFewRows);
+  add(true, many_tiles, many_parts, cut.many_rows);
+  if (!cut.fixed) most.arrivals = most.part_rows / kAttentionFewRows * cut.kv_heads;
   return most;
 }
 
@@ -231,7 +278,7 @@ void AttentionSchedule::clear() {
   few.clear();
   many.clear();
   joins.clear();
-  part_rows = 0;
+  part_rows = arrivals = 0;
 }
 
 void AttentionSchedule::reserve(const AttentionMost& most) {
@@ -256,6 +303,7 @@ void schedule_attention(const AttentionRows& rows, const AttentionCut& cut,
   Cutter cutter(rows, cut, schedule);
   cutter.add(false);
   cutter.add(true);
+  if (!cut.fixed) schedule.arrivals = schedule.part_rows / kAttentionFewRows * cut.kv_heads;
 }
 
 }  // namespace hybridattn::ops

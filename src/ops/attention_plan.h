@@ -34,6 +34,13 @@ struct AttentionCut {
   std::int32_t window;
   bool fixed = false;       ///< cut by the row alone
   bool one_kernel = false;  ///< every row by the kernel for many
+  // Tiles of a key head for which it was chosen who adds up their parts, once for all steps; -1:
+  // those of the step at hand.
+  std::int64_t few_tiles = -1, many_tiles = -1;
+
+  /// Whether the last block of a tile adds up its parts, of `tiles` tiles: else a kernel of its own
+  /// does, which has the whole card for it. It is worth its launch where parts are many.
+  bool last_joins(bool many, std::int64_t tiles) const;
 };
 
 /// How the context's accelerator and options want rows cut.
@@ -42,6 +49,7 @@ AttentionCut attention_cut(Context& context, const AttentionHeads& heads);
 /// The most pieces of work and parts that rows may be cut into.
 struct AttentionMost {
   std::int64_t few, many, joins, part_rows;
+  std::int64_t arrivals;  ///< counters of parts that are written
 };
 
 /// A tile of query rows and its keys, from the cut at or before the first to the last.
@@ -55,11 +63,15 @@ struct AttentionSchedule {
   std::vector<AttentionJoin> joins;
   std::vector<AttentionTile> tiles;  ///< while it is made
   std::int64_t part_rows = 0;        ///< query rows of all parts of one key head
+  std::int64_t arrivals = 0;         ///< counters of parts that are written
   std::int32_t many_rows = 0;        ///< as the cut has it
 
   void clear();
   void reserve(const AttentionMost& most);
 };
+
+/// Chooses who adds up parts, for all steps within the limits.
+void choose_joins(const AttentionLimits& limits, AttentionCut& cut);
 
 AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits& limits);
 

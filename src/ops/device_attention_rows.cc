@@ -114,10 +114,12 @@ Result<std::unique_ptr<DeviceAttentionRows>> DeviceAttentionRows::make(
   std::unique_ptr<DeviceAttentionRows> made(new DeviceAttentionRows(std::move(impl)));
   if (context.device() == DeviceType::kCpu) return made;
   x.cut = ops::attention_cut(context, heads);
+  ops::choose_joins(limits, x.cut);
   const ops::AttentionMost most = ops::most_attention_work(x.cut, limits);
   x.block = {limits.rows,   limits.tokens,   most.few,
              most.many,     most.joins,      most.part_rows,
-             limits.tokens, x.cut.many_rows, heads.page_size == 0 ? 0 : limits.pages + 1};
+             limits.tokens, x.cut.many_rows, heads.page_size == 0 ? 0 : limits.pages + 1,
+             most.arrivals};
   x.schedule.reserve(most);
   x.memory = static_cast<std::byte*>(context.allocator().allocate(x.block.bytes()));
   if (x.memory == nullptr) {

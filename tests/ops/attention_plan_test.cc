@@ -80,10 +80,14 @@ void expect_whole(const RandomRows& rows, const AttentionCut& cut, const TileKey
   const std::int32_t from = keys_seen(rows, cut, row, first);
   const std::int32_t oldest = cut.window > 0 ? std::max(from - cut.window, 0) : 0;
   EXPECT_LE(pieces.front().begin, oldest);
-  EXPECT_GT(pieces.front().begin + ops::kAttentionCut, oldest);
+  EXPECT_GT(pieces.front().begin + (cut.fixed ? ops::kAttentionFixedCut : ops::kAttentionCut),
+            oldest);
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     EXPECT_EQ(pieces[i].begin % ops::kAttentionCut, 0);
     EXPECT_EQ(pieces[i].part >= 0, pieces.size() > 1);
+    EXPECT_EQ(pieces[i].piece, static_cast<std::int32_t>(i));
+    EXPECT_TRUE(pieces[i].parts == 0 || pieces.size() > 1);
+    EXPECT_EQ(pieces[i].parts, pieces[0].parts);
     if (i == 0) continue;
     EXPECT_EQ(pieces[i].begin, pieces[i - 1].end);
     EXPECT_EQ(pieces[i].part, pieces[i - 1].part + tile);
@@ -93,7 +97,7 @@ void expect_whole(const RandomRows& rows, const AttentionCut& cut, const TileKey
 void expect_schedule(const RandomRows& rows, const AttentionCut& cut,
                      const AttentionSchedule& schedule) {
   const auto tiles = by_tile(schedule);
-  std::size_t count = 0, cut_tiles = 0;
+  std::size_t count = 0, joins = 0;
   std::int64_t parts = 0;
   for (std::size_t r = 0; r < rows.length.size(); ++r) {
     const std::int64_t query_rows = rows.length[r] * cut.group;
@@ -105,11 +109,19 @@ void expect_schedule(const RandomRows& rows, const AttentionCut& cut,
   for (const auto& [key, pieces] : tiles) {
     expect_whole(rows, cut, key, pieces);
     if (pieces.size() == 1) continue;
-    ++cut_tiles;
-    parts += static_cast<std::int64_t>(pieces.size()) * std::get<2>(key);
+    const auto of_tile = static_cast<int>(pieces.size());
+    const bool last_joins = pieces[0].parts > 0;
+    if (last_joins) {
+      EXPECT_EQ(pieces[0].parts, of_tile);
+      EXPECT_FALSE(cut.fixed);
+    } else {
+      ++joins;
+    }
+    parts += (of_tile + (last_joins ? ops::attention_join_sums(of_tile) : 0)) * std::get<2>(key);
   }
-  EXPECT_EQ(schedule.joins.size(), cut_tiles);
+  EXPECT_EQ(schedule.joins.size(), joins) << "of all tiles whose blocks do not add up their parts";
   EXPECT_EQ(schedule.part_rows, parts);
+  EXPECT_EQ(schedule.arrivals, cut.fixed ? 0 : parts / ops::kAttentionFewRows * cut.kv_heads);
   for (const AttentionJoin& join : schedule.joins) {
     const auto& pieces = tiles.at({join.row, join.first, join.tile});
     EXPECT_EQ(join.part, pieces.front().part);
@@ -125,6 +137,7 @@ std::vector<AttentionCut> cuts() {
     }
     out.push_back({group, 1, 32, 32, 64, false, -1});
     out.push_back({group, 8, 264, 264, 64, true, -1, true});
+    out.push_back({group, 8, 264, 132, 128, true, 700, true});
     out.push_back({group, 8, 264, 132, 128, true, -1, true, true});
   }
   return out;
@@ -145,15 +158,41 @@ TEST(AttentionPlan, EveryKeyOfEveryTileOnce) {
 TEST(AttentionPlan, FitsTheRoomForTheMost) {
   Random random(6);
   AttentionSchedule schedule;
-  for (const AttentionCut& cut : cuts()) {
-    const ops::AttentionMost most = ops::most_attention_work(cut, {20, 6000, 0, 9000});
+  for (AttentionCut cut : cuts()) {
+    const AttentionLimits limits{20, 6000, 0, 9000};
+    ops::choose_joins(limits, cut);
+    const ops::AttentionMost most = ops::most_attention_work(cut, limits);
     for (int i = 0; i < 20; ++i) {
       const RandomRows rows(random, static_cast<std::int32_t>(random.integer(0, 20)), 300, 9000);
       ops::schedule_attention(rows.view(), cut, schedule);
-      const ops::AttentionBlock block{
-          20, 6000, most.few, most.many, most.joins, most.part_rows, 0, cut.many_rows, 0};
+      const ops::AttentionBlock block{20,         6000,           most.few, most.many,
+                                      most.joins, most.part_rows, 0,        cut.many_rows,
+                                      0,          most.arrivals};
       EXPECT_TRUE(block.holds(schedule));
     }
+  }
+}
+
+TEST(AttentionPlan, AKernelAddsUpPartsWhereTheyAreMany) {
+  const AttentionCut cut{8, 2, 264, 132, 128, true, -1};
+  EXPECT_TRUE(cut.last_joins(false, 33)) << "four blocks of each key head's tile";
+  EXPECT_FALSE(cut.last_joins(false, 32));
+  EXPECT_TRUE(cut.last_joins(true, 17));
+  EXPECT_FALSE(cut.last_joins(true, 16));
+  AttentionCut planned = cut;
+  ops::choose_joins({256, 256, 0, 9000}, planned);
+  EXPECT_TRUE(planned.last_joins(false, 1)) << "no step may need what is not launched";
+  planned = cut;
+  ops::choose_joins({8, 8, 0, 9000}, planned);
+  EXPECT_FALSE(planned.last_joins(false, 8));
+}
+
+TEST(AttentionPlan, GroupsOfPartsHaveAllOfThem) {
+  for (int parts = 2; parts < 3000; ++parts) {
+    const int group = ops::attention_join_group(parts), sums = ops::attention_join_sums(parts);
+    EXPECT_LE(sums, parts / 8 + parts / 17) << "what the room for the most allows for";
+    EXPECT_EQ(sums == 0, group == parts);
+    EXPECT_TRUE(sums == 0 || ((sums - 1) * group < parts && parts <= sums * group));
   }
 }
 

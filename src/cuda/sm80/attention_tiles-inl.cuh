@@ -3,6 +3,7 @@
 #pragma once
 
 #include "src/cuda/attention_fetch.cuh"
+#include "src/cuda/attention_join.cuh"
 #include "src/cuda/grid.cuh"
 #include "src/cuda/sm80/attention.cuh"
 #include "src/cuda/sm80/attention_tile.cuh"
@@ -218,6 +219,8 @@ __device__ void run_tile(const AttentionTileParams& p, const ops::AttentionWork&
     }
     RowWriter<X, D>(p, work, kv_head, row, top, sum).write(d, total);
   }
+  const int tile = Few ? ops::kAttentionFewRows : call.tables.many_rows;
+  PartJoin<X, D, L::kRows>(p, work, kv_head, tile, TileBarrier(0)).run();
 }
 
 /// The blocks share out the pieces of work, longest first, in rounds of which every other goes

@@ -2,7 +2,7 @@
 // rows each.
 #pragma once
 
-#include "src/cuda/attention_weights.cuh"
+#include "src/cuda/attention_join.cuh"
 #include "src/cuda/grid.cuh"
 #include "src/cuda/sm90/attention.cuh"
 #include "src/cuda/sm90/attention_fetch.cuh"
@@ -224,6 +224,12 @@ __device__ void multiply_works(const AttentionTileParams& p, int index, std::uin
     tile.run(ring);
     tile.weights.finish();
     write_wide<X, D>(p, piece.work(call), piece.kv_head(call), row, tile.weights, tile.sums);
+    if (piece.work(call).parts == 0) return;
+    ops::AttentionWork mine = piece.work(call);
+    mine.first += 64 * index;
+    mine.part += 64 * index;
+    PartJoin<X, D, 64>(p, mine, piece.kv_head(call), call.tables.many_rows, TileBarrier(1 + index))
+        .run();
   });
 }
 
