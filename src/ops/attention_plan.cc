@@ -207,7 +207,7 @@ MostTiles most_tiles(const AttentionCut& cut, const AttentionLimits& limits) {
 }  // namespace
 
 bool AttentionCut::last_joins(bool many, std::int64_t tiles) const {
-  constexpr std::int64_t kFewParts = 4;
+  constexpr std::int64_t kFewParts = 5;
   // What a query sees is to add up in one order, wherever its tile begins: the kernel sees to that.
   if (fixed) return false;
   const std::int64_t planned = many ? many_tiles : few_tiles;

@@ -175,10 +175,10 @@ TEST(AttentionPlan, FitsTheRoomForTheMost) {
 
 TEST(AttentionPlan, AKernelAddsUpPartsWhereTheyAreMany) {
   const AttentionCut cut{8, 2, 264, 132, 128, true, -1};
-  EXPECT_TRUE(cut.last_joins(false, 33)) << "four blocks of each key head's tile";
-  EXPECT_FALSE(cut.last_joins(false, 32));
-  EXPECT_TRUE(cut.last_joins(true, 17));
-  EXPECT_FALSE(cut.last_joins(true, 16));
+  EXPECT_TRUE(cut.last_joins(false, 27)) << "five blocks of each key head's tile";
+  EXPECT_FALSE(cut.last_joins(false, 26));
+  EXPECT_TRUE(cut.last_joins(true, 14));
+  EXPECT_FALSE(cut.last_joins(true, 13));
   AttentionCut planned = cut;
   ops::choose_joins({256, 256, 0, 9000}, planned);
   EXPECT_TRUE(planned.last_joins(false, 1)) << "no step may need what is not launched";
