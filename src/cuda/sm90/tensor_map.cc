@@ -1,5 +1,6 @@
 #include "src/cuda/sm90/tensor_map.h"
 
+#include <atomic>
 #include <string>
 
 #include <cudaTypedefs.h>
@@ -11,14 +12,20 @@
 namespace hybridattn::cuda {
 namespace {
 
-/// The driver's encoder: the library links the runtime alone.
-Status find_encoder(PFN_cuTensorMapEncodeTiled_v12000* encode) {
+using Encoder = PFN_cuTensorMapEncodeTiled_v12000;
+
+/// The driver's encoder: the library links the runtime alone. Looked up once.
+Status find_encoder(Encoder* encode) {
+  static std::atomic<Encoder> found{nullptr};
+  *encode = found.load(std::memory_order_relaxed);
+  if (*encode != nullptr) return {};
   void* function = nullptr;
-  cudaDriverEntryPointQueryResult found{};
+  cudaDriverEntryPointQueryResult result{};
   HYBRIDATTN_TRY(check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                                        cudaEnableDefault, &found),
+                                                        cudaEnableDefault, &result),
                        "cuTensorMapEncodeTiled"));
-  *encode = reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
+  *encode = reinterpret_cast<Encoder>(function);
+  found.store(*encode, std::memory_order_relaxed);
   return {};
 }
 
@@ -28,7 +35,7 @@ template <int Rank>
 Status encode_boxes(const View& x, const std::int64_t (&sizes)[Rank],
                     const std::int64_t (&strides)[Rank - 1], const cuuint32_t (&box)[Rank],
                     CUtensorMap* map) {
-  PFN_cuTensorMapEncodeTiled_v12000 encode = nullptr;
+  Encoder encode = nullptr;
   HYBRIDATTN_TRY(find_encoder(&encode));
   cuuint64_t counts[Rank], bytes[Rank - 1];
   cuuint32_t steps[Rank];
