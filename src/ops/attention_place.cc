@@ -9,7 +9,7 @@
 namespace hybridattn::ops {
 namespace {
 
-constexpr std::int64_t kCounts = 3;
+constexpr std::int64_t kCounts = 4;
 
 /// Arrays one after the other, each with room for so many elements.
 class Writer {
@@ -89,6 +89,7 @@ std::size_t AttentionBlock::write(const AttentionRows& from, const AttentionSche
   counts[0] = static_cast<std::int32_t>(schedule.few.size());
   counts[1] = static_cast<std::int32_t>(schedule.many.size());
   counts[2] = static_cast<std::int32_t>(schedule.joins.size());
+  counts[3] = static_cast<std::int32_t>(schedule.joins_of_many);
   if (parents > 0) {
     const std::int64_t count = from.parents == nullptr ? 0 : named;
     std::fill_n(writer.add(from.parents, count, parents), parents - count, kChain);
@@ -122,6 +123,7 @@ AttentionTables AttentionBlock::tables(const std::byte* device) const noexcept {
   tables.num_joins = static_cast<std::int32_t>(joins);
   tables.many_rows = many_rows;
   tables.part_rows = part_rows;
+  tables.shares = shares;
   return tables;
 }
 

@@ -110,6 +110,10 @@ void expect_schedule(const RandomRows& rows, const AttentionCut& cut,
   }
   EXPECT_EQ(schedule.joins.size(), cut_tiles);
   EXPECT_EQ(schedule.part_rows, parts);
+  for (std::size_t i = 0; i < schedule.joins.size(); ++i) {
+    const bool of_many = static_cast<std::int64_t>(i) < schedule.joins_of_many;
+    EXPECT_EQ(schedule.joins[i].tile, of_many ? cut.many_rows : ops::kAttentionFewRows);
+  }
   for (const AttentionJoin& join : schedule.joins) {
     const auto& pieces = tiles.at({join.row, join.first, join.tile});
     EXPECT_EQ(join.part, pieces.front().part);
