@@ -62,6 +62,14 @@ struct Step {
     a.options.scale = 1.0f / 16.0f;
     return a;
   }
+  /// Lets every row begin with as many of the first row's pages as hold `keys_shared`.
+  void share_pages(std::int32_t keys_shared) {
+    const auto count = static_cast<std::int64_t>(keys_shared / page_size);
+    for (std::int64_t copy = 0; copy < copies; ++copy) {
+      const auto all = pages.begin() + copy * num_pages;
+      for (const std::int64_t first : first_page) std::copy_n(all, count, all + first);
+    }
+  }
   double flop() const {
     double pairs = 0;
     for (const Row& row : rows) {
@@ -138,13 +146,15 @@ struct Result {
   double us, error, plan_us;
 };
 
-Result time_step(Context& context, cudaStream_t stream, const Step& x) {
+/// Rows of each copy of the step's cache, written and ready.
+std::vector<std::unique_ptr<DeviceAttentionRows>> rows_of(Context& context, const Step& x,
+                                                          bool shared_prefixes = false) {
   const AttentionHeads heads{kHeads, kKvHeads, x.page_size};
   std::int32_t row_tokens = 0;
   for (const Row& row : x.rows) row_tokens = std::max(row_tokens, row.queries);
-  const AttentionLimits limits{static_cast<std::int32_t>(x.rows.size()),
-                               static_cast<std::int32_t>(x.tokens), x.num_pages, x.most_keys,
-                               row_tokens};
+  AttentionLimits limits{static_cast<std::int32_t>(x.rows.size()),
+                         static_cast<std::int32_t>(x.tokens), x.num_pages, x.most_keys, row_tokens};
+  limits.shared_prefixes = shared_prefixes;
   std::vector<std::unique_ptr<DeviceAttentionRows>> rows;
   for (std::int64_t copy = 0; copy < x.copies; ++copy) {
     auto made = DeviceAttentionRows::create(context, heads, limits);
@@ -152,6 +162,12 @@ Result time_step(Context& context, cudaStream_t stream, const Step& x) {
     require_ok((*made)->write(x.host_rows(copy)));
     rows.push_back(std::move(made).value());
   }
+  return rows;
+}
+
+Result time_step(Context& context, cudaStream_t stream, const Step& x,
+                 bool shared_prefixes = false) {
+  const auto rows = rows_of(context, x, shared_prefixes);
   Result result{};
   result.error = check(context, x, rows[0]->rows());
   std::vector<std::function<Status()>> calls;
@@ -199,6 +215,81 @@ void run_attn_extend(Context& context, cudaStream_t stream, double, Report& repo
   mixed.push_back({2048, 2048});
   const Step y(mixed, 64, DType::kBF16);
   report_flop(context, stream, "32 decodes at 4096 and 2048 new", y, report);
+}
+
+/// Decodes that begin with one prompt, which is read once or by each.
+void run_attn_shared(Context& context, cudaStream_t stream, double, Report& report) {
+  struct Shape {
+    std::int32_t batch, shared, own;
+  };
+  for (const DType cache : {DType::kBF16, DType::kF8E4M3}) {
+    for (const Shape& shape : {Shape{2, 1024, 256}, Shape{2, 8192, 256}, Shape{8, 1024, 256},
+                               Shape{8, 8192, 256}, Shape{32, 1024, 1024}, Shape{32, 8192, 256},
+                               Shape{128, 8192, 256}, Shape{128, 512, 512}, Shape{32, 0, 4096}}) {
+      Step x(std::vector<Row>(static_cast<std::size_t>(shape.batch), {1, shape.shared + shape.own}),
+             64, cache, shape.batch > 8 ? 2 : 8);
+      x.share_pages(shape.shared);
+      const Result apart = time_step(context, stream, x);
+      const Result together = time_step(context, stream, x, true);
+      report.row({{"batch", shape.batch},
+                  {"shared", shape.shared},
+                  {"own", shape.own},
+                  {"cache", std::string(dtype_name(cache))},
+                  {"us_apart", apart.us, 1},
+                  {"us_shared", together.us, 1},
+                  {"plan_us_apart", apart.plan_us, 1},
+                  {"plan_us_shared", together.plan_us, 1},
+                  {"error", together.error, 5}});
+    }
+  }
+}
+
+/// The output gate inside attention beside the op of its own.
+void run_attn_gate(Context& context, cudaStream_t stream, double, Report& report) {
+  std::vector<Row> mixed(32, {1, 4096});
+  mixed.push_back({2048, 2048});
+  const std::vector<std::pair<const char*, std::vector<Row>>> steps{
+      {"1 decode at 8192", {{1, 8192}}},
+      {"32 decodes at 4096", std::vector<Row>(32, {1, 4096})},
+      {"512 of 32768", {{512, 32768}}},
+      {"8192 new", {{8192, 8192}}},
+      {"32 decodes at 4096 and 2048 new", mixed}};
+  for (const auto& [name, list] : steps) {
+    const Step x(list, 64, DType::kBF16, list.size() == 1 && list[0].queries == 1 ? 18 : 2);
+    const DeviceTensor gate(DType::kBF16, {x.tokens, kHeads, kDim}, -4, 4);
+    const auto rows = rows_of(context, x);
+    const double error = check(context, x, rows[0]->rows());
+    const std::string kernel = name_of(context);
+    const auto attend = [&](const DeviceAttentionRows& some, bool gated) {
+      AttentionArgs args = x.args(some.rows());
+      if (gated) args.gate = gate.view();
+      return attention(context, args);
+    };
+    const auto open = [&] {
+      return sigmoid_gate(context, {x.out.view(), gate.view(), x.out.view()});
+    };
+    require_ok(attend(*rows[0], false));
+    require_ok(open());
+    const auto apart = x.out.read(0, kHeads * kDim);
+    require_ok(attend(*rows[0], true));
+    const double gate_error = relative_error(x.out.read(0, kHeads * kDim), apart);
+    require(gate_error < 6e-3, concat("the gate is off by ", gate_error));
+    std::vector<std::function<Status()>> without, inside, behind;
+    for (const auto& some : rows) {
+      without.push_back([&] { return attend(*some, false); });
+      inside.push_back([&] { return attend(*some, true); });
+      behind.push_back([&] {
+        const Status status = attend(*some, false);
+        return status.ok() ? open() : status;
+      });
+    }
+    report.row({{"step", std::string(name)},
+                {"kernel", kernel},
+                {"us_without", time_in_graph(stream, without), 1},
+                {"us_inside", time_in_graph(stream, inside), 1},
+                {"us_behind", time_in_graph(stream, behind), 1},
+                {"error", error, 5}});
+  }
 }
 
 void run_attn_decode(Context& context, cudaStream_t stream, double copy_rate, Report& report) {

@@ -20,6 +20,9 @@ Suite suite_of(std::string_view name) {
   if (name == "attn-prefill") return run_attn_prefill;
   if (name == "attn-extend") return run_attn_extend;
   if (name == "attn-decode") return run_attn_decode;
+  if (name == "attn-shared") return run_attn_shared;
+  if (name == "attn-gate") return run_attn_gate;
+  if (name == "qk-norm-rope-store") return run_qk_norm_rope_store;
   return nullptr;
 }
 
@@ -66,8 +69,8 @@ int main(int argc, char** argv) {
     } else {
       std::fprintf(stderr,
                    "bench: argument \"%s\", must be --json, --batch-invariant, --chunk-invariant, "
-                   "gdn-decode, gdn-prefill, attn-prefill, "
-                   "attn-extend or attn-decode\n",
+                   "gdn-decode, gdn-prefill, attn-prefill, attn-extend, attn-decode, "
+                   "attn-shared, attn-gate or qk-norm-rope-store\n",
                    argv[i]);
       return 2;
     }

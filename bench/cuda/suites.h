@@ -14,5 +14,9 @@ void run_gdn_prefill(Context& context, cudaStream_t stream, double copy_rate, Re
 void run_attn_prefill(Context& context, cudaStream_t stream, double copy_rate, Report& report);
 void run_attn_extend(Context& context, cudaStream_t stream, double copy_rate, Report& report);
 void run_attn_decode(Context& context, cudaStream_t stream, double copy_rate, Report& report);
+void run_attn_shared(Context& context, cudaStream_t stream, double copy_rate, Report& report);
+void run_attn_gate(Context& context, cudaStream_t stream, double copy_rate, Report& report);
+void run_qk_norm_rope_store(Context& context, cudaStream_t stream, double copy_rate,
+                            Report& report);
 
 }  // namespace hybridattn::bench

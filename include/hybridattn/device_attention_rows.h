@@ -33,6 +33,14 @@ struct AttentionLimits {
   /// Whether calls may be captured: each then launches, and has workspace for, the most that may
   /// ever be written. Otherwise it goes by the rows at hand, and may not be captured.
   bool captured = true;
+  /// CUDA: rows one after the other, of queries one after the other, whose lists begin with the
+  /// same pages read those once, and join them with what each row has to itself. Results then
+  /// depend on the neighbours, within the bound: refused with batch_invariant. Nothing is shared
+  /// between trees, or under a window.
+  bool shared_prefixes = false;
+  /// How many keys of a head fewer each block of the card must read for that: one more kernel and
+  /// a join take as long as a few hundred on an H100, whose second-level cache has short prefixes.
+  std::int32_t least_saved = 1024;
 };
 
 /// Rows in memory of their own, at addresses that never change, cut into work for the kernels.

@@ -31,9 +31,11 @@ struct RadixAttention {
   ConstTensorView sinks{};           ///< optional [HQ] f32
   AttentionType attn_type = AttentionType::kDecoder;
   bool is_cross_attention =
-      false;             ///< not served: keys and values of other tokens than the batch's
-  float k_scale = 1.0f;  ///< the cache holds k / k_scale: for caches in f8_e4m3
-  float v_scale = 1.0f;  ///< the cache holds v / v_scale
+      false;                   ///< not served: keys and values of other tokens than the batch's
+  float k_scale = 1.0f;        ///< the cache holds k / k_scale: for caches in f8_e4m3
+  float v_scale = 1.0f;        ///< the cache holds v / v_scale
+  ConstTensorView k_scales{};  ///< optional [HK] f32: one for each head, beside k_scale = 1
+  ConstTensorView v_scales{};  ///< optional [HK] f32: one for each head, beside v_scale = 1
 };
 
 /// A Gated DeltaNet layer. The tensors are borrowed: they must outlive the descriptor.

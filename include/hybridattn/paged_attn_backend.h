@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "hybridattn/attention_backend.h"
@@ -21,13 +22,21 @@ struct PagedKvView {
   std::vector<TensorView> v;  ///< [layers] of [pages, page_size, HK, DV]
 };
 
+struct PagedAttnOptions {
+  /// CUDA: as AttentionLimits::shared_prefixes, for the rows of every step. Refused with
+  /// batch_invariant; of no effect on the CPU.
+  bool shared_prefixes = false;
+  std::int32_t least_saved = 1024;  ///< as in AttentionLimits
+};
+
 /// Prefill, decode and mixed rows in any order over pages of any size. New keys and values are
 /// normalised, rotated and stored where the call asks for it, then attended to.
 class HYBRIDATTN_API PagedAttnBackend final : public AttentionBackend {
  public:
   /// `context` is borrowed and must outlive the backend. Errors: invalid_argument when the layers
-  /// of the cache do not agree.
-  static Result<std::unique_ptr<PagedAttnBackend>> create(Context& context, PagedKvView cache);
+  /// of the cache do not agree; unsupported.
+  static Result<std::unique_ptr<PagedAttnBackend>> create(Context& context, PagedKvView cache,
+                                                          const PagedAttnOptions& options = {});
 
   ~PagedAttnBackend() override;
 
@@ -49,8 +58,9 @@ class HYBRIDATTN_API PagedAttnBackend final : public AttentionBackend {
   Status move_accepted(Plan& plan, std::span<const AcceptedRow> accepted) override;
 
  private:
-  PagedAttnBackend(Context& context, PagedKvView cache);
+  PagedAttnBackend(Context& context, PagedKvView cache, const PagedAttnOptions& options);
   Context& context_;
+  PagedAttnOptions options_;
   PagedKvView cache_;
   Status check_layer(const RadixAttention& layer) const;
   Result<std::shared_ptr<backend::PlacedStep>> place_step(const GraphShape& shape, bool recordable);
@@ -58,8 +68,8 @@ class HYBRIDATTN_API PagedAttnBackend final : public AttentionBackend {
   std::size_t worker_bytes_ = 0;     // of scratch
   std::int32_t bidirectional_ = -1;  // layer_id of one such layer, if any
   std::unique_ptr<backend::StepUses> uses_;
-  std::vector<AttentionHeads> kinds_;                        // of the layers, as set
-  std::vector<std::shared_ptr<backend::PlacedStep>> spare_;  // of single steps, on CUDA
+  std::vector<std::pair<AttentionHeads, std::int32_t>> kinds_;  // of the layers set, and head_dim
+  std::vector<std::shared_ptr<backend::PlacedStep>> spare_;     // of single steps, on CUDA
 };
 
 }  // namespace hybridattn

@@ -11,6 +11,7 @@
 #include "src/attention/step_uses.h"
 #include "src/core/context_impl.h"
 #include "src/core/recorder.h"
+#include "src/ops/attention_check.h"
 #include "src/ops/attention_params.h"
 
 namespace hybridattn {
@@ -26,7 +27,6 @@ struct PagedPlan final : Plan {
     // Never empty: a null pointer would mean dense keys.
     pages.resize(static_cast<std::size_t>(shape.pages) + 1, kPadIndex);
     token_slots.resize(static_cast<std::size_t>(shape.tokens));
-    pad.resize(static_cast<std::size_t>(shape.tokens));
     parents.resize(static_cast<std::size_t>(shape.tokens), kChain);
     for (auto* array : {&move_source, &move_destination}) {
       array->resize(static_cast<std::size_t>(shape.verify_rows > 0 ? shape.tokens : 0));
@@ -49,7 +49,6 @@ struct PagedPlan final : Plan {
   std::vector<std::int32_t> q_start, q_length, kv_length, pages;
   std::vector<std::int64_t> kv_start;
   std::vector<std::int64_t> token_slots;
-  std::vector<std::uint8_t> pad;
   std::vector<std::int32_t> parents;                        // [tokens] of trees, kChain elsewhere
   std::vector<std::int64_t> move_source, move_destination;  // places, for a commit
   std::shared_ptr<backend::PlacedStep> placed;              // nullptr on the CPU
@@ -123,7 +122,6 @@ void write_row(const RowView& row, std::size_t at, const CacheShape& cache, std:
   for (std::int32_t i = 0; i < row.new_tokens; ++i) {
     const auto token = static_cast<std::size_t>(row.first_token + i);
     const std::int64_t position = row.computed + i;
-    plan.pad[token] = pad ? 1 : 0;
     plan.token_slots[token] = kPadIndex;
     plan.parents[token] = row.parents.empty() ? kChain : row.parents[static_cast<std::size_t>(i)];
     if (pad) continue;
@@ -134,8 +132,8 @@ void write_row(const RowView& row, std::size_t at, const CacheShape& cache, std:
 
 AttentionOptions options_of(const RadixAttention& layer) {
   const bool causal = layer.attn_type != AttentionType::kDecoderBidirectional;
-  return {layer.scaling,        causal,        layer.logit_cap,
-          layer.sliding_window, layer.k_scale, layer.v_scale};
+  return {layer.scaling, causal,        layer.logit_cap, layer.sliding_window,
+          layer.k_scale, layer.v_scale, layer.k_scales,  layer.v_scales};
 }
 
 /// As much as a plan of this shape can name. A row's keys are at most all pages that are listed.
@@ -183,6 +181,15 @@ Result<AttentionRows> rows_of(const PagedPlan& plan, const RadixAttention& layer
   return plan.placed->rows(heads_of(layer, page_size));
 }
 
+/// Scratch for the kernels of these kinds of layers, so that no run grows it.
+Status reserve_parts(Context& context,
+                     std::span<const std::pair<AttentionHeads, std::int32_t>> kinds,
+                     const backend::PlacedStep& placed) {
+  std::size_t bytes = 0;
+  for (const auto& [heads, dim] : kinds) bytes = std::max(bytes, placed.scratch_bytes(heads, dim));
+  return context.reserve_workspace(0, bytes);
+}
+
 Status verify_of_bidirectional(std::int32_t layer_id) {
   return error(StatusCode::kUnsupported, "PagedAttnBackend: layer ", layer_id,
                " is decoder_bidirectional, which has no verify rows: a draft would see the next");
@@ -204,8 +211,9 @@ Result<ConstTensorView> prepare(Context& context, const RadixAttention& layer,
   const bool rotated = !args.cos.empty();
   if (!rotated && args.q_norm.empty() && (args.k_norm.empty() || !stored)) {
     if (stored) {
-      HYBRIDATTN_TRY(store_kv(context, {args.k, args.v, token_slots, k_cache, v_cache,
-                                        layer.k_scale, layer.v_scale, device_slots}));
+      HYBRIDATTN_TRY(
+          store_kv(context, {args.k, args.v, token_slots, k_cache, v_cache, layer.k_scale,
+                             layer.v_scale, device_slots, layer.k_scales, layer.v_scales}));
     }
     return args.q;
   }
@@ -229,6 +237,8 @@ Result<ConstTensorView> prepare(Context& context, const RadixAttention& layer,
     fused.v_cache = v_cache;
     fused.k_scale = layer.k_scale;
     fused.v_scale = layer.v_scale;
+    fused.k_scales = layer.k_scales;
+    fused.v_scales = layer.v_scales;
   }
   HYBRIDATTN_TRY(qk_norm_rope_store(context, fused));
   return ConstTensorView(fused.q_out);
@@ -270,15 +280,19 @@ Status check_args(const Plan& plan, const RadixAttention& layer, const Attention
 
 }  // namespace
 
-PagedAttnBackend::PagedAttnBackend(Context& context, PagedKvView cache)
-    : context_(context), cache_(std::move(cache)), uses_(std::make_unique<backend::StepUses>()) {}
+PagedAttnBackend::PagedAttnBackend(Context& context, PagedKvView cache,
+                                   const PagedAttnOptions& options)
+    : context_(context), options_(options), cache_(std::move(cache)),
+      uses_(std::make_unique<backend::StepUses>()) {}
 
 PagedAttnBackend::~PagedAttnBackend() = default;
 
-Result<std::unique_ptr<PagedAttnBackend>> PagedAttnBackend::create(Context& context,
-                                                                   PagedKvView cache) {
+Result<std::unique_ptr<PagedAttnBackend>> PagedAttnBackend::create(
+    Context& context, PagedKvView cache, const PagedAttnOptions& options) {
   HYBRIDATTN_TRY(check_layers(cache));
-  return std::unique_ptr<PagedAttnBackend>(new PagedAttnBackend(context, std::move(cache)));
+  HYBRIDATTN_TRY(ops::check_shared_prefixes("PagedAttnBackend", context, options.shared_prefixes));
+  return std::unique_ptr<PagedAttnBackend>(
+      new PagedAttnBackend(context, std::move(cache), options));
 }
 
 Status PagedAttnBackend::check_layer(const RadixAttention& layer) const {
@@ -289,12 +303,17 @@ Status PagedAttnBackend::check_layer(const RadixAttention& layer) const {
     return wrong(StatusCode::kInvalidArgument, "has attn_type ", static_cast<int>(layer.attn_type),
                  ", must be an AttentionType");
   }
-  if (!layer.sinks.empty() && (layer.sinks.rank != 1 || layer.sinks.dim(0) != layer.num_heads ||
-                               layer.sinks.dtype != DType::kF32)) {
-    return wrong(StatusCode::kInvalidArgument, "has sinks of rank ", layer.sinks.rank, ", ",
-                 layer.sinks.dim(0), " elements and dtype ", dtype_name(layer.sinks.dtype),
-                 ", must be [", layer.num_heads, "] f32");
-  }
+  const auto of_heads = [&](const char* what, const ConstTensorView& view, std::int32_t heads) {
+    if (view.empty() || (view.rank == 1 && view.dim(0) == heads && view.dtype == DType::kF32)) {
+      return Status();
+    }
+    return wrong(StatusCode::kInvalidArgument, "has ", what, " of rank ", view.rank, ", ",
+                 view.dim(0), " elements and dtype ", dtype_name(view.dtype), ", must be [", heads,
+                 "] f32");
+  };
+  HYBRIDATTN_TRY(of_heads("sinks", layer.sinks, layer.num_heads));
+  HYBRIDATTN_TRY(of_heads("k_scales", layer.k_scales, layer.num_kv_heads));
+  HYBRIDATTN_TRY(of_heads("v_scales", layer.v_scales, layer.num_kv_heads));
   if (layer.attn_type == AttentionType::kEncoderOnly || layer.is_cross_attention) {
     return wrong(StatusCode::kUnsupported, "is ",
                  layer.is_cross_attention ? "cross" : attention_type_name(layer.attn_type),
@@ -337,7 +356,7 @@ Status PagedAttnBackend::set_layers(std::span<const RadixAttention> layers) {
   }
   kinds_.clear();
   for (const RadixAttention& layer : layers) {
-    kinds_.push_back(heads_of(layer, cache_.k[0].dim(1)));
+    kinds_.emplace_back(heads_of(layer, cache_.k[0].dim(1)), layer.head_dim);
   }
   token_bytes_ = token_bytes;
   worker_bytes_ = worker_bytes;
@@ -350,7 +369,8 @@ Result<std::shared_ptr<Plan>> PagedAttnBackend::make_plan(const GraphShape& shap
   auto plan = std::make_shared<PagedPlan>(id(), shape, recordable);
   if (context_.device() == DeviceType::kCuda) {
     HYBRIDATTN_ASSIGN(plan->placed, place_step(shape, recordable));
-    for (const AttentionHeads& heads : kinds_) HYBRIDATTN_TRY(plan->placed->add(heads));
+    for (const auto& kind : kinds_) HYBRIDATTN_TRY(plan->placed->add(kind.first));
+    if (recordable) HYBRIDATTN_TRY(reserve_parts(context_, kinds_, *plan->placed));
   }
   return std::shared_ptr<Plan>(std::move(plan));
 }
@@ -360,6 +380,8 @@ Result<std::shared_ptr<backend::PlacedStep>> PagedAttnBackend::place_step(const 
                                                                           bool recordable) {
   AttentionLimits limits = limits_of(shape, cache_.k[0].dim(1), recordable);
   limits.cache_pages = cache_.k[0].dim(0);
+  limits.shared_prefixes = options_.shared_prefixes;
+  limits.least_saved = options_.least_saved;
   if (recordable) {
     HYBRIDATTN_ASSIGN(std::shared_ptr<backend::PlacedStep> made,
                       backend::PlacedStep::create(context_, limits));
@@ -415,8 +437,9 @@ Status PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   }
   std::fill(plan.pages.begin() + pages, plan.pages.end(), kPadIndex);
   if (plan.placed != nullptr) {
-    HYBRIDATTN_TRY(plan.placed->write(
-        {plan.rows(), plan.token_slots.data(), plan.pad.data(), plan.num_tokens()}));
+    HYBRIDATTN_TRY(plan.placed->write({plan.rows(), plan.token_slots.data(), plan.num_tokens()}));
+    // Rows of a plan for graphs have from the start what any may need.
+    if (!plan.recordable()) HYBRIDATTN_TRY(reserve_parts(context_, kinds_, *plan.placed));
   }
   plan.set_written();
   return {};
@@ -466,11 +489,7 @@ Status PagedAttnBackend::run_attention(const Plan& base, const RadixAttention& l
   HYBRIDATTN_ASSIGN(const AttentionRows rows, rows_of(*plan, layer, cache_.k[0].dim(1)));
   HYBRIDATTN_TRY(
       hybridattn::attention(context_, {rows, q, cache_.k[index], cache_.v[index], args.out,
-                                       layer.sinks, args.lse, options_of(layer)}));
-  if (!args.gate.empty()) {
-    const std::uint8_t* pad = plan->placed == nullptr ? plan->pad.data() : plan->placed->pad();
-    HYBRIDATTN_TRY(sigmoid_gate(context_, {args.out, args.gate, args.out, pad}));
-  }
+                                       layer.sinks, args.lse, options_of(layer), args.gate}));
   if (!core::recording(context_)) plan->set_ran();
   return {};
 }

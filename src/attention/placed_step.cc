@@ -4,6 +4,7 @@
 
 #include "hybridattn/status_macros.h"
 #include "src/core/context_impl.h"
+#include "src/ops/attention_place.h"
 
 namespace hybridattn::backend {
 
@@ -17,7 +18,7 @@ PlacedStep::~PlacedStep() {
 }
 
 std::size_t PlacedStep::bytes() const noexcept {
-  return static_cast<std::size_t>(limits_.tokens) * (sizeof(std::int64_t) + 1) + 1;
+  return static_cast<std::size_t>(limits_.tokens + 1) * sizeof(std::int64_t);
 }
 
 Result<std::unique_ptr<PlacedStep>> PlacedStep::create(Context& context,
@@ -29,7 +30,6 @@ Result<std::unique_ptr<PlacedStep>> PlacedStep::create(Context& context,
                  made->bytes(), " bytes for the tokens of a step");
   }
   made->token_slots_ = reinterpret_cast<std::int64_t*>(made->memory_);
-  made->pad_ = reinterpret_cast<std::uint8_t*>(made->token_slots_ + limits.tokens);
   return made;
 }
 
@@ -58,18 +58,22 @@ Result<AttentionRows> PlacedStep::rows(const AttentionHeads& heads) {
   return error(StatusCode::kInternal, "PagedAttnBackend: no rows for ", heads.num_heads, " heads");
 }
 
+std::size_t PlacedStep::scratch_bytes(const AttentionHeads& heads,
+                                      std::int64_t dim) const noexcept {
+  for (const auto& [kind, rows] : kinds_) {
+    if (kind != heads) continue;
+    return ops::attention_parts_bytes(rows->rows().device->tables.part_rows, heads.num_kv_heads,
+                                      dim);
+  }
+  return 0;
+}
+
 Status PlacedStep::write(const PagedStep& step) {
-  const auto tokens = static_cast<std::size_t>(step.tokens);
-  core::UploadRing& ring = *context_.impl().uploads;
-  const std::size_t all = tokens * (sizeof(std::int64_t) + 1);
-  HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, ring.take(all + 1));
-  if (tokens > 0) {
-    const std::size_t slots = tokens * sizeof(std::int64_t);
+  const std::size_t slots = static_cast<std::size_t>(step.tokens) * sizeof(std::int64_t);
+  if (slots > 0) {
+    HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, context_.impl().uploads->take(slots));
     std::memcpy(piece.host, step.token_slots, slots);
-    std::memcpy(piece.host + slots, step.pad, tokens);
-    core::Device& device = *context_.impl().accelerator;
-    HYBRIDATTN_TRY(device.copy(token_slots_, piece.host, slots));
-    HYBRIDATTN_TRY(device.copy(pad_, piece.host + slots, tokens));
+    HYBRIDATTN_TRY(context_.impl().accelerator->copy(token_slots_, piece.host, slots));
   }
   for (const auto& kind : kinds_) HYBRIDATTN_TRY(kind.second->write(step.rows));
   step_ = step;

@@ -13,7 +13,6 @@ namespace hybridattn::backend {
 struct PagedStep {
   AttentionRows rows;
   const std::int64_t* token_slots;  // [tokens]
-  const std::uint8_t* pad;          // [tokens]
   std::int64_t tokens;
 };
 
@@ -37,10 +36,12 @@ class PlacedStep {
   /// device_error.
   Status write(const PagedStep& step);
 
+  /// Scratch of a call for these heads of `dim` elements, which were added, over the rows of the
+  /// last write; where calls may be captured, over any.
+  std::size_t scratch_bytes(const AttentionHeads& heads, std::int64_t dim) const noexcept;
   bool holds(const AttentionLimits& limits) const noexcept;
   const AttentionLimits& limits() const noexcept { return limits_; }
   const std::int64_t* token_slots() const noexcept { return token_slots_; }
-  const std::uint8_t* pad() const noexcept { return pad_; }
 
  private:
   PlacedStep(Context& context, const AttentionLimits& limits);
@@ -51,7 +52,6 @@ class PlacedStep {
   PagedStep step_{};
   std::byte* memory_ = nullptr;
   std::int64_t* token_slots_ = nullptr;
-  std::uint8_t* pad_ = nullptr;
   std::vector<std::pair<AttentionHeads, std::unique_ptr<DeviceAttentionRows>>> kinds_;
 };
 

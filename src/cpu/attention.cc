@@ -91,9 +91,10 @@ void load_keys(const ops::AttentionParams& p, const Task& task, std::int64_t beg
 }
 
 /// Both scales, then cap, for the first `count` logits of a row; returns their maximum.
-float finish_logits(const AttentionOptions& options, float* logits, std::int64_t count) {
+float finish_logits(const AttentionOptions& options, float k_scale, float* logits,
+                    std::int64_t count) {
   const DF d;
-  const VF scale = hn::Set(d, options.scale * options.k_scale);
+  const VF scale = hn::Set(d, options.scale * k_scale);
   const bool capped = options.logit_cap > 0;
   const VF cap = hn::Set(d, options.logit_cap);
   const VF inverse = hn::Set(d, capped ? 1.0f / options.logit_cap : 0.0f);
@@ -108,11 +109,12 @@ float finish_logits(const AttentionOptions& options, float* logits, std::int64_t
 }
 
 /// Logits [begin, end) of one row become weights; its maximum, denominator and output are rescaled.
-void soften(const ops::AttentionParams& p, std::int64_t m, std::int64_t begin, std::int64_t end,
-            Tile& t) {
+void soften(const ops::AttentionParams& p, const Task& task, std::int64_t m, std::int64_t begin,
+            std::int64_t end, Tile& t) {
   const DF d;
   float* logits = t.logits + m * kKeys;
-  const float top = finish_logits(p.options, logits + begin, end - begin);
+  const float k_scale = p.k_scale.of(task.kv_head);
+  const float top = finish_logits(p.options, k_scale, logits + begin, end - begin);
   const float new_top = top > t.top[m] ? top : t.top[m];
   if (new_top > t.top[m] && t.sum[m] > 0) {
     const float shrink = std::exp(t.top[m] - new_top);
@@ -142,7 +144,7 @@ void attend_tree(const ops::AttentionParams& p, const Task& task, std::int64_t m
     std::int64_t to = from;
     while (to < end && seen(to)) ++to;
     if (from < to) {
-      soften(p, m, from - begin, to - begin, t);
+      soften(p, task, m, from - begin, to - begin, t);
       gemm_nn(1, t.dv, to - from, t.logits + m * kKeys + from - begin, kKeys, 1,
               t.v + (from - begin) * t.dv, t.dv, t.out + m * t.dv, t.dv);
     }
@@ -166,7 +168,7 @@ void attend(const ops::AttentionParams& p, const Task& task, std::int64_t begin,
     const std::int64_t from = std::clamp(seen.begin - begin, std::int64_t{0}, count);
     const std::int64_t to = std::clamp(seen.end - begin, from, count);
     all_visible = all_visible && from == 0 && to == count;
-    if (from < to) soften(p, m, from, to, t);
+    if (from < to) soften(p, task, m, from, to, t);
   }
   if (all_visible) {
     gemm_nn(t.rows, t.dv, count, t.logits, kKeys, 1, t.v, t.dv, t.out, t.dv);
@@ -188,7 +190,17 @@ struct Accumulated {
   std::int64_t rows, v_dim;
   std::int64_t stride;  // floats between rows of out
   float *out, *top, *sum;
+  float* spare;  // room for a row of out
 };
+
+/// out *= sigmoid(gate).
+void open_gate(const ops::AttentionParams& p, std::int64_t token, std::int64_t head,
+               std::int64_t dim, float* spare, float* out) {
+  const float* gate = row_f32(row3(p.gate, token, head), p.gate.dtype, dim, spare);
+  for_vectors(dim, [&](std::int64_t i, std::int64_t n) {
+    store_part(hn::Mul(load_part(out + i, n), sigmoid(load_part(gate + i, n))), out + i, n);
+  });
+}
 
 void store_results(const ops::AttentionParams& p, const Task& task, const Accumulated& t) {
   for (std::int64_t m = 0; m < t.rows; ++m) {
@@ -208,7 +220,9 @@ void store_results(const ops::AttentionParams& p, const Task& task, const Accumu
         top = new_top;
       }
     }
-    scale_row(out, sum > 0 ? p.options.v_scale / sum : (sum == 0 ? 0.0f : sum), t.v_dim, out);
+    const float v_scale = p.v_scale.of(task.kv_head);
+    scale_row(out, sum > 0 ? v_scale / sum : (sum == 0 ? 0.0f : sum), t.v_dim, out);
+    if (!p.gate.empty() && !blind) open_gate(p, token, head, t.v_dim, t.spare, out);
     store_row(out, t.v_dim, row3(p.out, token, head), p.out.dtype);
     if (p.lse.empty()) continue;
     auto* lse = reinterpret_cast<float*>(row2(p.lse, token));
@@ -229,7 +243,7 @@ void run_task(const ops::AttentionParams& p, const Task& task, float* scratch) {
   for (std::int64_t tile = begin / kKeys * kKeys; tile < end; tile += kKeys) {
     attend(p, task, std::max(tile, begin), std::min(tile + kKeys, end), t);
   }
-  store_results(p, task, {t.rows, t.v_dim, t.dv, t.out, t.top, t.sum});
+  store_results(p, task, {t.rows, t.v_dim, t.dv, t.out, t.top, t.sum, t.v});
 }
 
 #if HYBRIDATTN_TARGET_HAS_TILES
@@ -253,7 +267,7 @@ void run_wide_task(const ops::AttentionParams& p, const Task& task, std::byte* s
                           std::min(tile + kWideKeys, end), t);
   }
   if (t.fresh) std::memset(t.out, 0, static_cast<std::size_t>(t.rows * t.v_dim) * sizeof(float));
-  store_results(p, task, {t.rows, t.v_dim, t.v_dim, t.out, t.top, t.sum});
+  store_results(p, task, {t.rows, t.v_dim, t.v_dim, t.out, t.top, t.sum, t.logits});
 }
 #endif
 

@@ -200,8 +200,9 @@ inline bool load_sight(const ops::AttentionParams& p, std::int32_t row, std::int
 /// What lies between a product of q and k and the exponent of 2 that its weight is.
 class Logits {
  public:
-  explicit Logits(const AttentionOptions& options)
-      : scale_(hn::Set(DF(), options.scale * options.k_scale)), capped_(options.logit_cap > 0),
+  /// `k_scale`: of the key head.
+  Logits(const AttentionOptions& options, float k_scale)
+      : scale_(hn::Set(DF(), options.scale * k_scale)), capped_(options.logit_cap > 0),
         cap_(hn::Set(DF(), options.logit_cap)),
         inverse_(hn::Set(DF(), capped_ ? 1.0f / options.logit_cap : 0.0f)) {}
   HWY_INLINE VF operator()(VF product) const {
@@ -308,7 +309,7 @@ void attend_wide(const ops::AttentionParams& p, std::int32_t row, std::int64_t f
   const std::int64_t count = end - begin;
   multiply_queries<Products>(places, begin, first, end, t);
   const bool all_visible = load_sight(p, row, first_query, begin, end, t);
-  const Logits finish(p.options);
+  const Logits finish(p.options, p.k_scale.of(places.kv_head));
   for (std::int64_t lane = 0; lane < t.lanes_of_rows; lane += kTileSide) {
     if (all_visible) {
       soften_lanes<true>(finish, count, lane, t);

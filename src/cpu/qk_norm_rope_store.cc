@@ -41,13 +41,13 @@ inline void store_key_and_value(const ops::QkNormRopeStoreParams& p, std::int64_
   if (p.k_out.rank == 0 && slot == kPadIndex) return;
   const float* key = norm_and_rotate(p, p.k, p.k_norm, token, head, scratch);
   if (slot != kPadIndex) {
-    store_head(key, dim, p.k_scale, p.k_cache, slot, head, scratch + 3 * dim);
+    store_head(key, dim, p.k_scale.of(head), p.k_cache, slot, head, scratch + 3 * dim);
   }
   if (p.k_out.rank != 0) store_row(key, dim, row3(p.k_out, token, head), p.k_out.dtype);
   if (slot == kPadIndex) return;
   const std::int64_t v_dim = p.v.dim(2);
   const float* value = row_f32(row3(p.v, token, head), p.v.dtype, v_dim, scratch);
-  store_head(value, v_dim, p.v_scale, p.v_cache, slot, head, scratch + v_dim);
+  store_head(value, v_dim, p.v_scale.of(head), p.v_cache, slot, head, scratch + v_dim);
 }
 
 void qk_norm_rope_store(const ops::QkNormRopeStoreParams& p, core::Launch& launch) {

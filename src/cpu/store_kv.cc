@@ -23,8 +23,8 @@ void store_kv(const ops::StoreKvParams& p, core::Launch& launch) {
       const float* row = row_f32(row3(x, t, h), x.dtype, dim, scratch);
       store_head(row, dim, scale, cache, slot, h, scratch + dim);
     };
-    store(p.k, p.k_scale, p.k_cache);
-    store(p.v, p.v_scale, p.v_cache);
+    store(p.k, p.k_scale.of(h), p.k_cache);
+    store(p.v, p.v_scale.of(h), p.v_cache);
   });
 }
 

@@ -1,5 +1,6 @@
 // The implementations of attention on CUDA.
 #include "src/core/context_impl.h"
+#include "src/cuda/attention_gate.cuh"
 #include "src/cuda/kernels.h"
 #include "src/cuda/sm80/attention.cuh"
 #include "src/cuda/sm90/attention.cuh"
@@ -25,6 +26,9 @@ const char* tile_refusal(const ops::AttentionParams& p) {
   if (p.out.dtype != p.q.dtype && p.out.dtype != DType::kF32) {
     return "kernels over tiles write q's type or f32";
   }
+  if ((p.k_scale.each != nullptr || p.v_scale.each != nullptr) && p.k.dtype != DType::kF8E4M3) {
+    return "kernels over tiles take a scale of each head for caches in f8_e4m3";
+  }
   const std::int64_t dim = p.q.dim(2);
   if ((dim != 64 && dim != 128 && dim != 256) || p.v.dim(3) != dim) {
     return "kernels over tiles take D = DV = 64, 128 or 256";
@@ -32,7 +36,10 @@ const char* tile_refusal(const ops::AttentionParams& p) {
   if (!within_reach(p.k) || !within_reach(p.v)) {
     return "kernels over tiles take caches of less than 64 GiB a layer";
   }
-  for (const ConstTensorView* view : {&p.q, &p.k, &p.v}) {
+  if (!p.gate.empty() && p.gate.dtype != p.q.dtype && p.gate.dtype != DType::kF32) {
+    return "kernels over tiles take a gate of q's type or f32";
+  }
+  for (const ConstTensorView* view : {&p.q, &p.k, &p.v, &p.gate}) {
     if (!rows_aligned(*view)) return "kernels over tiles take rows aligned to 16 bytes";
   }
   return rows_aligned(p.out) ? nullptr : "kernels over tiles write rows aligned to 16 bytes";
@@ -52,8 +59,7 @@ const char* refusal_sm90(const ops::AttentionParams& p, const core::DeviceInfo& 
 #endif
 
 core::DeviceNeeds needs_parts(const ops::AttentionParams& p, const core::DeviceInfo&) {
-  const auto rows = static_cast<std::size_t>(p.tables->part_rows * p.k.dim(2));
-  return {rows * (static_cast<std::size_t>(p.q.dim(2)) * sizeof(float) + sizeof(float2)), 0};
+  return {ops::attention_parts_bytes(p.tables->part_rows, p.k.dim(2), p.q.dim(2)), 0};
 }
 
 AttentionTileParams tile_params(const ops::AttentionParams& p, const core::DeviceLaunch& launch) {
@@ -67,12 +73,18 @@ AttentionTileParams tile_params(const ops::AttentionParams& p, const core::Devic
 
 /// Tiles of few rows by the sm80 kernels, those of many by `Many`.
 template <class X, class KV, int D, class Many>
-Status run_tiles(const AttentionTileParams& p, const core::DeviceLaunch& launch, const Many& many) {
+Status run_tiles(AttentionTileParams p, const core::DeviceLaunch& launch, const Many& many) {
+  const AttentionCall whole = p.call;
+  // Gates cost tiles of many more than a kernel of their own does: its reads are all on their way
+  // at once.
+  const bool gated_behind = whole.gate.data != nullptr && whole.tables.num_many > 0;
+  if (gated_behind) p.call.gate = View();
   HYBRIDATTN_TRY((run_attention_tiles<X, KV, D, true>(p, launch)));
   AttentionTileParams beside = p;
   beside.beside_few = p.call.tables.num_few > 0;
   HYBRIDATTN_TRY(many(beside, launch));
-  return join_attention_parts(p, D, launch);
+  HYBRIDATTN_TRY(join_attention_parts(p, D, launch));
+  return gated_behind ? gate_attention_rows(whole, D, launch) : Status();
 }
 
 template <class X, class KV>

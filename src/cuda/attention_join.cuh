@@ -155,7 +155,12 @@ class PartJoin {
   __device__ void write(int row, int d, const JoinedRow& joined, int to) const {
     ops::AttentionWork work = work_;
     work.part = Out ? -1 : to;
-    RowWriter<X, D>(p_, work, kv_head_, row, joined.top, joined.sum).write(d, joined.total);
+    const RowWriter<X, D> writer(p_, work, kv_head_, row, joined.top, joined.sum);
+    if (p_.call.gate.data != nullptr) {
+      writer.write_gated(d, joined.total);
+    } else {
+      writer.write(d, joined.total);
+    }
   }
 
   const AttentionTileParams& p_;

@@ -1,8 +1,8 @@
 // Rows of softmax attention in device code: which keys a query sees and where they lie.
 #pragma once
 
-#include "src/core/formulas.h"
 #include "src/cuda/element.cuh"
+#include "src/cuda/formulas.cuh"
 #include "src/cuda/grid.cuh"
 #include "src/cuda/mma.cuh"
 #include "src/ops/attention_params.h"
@@ -31,8 +31,8 @@ class Divider {
 
 /// Of a call, what all kernels read.
 struct AttentionCall {
-  View q, k, v, out, lse;
-  const float* sinks;  // optional
+  View q, k, v, out, lse, gate;  // lse, gate: optional
+  const float* sinks;            // optional
   ops::AttentionTables tables;
   Divider group, page_size;
   std::int64_t cache_pages;  // dense: keys
@@ -41,6 +41,11 @@ struct AttentionCall {
   float scale;  // on q.k as the cache holds k
   float cap;    // 0: none
   float v_scale;
+  const float *k_scales, *v_scales;  // [kv_heads], where each has its own beside those above
+
+  __device__ float k_scale_of(int kv_head) const {
+    return k_scales == nullptr ? 1.0f : k_scales[kv_head];
+  }
 };
 
 /// Of kernels over tiles.
@@ -74,6 +79,7 @@ inline AttentionCall attention_call(const ops::AttentionParams& p) {
   call.v = View(p.v);
   call.out = View(p.out);
   call.lse = p.lse.empty() ? View() : View(p.lse);
+  call.gate = p.gate.empty() ? View() : View(p.gate);
   call.sinks = static_cast<const float*>(p.sinks.data);
   call.tables = *p.tables;
   call.group = Divider(static_cast<std::uint32_t>(p.group));
@@ -86,6 +92,8 @@ inline AttentionCall attention_call(const ops::AttentionParams& p) {
   call.scale = p.options.scale * p.options.k_scale;
   call.cap = p.options.logit_cap;
   call.v_scale = p.options.v_scale;
+  call.k_scales = p.k_scale.each;
+  call.v_scales = p.v_scale.each;
   return call;
 }
 
@@ -125,6 +133,20 @@ __device__ inline Sight sight_of(const AttentionCall& call, const RowSpan& row, 
   return sight;
 }
 
+/// The row that query `index` of all belongs to.
+__device__ inline int row_of_query(const ops::AttentionTables& tables, int index) {
+  int low = 0, high = tables.rows - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (tables.first_query[middle] <= index) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
 /// The page that key `key` of a row lies in, or for dense keys its place. `first`: the row's
 /// kv_start.
 __device__ inline std::int64_t page_of(const AttentionCall& call, std::int64_t first, int key) {
@@ -162,7 +184,9 @@ __device__ inline Finish finish_query(const AttentionCall& call, int head, float
     sum = sum * reach + exp2f(sink - higher);
     top = higher;
   }
-  return {reach / sum * call.v_scale, (top + log2f(sum)) * kLn2};
+  const float v_scale =
+      call.v_scales == nullptr ? call.v_scale : call.v_scales[call.group.quotient(head)];
+  return {reach / sum * v_scale, (top + log2f(sum)) * kLn2};
 }
 
 /// Four outputs of a query from dim `d` on, from its sums. Who writes dim 0 writes its lse.
@@ -181,6 +205,29 @@ __device__ inline void write_query(const AttentionCall& call, std::int64_t token
   if (d == 0 && call.lse.data != nullptr) {
     call.lse.as<float>()[call.lse.at(token, head)] = finish.lse;
   }
+}
+
+/// The same, times the sigmoids of the query's gates, which are in X or f32; not read of one that
+/// sees nothing.
+template <class X>
+__device__ inline void write_gated(const AttentionCall& call, std::int64_t token, int head, int d,
+                                   float4 sums, const Finish& finish) {
+  if (finish.lse != -INFINITY) {
+    const std::int64_t at = call.gate.at(token, head, d);
+    float2 low, high;
+    if (call.gate.dtype == DType::kF32) {
+      const float4 gate = *reinterpret_cast<const float4*>(call.gate.as<const float>() + at);
+      low = make_float2(gate.x, gate.y);
+      high = make_float2(gate.z, gate.w);
+    } else {
+      const uint2 pairs = *reinterpret_cast<const uint2*>(call.gate.as<const X>() + at);
+      low = unpack<X>(pairs.x);
+      high = unpack<X>(pairs.y);
+    }
+    sums = make_float4(sums.x * sigmoid(low.x), sums.y * sigmoid(low.y), sums.z * sigmoid(high.x),
+                       sums.w * sigmoid(high.y));
+  }
+  write_query<X>(call, token, head, d, sums, finish);
 }
 
 }  // namespace hybridattn::cuda

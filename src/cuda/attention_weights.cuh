@@ -159,11 +159,21 @@ class RowWriter {
   __device__ void write(int d, float4 sums) const {
     if (!there_) return;
     if (part_ < 0) return write_query<X>(p_.call, token_, head_, d, sums, finish_);
+    write_part(d, sums);
+  }
+  /// The same where the call has gates.
+  __device__ void write_gated(int d, float4 sums) const {
+    if (!there_) return;
+    if (part_ < 0) return cuda::write_gated<X>(p_.call, token_, head_, d, sums, finish_);
+    write_part(d, sums);
+  }
+
+ private:
+  __device__ void write_part(int d, float4 sums) const {
     *reinterpret_cast<float4*>(p_.part_out + part_ * D + d) = sums;
     if (d == 0) p_.part_top[part_] = edge_;
   }
 
- private:
   const AttentionTileParams& p_;
   int head_ = 0;
   bool there_;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstdint>
 
 #include "hybridattn/ops/ragged_rows.h"
@@ -45,11 +47,45 @@ Status for_row_slices(const DeviceRowTables& rows, std::int64_t blocks_of_row,
   return {};
 }
 
-/// Lets the blocks of a kernel have more shared memory than the 48 KB that all may have.
+/// Kernels that were allowed their shared memory, by device. Of any thread.
+class AllowedKernels {
+ public:
+  /// Keys are not 0.
+  bool holds(std::uintptr_t key) const {
+    for (const std::atomic<std::uintptr_t>& place : places_) {
+      const std::uintptr_t held = place.load(std::memory_order_acquire);
+      if (held == key) return true;
+      if (held == 0) return false;
+    }
+    return false;
+  }
+  void add(std::uintptr_t key) {
+    for (std::atomic<std::uintptr_t>& place : places_) {
+      std::uintptr_t held = 0;
+      if (place.compare_exchange_strong(held, key) || held == key) return;
+    }
+  }
+
+ private:
+  std::array<std::atomic<std::uintptr_t>, 128> places_{};
+};
+
+/// Lets the blocks of a kernel, always alike, have more shared memory than the 48 KB that all may
+/// have. The runtime takes from the heap for each such call: once a kernel and device.
 template <class Kernel>
 Status allow_shared_memory(const char* op, Kernel* kernel, int bytes) {
-  return check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-               op);
+  static AllowedKernels allowed;
+  int device = 0;
+  HYBRIDATTN_TRY(check(cudaGetDevice(&device), op));
+  const auto* address = reinterpret_cast<const void*>(kernel);
+  // Kernels lie further apart than there are devices.
+  const std::uintptr_t key =
+      reinterpret_cast<std::uintptr_t>(address) + static_cast<unsigned>(device);
+  if (allowed.holds(key)) return {};
+  HYBRIDATTN_TRY(
+      check(cudaFuncSetAttribute(address, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), op));
+  allowed.add(key);
+  return {};
 }
 
 /// First thing in a kernel that launch_early starts: returns when all that came before it on the

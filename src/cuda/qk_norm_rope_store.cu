@@ -17,7 +17,7 @@ struct FusedParams {
   std::int64_t dim, v_dim, half, page_size;
   float epsilon;
   float offset;  // of the weights
-  float k_scale, v_scale;
+  core::HeadScales k_scale, v_scale;
 };
 
 /// One row's way. What has no data is left out.
@@ -83,14 +83,14 @@ __device__ inline HeadRow make_row(const FusedParams& p, std::int64_t token, std
     row.norm = row_of(p.k_norm, 0);
     if (p.k_out.data != nullptr) row.out = row_of(p.k_out, token, head);
     if (slot != kPadIndex) row.place = place_of(p.k_cache, slot, p.page_size, head);
-    row.scale = p.k_scale;
+    row.scale = p.k_scale.of(head);
     return row;
   }
   head -= p.k_heads;
   row.x = row_of(p.v, token, head);
   row.dim = p.v_dim;
   if (slot != kPadIndex) row.place = place_of(p.v_cache, slot, p.page_size, head);
-  row.scale = p.v_scale;
+  row.scale = p.v_scale.of(head);
   return row;
 }
 

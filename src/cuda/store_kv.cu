@@ -9,7 +9,7 @@ struct StoreParams {
   View k, v, k_cache, v_cache;
   const std::int64_t* token_slots;  // [tokens]
   std::int64_t tokens, heads, dim, v_dim, page_size;
-  float k_scale, v_scale;
+  core::HeadScales k_scale, v_scale;
 };
 
 template <int N>
@@ -28,10 +28,12 @@ __global__ void __launch_bounds__(kElementThreads)
     float x[N];
     if (first < p.dim) {
       load_elements(row_of(p.k, at.whole, at.rest), first, x);
-      store_scaled(place_of(p.k_cache, slot, p.page_size, at.rest), first, x, p.k_scale);
+      store_scaled(place_of(p.k_cache, slot, p.page_size, at.rest), first, x,
+                   p.k_scale.of(at.rest));
     } else {
       load_elements(row_of(p.v, at.whole, at.rest), first - p.dim, x);
-      store_scaled(place_of(p.v_cache, slot, p.page_size, at.rest), first - p.dim, x, p.v_scale);
+      store_scaled(place_of(p.v_cache, slot, p.page_size, at.rest), first - p.dim, x,
+                   p.v_scale.of(at.rest));
     }
   }
 }

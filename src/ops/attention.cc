@@ -42,8 +42,8 @@ Status check_options(core::ArgCheck& check, const AttentionOptions& options) {
                 ", must be at least 1, or -1 (off)");
   check.require_supported(options.causal || options.window == -1, "window is ", options.window,
                           " without causal, must be -1 (off)");
-  ops::check_cache_scale(check, "k_scale", options.k_scale);
-  ops::check_cache_scale(check, "v_scale", options.v_scale);
+  ops::check_cache_scales(check, "k_scale", options.k_scale, "k_scales", options.k_scales);
+  ops::check_cache_scales(check, "v_scale", options.v_scale, "v_scales", options.v_scales);
   return check.status();
 }
 
@@ -114,6 +114,7 @@ Status attention(Context& context, const AttentionArgs& args) {
   check.output("out", args.out, {"T", "HQ", "DV"});
   check.optional_input("sinks", args.sinks, {"HQ"}, core::Dtypes::kF32);
   check.optional_output("lse", args.lse, {"T", "HQ"}, core::Dtypes::kF32);
+  check.optional_input("gate", args.gate, {"T", "HQ", "DV"});
   if (!check.ok()) return check.status();
   const bool dense = args.k.rank == 3;
   check.require((args.v.rank == 3) == dense, "v has rank ", args.v.rank, ", k has ", args.k.rank);
@@ -124,7 +125,7 @@ Status attention(Context& context, const AttentionArgs& args) {
   check.require(check["page_size"] > 0, "k has page_size = 0, must be at least 1");
   check_heads(check, hq, hk, check["D"], check["DV"]);
   check.distinct("out", args.out, "q", args.q).distinct("out", args.out, "k", args.k);
-  check.distinct("out", args.out, "v", args.v);
+  check.distinct("out", args.out, "v", args.v).distinct("out", args.out, "gate", args.gate);
   HYBRIDATTN_TRY(check_options(check, args.options));
   const AttentionHeads heads = heads_of(args, hq, hk, check["page_size"]);
   if (args.rows.device != nullptr) {
@@ -134,8 +135,18 @@ Status attention(Context& context, const AttentionArgs& args) {
     HYBRIDATTN_TRY(
         ops::check_attention_rows("attention", args.rows, heads, check["T"], check["pages"], ends));
   }
-  ops::AttentionParams params{args.rows, args.q,       k,      v, args.out, args.sinks,
-                              args.lse,  args.options, hq / hk};
+  ops::AttentionParams params{args.rows,
+                              args.q,
+                              k,
+                              v,
+                              args.out,
+                              args.sinks,
+                              args.lse,
+                              args.options,
+                              args.gate,
+                              ops::head_scales(args.options.k_scale, args.options.k_scales),
+                              ops::head_scales(args.options.v_scale, args.options.v_scales),
+                              hq / hk};
   ops::AttentionTables tables;
   if (context.device() == DeviceType::kCuda) {
     HYBRIDATTN_TRY(place_rows(context, heads, check["T"], params, tables));

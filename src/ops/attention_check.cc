@@ -73,6 +73,13 @@ Status check_tree(const char* op, const AttentionRows& rows, bool causal, std::i
 
 }  // namespace
 
+Status check_shared_prefixes(const char* op, const Context& context, bool shared) {
+  if (!shared || !context.batch_invariant()) return {};
+  return error(StatusCode::kUnsupported, op,
+               ": shared_prefixes is true, must be false with batch_invariant: a row's sums would "
+               "follow from its neighbours");
+}
+
 Status check_attention_lengths(const char* op, const AttentionRows& rows,
                                const AttentionHeads& heads) {
   constexpr std::int32_t kMostKeys = 0x7fffffff - 1024, kMostPage = 1 << 30;

@@ -1,6 +1,7 @@
 // The checks of attention that do not depend on one call.
 #pragma once
 
+#include "hybridattn/context.h"
 #include "hybridattn/device_attention_rows.h"
 
 namespace hybridattn::ops {
@@ -14,6 +15,9 @@ struct AttentionEnds {
 /// keys) that it lists. Errors: invalid_argument, out_of_range, unsupported.
 Status check_attention_rows(const char* op, const AttentionRows& rows, const AttentionHeads& heads,
                             std::int64_t tokens, std::int64_t pages, AttentionEnds& ends);
+
+/// Whether rows of the context may share what they read. Errors: unsupported.
+Status check_shared_prefixes(const char* op, const Context& context, bool shared);
 
 /// What kernels of an accelerator count with 32 bits. Errors: unsupported.
 Status check_attention_lengths(const char* op, const AttentionRows& rows,

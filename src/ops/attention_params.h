@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hybridattn/ops/attention.h"
+#include "src/core/head_scales.h"
 
 namespace hybridattn::ops {
 
@@ -22,7 +23,7 @@ struct AttentionWork {
   std::int64_t kv_start;
   // Of a tile whose parts the blocks that make them add up: which this is, and of how many, each a
   // tile's rows further. 0 parts: it is the only one, or a join adds them up.
-  std::int32_t piece, parts;
+  std::int32_t piece = 0, parts = 0;
 };
 
 /// Up to so many parts of a tile are added up by one block, more in groups and then the groups'
@@ -49,6 +50,12 @@ struct AttentionJoin {
   std::int32_t index;  ///< of the first part, counted from the row's first key where cuts are fixed
   std::int32_t tile;   ///< query rows of a part
   std::int32_t q_start, q_length;
+  // Of rows that read their first keys together: parts of tiles over the query rows of all of them,
+  // one tile's after the other's. They come before those above.
+  std::int32_t shared_parts = 0;  ///< of each such tile; 0: nothing is shared
+  std::int32_t shared_part = 0;   ///< place of the first
+  std::int32_t shared_tile = 1;   ///< query rows of a part
+  std::int32_t shared_first = 0;  ///< number of query row `first` among those of all of them
 };
 
 /// Query rows of one tile of the kernel for few.
@@ -61,7 +68,8 @@ struct AttentionTables {
   const std::int32_t* q_length;     // [rows]
   const std::int32_t* kv_length;    // [rows]
   const std::int32_t* first_query;  // [rows + 1] queries of all rows before
-  const std::int32_t* counts;       // pieces of work for few and for many, joins, as they are now
+  // As they are now: pieces of work for few and for many, joins, those of many among them
+  const std::int32_t* counts;
   const AttentionWork* few;
   const AttentionWork* many;
   const AttentionJoin* joins;
@@ -72,8 +80,16 @@ struct AttentionTables {
   const std::int32_t* pages;                                 // nullptr: dense keys
   std::int32_t rows, queries, num_few, num_many, num_joins;  // room for as many
   std::int32_t many_rows;                                    // query rows of a tile of `many`
+  bool shares;                                               // whether joins may have shared parts
   std::int64_t part_rows;
 };
+
+/// Bytes of what a call's parts leave for their joins, of `part_rows` query rows of each key head:
+/// sums of values, the largest logit and the sum of weights, all in f32.
+constexpr std::size_t attention_parts_bytes(std::int64_t part_rows, std::int64_t kv_heads,
+                                            std::int64_t dim) {
+  return static_cast<std::size_t>(part_rows * kv_heads * (dim + 2)) * sizeof(float);
+}
 
 struct AttentionParams {
   AttentionRows rows;
@@ -84,6 +100,8 @@ struct AttentionParams {
   ConstTensorView sinks;  // optional [q_heads] f32
   TensorView lse;         // optional [tokens, q_heads] f32
   AttentionOptions options;
+  ConstTensorView gate;                     // optional [tokens, q_heads, v_dim]
+  core::HeadScales k_scale, v_scale;        // of options
   std::int64_t group;                       // query heads of one key head
   const AttentionTables* tables = nullptr;  // the rows and their work on an accelerator
 };

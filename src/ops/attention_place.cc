@@ -9,7 +9,7 @@
 namespace hybridattn::ops {
 namespace {
 
-constexpr std::int64_t kCounts = 3;
+constexpr std::int64_t kCounts = 4;
 
 /// Arrays one after the other, each with room for so many elements.
 class Writer {
@@ -90,6 +90,7 @@ std::size_t AttentionBlock::write(const AttentionRows& from, const AttentionSche
   counts[0] = static_cast<std::int32_t>(schedule.few.size());
   counts[1] = static_cast<std::int32_t>(schedule.many.size());
   counts[2] = static_cast<std::int32_t>(schedule.joins.size());
+  counts[3] = static_cast<std::int32_t>(schedule.joins_of_many);
   std::fill_n(writer.take<std::int32_t>(arrivals), schedule.arrivals, 0);
   if (parents > 0) {
     const std::int64_t count = from.parents == nullptr ? 0 : named;
@@ -125,6 +126,7 @@ AttentionTables AttentionBlock::tables(std::byte* device) const noexcept {
   tables.num_joins = static_cast<std::int32_t>(joins);
   tables.many_rows = many_rows;
   tables.part_rows = part_rows;
+  tables.shares = shares;
   return tables;
 }
 

@@ -11,7 +11,8 @@ struct AttentionBlock {
   std::int64_t parents;  // tokens of the stream; 0: no trees
   std::int32_t many_rows;
   std::int64_t pages;  // behind all others, as many as there are; 0: dense keys
-  std::int64_t arrivals;
+  std::int64_t arrivals = 0;
+  bool shares = false;  // whether joins may have shared parts
 
   std::size_t bytes() const noexcept;
   bool holds(const AttentionSchedule& schedule) const noexcept;

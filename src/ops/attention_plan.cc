@@ -115,12 +115,17 @@ class Cutter {
     const std::int32_t size = many ? cut_.many_rows : kAttentionFewRows;
     std::vector<AttentionTile>& tiles = out_.tiles;
     tiles.clear();
+    add_shared_tiles(many, size);
     for (std::int32_t row = 0; row < rows_.count; ++row) {
       const std::int64_t query_rows = rows_.q_length[row] * cut_.group;
-      if ((query_rows > kAttentionFewRows || cut_.one_kernel) != many) continue;
+      if (takes_many(query_rows) != many) continue;
+      const std::int32_t group = out_.group_of.empty() ? -1 : out_.group_of[at(row)];
       for (std::int64_t first = 0; first < query_rows; first += size) {
         const std::int64_t last = std::min(first + size, query_rows) - 1;
         tiles.push_back(tile_of(rows_, cut_, row, first, last));
+        if (group < 0) continue;
+        tiles.back().group = group;
+        tiles.back().begin = out_.groups[at(group)].keys;
       }
     }
     const std::int64_t fixed = many ? kAttentionFixedPartOfMany : kAttentionFixedPart;
@@ -143,8 +148,51 @@ class Cutter {
     return origin + (begin - origin) / kAttentionFixedCut * kAttentionFixedCut;
   }
 
+  static std::size_t at(std::int32_t index) { return static_cast<std::size_t>(index); }
+  bool takes_many(std::int64_t query_rows) const {
+    return query_rows > kAttentionFewRows || cut_.one_kernel;
+  }
+  /// Tiles over the query rows of groups come first: what joins them must know their places.
+  void add_shared_tiles(bool many, std::int32_t size) {
+    for (std::size_t g = 0; g < out_.groups.size(); ++g) {
+      const AttentionGroup& group = out_.groups[g];
+      const std::int64_t query_rows = group.tokens * cut_.group;
+      if (takes_many(query_rows) != many) continue;
+      for (std::int64_t first = 0; first < query_rows; first += size) {
+        out_.tiles.push_back({group.row, static_cast<std::int32_t>(first), 0, group.keys,
+                              static_cast<std::int32_t>(g), true});
+      }
+    }
+  }
+  /// To a kernel a group is one row, whose queries see the keys and, of a row of as many, more.
+  void cut_shared(const AttentionTile& tile, std::int64_t part, std::int32_t size,
+                  std::vector<AttentionWork>& out) {
+    AttentionGroup& group = out_.groups[at(tile.group)];
+    if (tile.first == 0) {
+      group.part = static_cast<std::int32_t>(out_.part_rows);
+      group.parts = static_cast<std::int32_t>(pieces_of(tile, part, false));
+      group.tile = size;
+    }
+    const std::int32_t keys = group.keys + (cut_.causal ? group.tokens : 0);
+    add_pieces({tile.row, tile.first, tile.begin, tile.end, -1, rows_.q_start[tile.row],
+                group.tokens, keys, rows_.kv_start[tile.row]},
+               tile.begin, group.parts, part, size, out);
+  }
+  void add_pieces(AttentionWork work, std::int64_t origin, std::int64_t pieces, std::int64_t part,
+                  std::int32_t size, std::vector<AttentionWork>& out) {
+    const std::int32_t begin = work.begin, end = work.end;
+    for (std::int64_t i = 0; i < pieces; ++i) {
+      work.begin = static_cast<std::int32_t>(std::max<std::int64_t>(begin, origin + i * part));
+      work.end = static_cast<std::int32_t>(std::min<std::int64_t>(end, origin + (i + 1) * part));
+      work.part = static_cast<std::int32_t>(out_.part_rows);
+      out.push_back(work);
+      out_.part_rows += size;
+      ++work.piece;
+    }
+  }
   void cut_tile(const AttentionTile& tile, std::int64_t part, std::int32_t size,
                 std::vector<AttentionWork>& out) {
+    if (tile.shared) return cut_shared(tile, part, size, out);
     const std::int64_t pieces = pieces_of(tile, part, cut_.fixed);
     AttentionWork work{tile.row,
                        tile.first,
@@ -154,10 +202,8 @@ class Cutter {
                        rows_.q_start[tile.row],
                        rows_.q_length[tile.row],
                        rows_.kv_length[tile.row],
-                       rows_.kv_start[tile.row],
-                       0,
-                       0};
-    if (pieces == 1) {
+                       rows_.kv_start[tile.row]};
+    if (pieces == 1 && tile.group < 0) {
       out.push_back(work);
       return;
     }
@@ -165,21 +211,30 @@ class Cutter {
     if (last_joins_) {
       work.parts = static_cast<std::int32_t>(pieces);
     } else {
-      out_.joins.push_back({tile.row, tile.first, static_cast<std::int32_t>(out_.part_rows),
-                            static_cast<std::int32_t>(pieces),
-                            static_cast<std::int32_t>(origin / part), size, work.q_start,
-                            work.q_length});
+      out_.joins.push_back(join_of(tile, work, pieces, origin / part, size));
     }
-    for (std::int64_t i = 0; i < pieces; ++i) {
-      work.begin = static_cast<std::int32_t>(std::max<std::int64_t>(tile.begin, origin + i * part));
-      work.end =
-          static_cast<std::int32_t>(std::min<std::int64_t>(tile.end, origin + (i + 1) * part));
-      work.part = static_cast<std::int32_t>(out_.part_rows);
-      out.push_back(work);
-      out_.part_rows += size;
-      ++work.piece;
-    }
+    add_pieces(work, origin, pieces, part, size, out);
     if (last_joins_) out_.part_rows += attention_join_sums(work.parts) * size;
+  }
+  /// `index`: of the first piece, counted from the row's first key.
+  AttentionJoin join_of(const AttentionTile& tile, const AttentionWork& work, std::int64_t pieces,
+                        std::int64_t index, std::int32_t size) const {
+    AttentionJoin join{tile.row,
+                       tile.first,
+                       static_cast<std::int32_t>(out_.part_rows),
+                       static_cast<std::int32_t>(pieces),
+                       static_cast<std::int32_t>(index),
+                       size,
+                       work.q_start,
+                       work.q_length};
+    if (tile.group < 0) return join;
+    const AttentionGroup& group = out_.groups[at(tile.group)];
+    const std::int64_t before = work.q_start - rows_.q_start[group.row];
+    join.shared_parts = group.parts;
+    join.shared_part = group.part;
+    join.shared_tile = group.tile;
+    join.shared_first = static_cast<std::int32_t>(before * cut_.group) + tile.first;
+    return join;
   }
 
   const AttentionRows& rows_;
@@ -198,9 +253,12 @@ MostTiles most_tiles(const AttentionCut& cut, const AttentionLimits& limits) {
   const std::int64_t query_rows = limits.tokens * cut.group;
   const std::int64_t rows = std::min(limits.rows, limits.tokens);
   const bool many = cut.one_kernel || row_tokens * cut.group > kAttentionFewRows;
-  // A row's last tile may not be full.
-  const std::int64_t tiles = many ? std::min(query_rows, rows + query_rows / cut.many_rows) : 0;
-  return {cut.one_kernel ? 0 : rows, tiles,
+  // A row's last tile may not be full, nor one over rows that share keys.
+  const std::int64_t full = query_rows / cut.many_rows;
+  const std::int64_t groups = cut.shared_page_size > 0 ? rows / 2 : 0;
+  const std::int64_t tiles = (many ? std::min(query_rows, rows + full) : 0) +
+                             (cut.shared_page_size > 0 ? groups + full : 0);
+  return {cut.one_kernel ? 0 : rows + groups, tiles,
           (row_tokens * cut.group + cut.many_rows - 1) / cut.many_rows};
 }
 
@@ -208,8 +266,9 @@ MostTiles most_tiles(const AttentionCut& cut, const AttentionLimits& limits) {
 
 bool AttentionCut::last_joins(bool many, std::int64_t tiles) const {
   constexpr std::int64_t kFewParts = 5;
-  // What a query sees is to add up in one order, wherever its tile begins: the kernel sees to that.
-  if (fixed) return false;
+  // What a query sees is to add up in one order, wherever its tile begins: the kernel sees to that,
+  // and to parts that several rows share.
+  if (fixed || shared_page_size > 0) return false;
   const std::int64_t planned = many ? many_tiles : few_tiles;
   return (planned < 0 ? tiles : planned) * kv_heads * kFewParts >= (many ? slots_of_many : slots);
 }
@@ -241,6 +300,7 @@ AttentionCut attention_cut(Context& context, const AttentionHeads& heads) {
 
 AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits& limits) {
   const auto [few_tiles, many_tiles, many_of_row] = most_tiles(cut, limits);
+  const bool shares = cut.shared_page_size > 0;
   const std::int64_t all_keys =
       limits.all_keys > 0 ? limits.all_keys : std::int64_t{limits.rows} * limits.keys;
   // Every piece but a tile's last is a whole part.
@@ -251,11 +311,14 @@ AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits
     const std::int64_t at_once = std::max<std::int64_t>(slots / cut.kv_heads, 1);
     return std::min(tiles * (limits.keys / kAttentionCut + 1), (kMostWaves + kMoreWaves) * at_once);
   };
-  const std::int64_t few_parts = cut.fixed ? fixed_pieces(few_tiles, 1, kAttentionFixedPart)
-                                           : filled_pieces(few_tiles, cut.slots);
+  // What follows a shared part is a part, cut or not.
+  const std::int64_t uncut_few = shares ? few_tiles : 0, uncut_many = shares ? many_tiles : 0;
+  const std::int64_t few_parts = cut.fixed
+                                     ? fixed_pieces(few_tiles, 1, kAttentionFixedPart)
+                                     : std::max(filled_pieces(few_tiles, cut.slots), uncut_few);
   const std::int64_t many_parts =
       cut.fixed ? fixed_pieces(many_tiles, many_of_row, kAttentionFixedPartOfMany)
-                : filled_pieces(many_tiles, cut.slots_of_many);
+                : std::max(filled_pieces(many_tiles, cut.slots_of_many), uncut_many);
   AttentionMost most{};
   most.few = std::max(few_tiles, few_parts);
   most.many = std::max(many_tiles, many_parts);
@@ -264,13 +327,14 @@ AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits
       // Sums of groups: of an eighth of the parts, and one more of every 17.
       most.part_rows += (parts + parts / 8 + parts / 17) * size;
     } else {
-      most.joins += std::min(tiles, parts / 2);
+      most.joins += shares ? tiles : std::min(tiles, parts / 2);
       most.part_rows += parts * size;
     }
   };
   add(false, few_tiles, few_parts, kAttentionFewRows);
   add(true, many_tiles, many_parts, cut.many_rows);
   if (!cut.fixed) most.arrivals = most.part_rows / kAttentionFewRows * cut.kv_heads;
+  most.shared_rows = shares ? std::min(limits.rows, limits.tokens) : 0;
   return most;
 }
 
@@ -286,6 +350,8 @@ void AttentionSchedule::reserve(const AttentionMost& most) {
   many.reserve(static_cast<std::size_t>(most.many));
   joins.reserve(static_cast<std::size_t>(most.joins));
   tiles.reserve(static_cast<std::size_t>(std::max(most.few, most.many)));
+  groups.reserve(static_cast<std::size_t>(most.shared_rows / 2));
+  group_of.reserve(static_cast<std::size_t>(most.shared_rows));
 }
 
 std::int64_t first_page_read(const AttentionRows& rows, const AttentionHeads& heads,
@@ -300,9 +366,12 @@ void schedule_attention(const AttentionRows& rows, const AttentionCut& cut,
                         AttentionSchedule& schedule) {
   schedule.clear();
   schedule.many_rows = cut.many_rows;
+  find_shared_prefixes(rows, cut, schedule);
   Cutter cutter(rows, cut, schedule);
-  cutter.add(false);
+  // What few rows of a group share may be tiles of many.
   cutter.add(true);
+  schedule.joins_of_many = static_cast<std::int64_t>(schedule.joins.size());
+  cutter.add(false);
   if (!cut.fixed) schedule.arrivals = schedule.part_rows / kAttentionFewRows * cut.kv_heads;
 }
 

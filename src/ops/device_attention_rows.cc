@@ -95,6 +95,8 @@ DeviceAttentionRows::~DeviceAttentionRows() {
 Result<std::unique_ptr<DeviceAttentionRows>> DeviceAttentionRows::create(
     Context& context, const AttentionHeads& heads, const AttentionLimits& limits) {
   HYBRIDATTN_TRY(check_made(heads, limits));
+  HYBRIDATTN_TRY(
+      ops::check_shared_prefixes("DeviceAttentionRows", context, limits.shared_prefixes));
   try {
     return make(context, heads, limits);
   } catch (const std::exception&) {  // bad_alloc, length_error
@@ -114,12 +116,23 @@ Result<std::unique_ptr<DeviceAttentionRows>> DeviceAttentionRows::make(
   std::unique_ptr<DeviceAttentionRows> made(new DeviceAttentionRows(std::move(impl)));
   if (context.device() == DeviceType::kCpu) return made;
   x.cut = ops::attention_cut(context, heads);
+  if (limits.shared_prefixes) {
+    x.cut.shared_page_size = heads.page_size;
+    x.cut.least_saved = limits.least_saved;
+  }
   ops::choose_joins(limits, x.cut);
   const ops::AttentionMost most = ops::most_attention_work(x.cut, limits);
-  x.block = {limits.rows,   limits.tokens,   most.few,
-             most.many,     most.joins,      most.part_rows,
-             limits.tokens, x.cut.many_rows, heads.page_size == 0 ? 0 : limits.pages + 1,
-             most.arrivals};
+  x.block = {limits.rows,
+             limits.tokens,
+             most.few,
+             most.many,
+             most.joins,
+             most.part_rows,
+             limits.tokens,
+             x.cut.many_rows,
+             heads.page_size == 0 ? 0 : limits.pages + 1,
+             most.arrivals,
+             x.cut.shared_page_size > 0};
   x.schedule.reserve(most);
   x.memory = static_cast<std::byte*>(context.allocator().allocate(x.block.bytes()));
   if (x.memory == nullptr) {

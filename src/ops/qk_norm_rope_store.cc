@@ -53,8 +53,8 @@ void check_tensors(core::ArgCheck& check, const QkNormRopeStoreArgs& args) {
     check.array("token_slots", args.token_slots, check["T"]);
   }
   check.require(args.epsilon >= 0, "epsilon is ", args.epsilon, ", must be at least 0");
-  ops::check_cache_scale(check, "k_scale", args.k_scale);
-  ops::check_cache_scale(check, "v_scale", args.v_scale);
+  ops::check_cache_scales(check, "k_scale", args.k_scale, "k_scales", args.k_scales);
+  ops::check_cache_scales(check, "v_scale", args.v_scale, "v_scales", args.v_scales);
 }
 
 }  // namespace
@@ -71,11 +71,22 @@ Status qk_norm_rope_store(Context& context, const QkNormRopeStoreArgs& args) {
     HYBRIDATTN_ASSIGN(token_slots, ops::place_array(context, args.token_slots, check["T"],
                                                     args.device_token_slots));
   }
-  const ops::QkNormRopeStoreParams params{
-      args.q,       args.k,       args.v,       args.q_norm,        args.k_norm,
-      args.cos,     args.sin,     args.q_out,   args.k_out,         token_slots,
-      args.k_cache, args.v_cache, args.epsilon, args.zero_centered, args.k_scale,
-      args.v_scale};
+  const ops::QkNormRopeStoreParams params{args.q,
+                                          args.k,
+                                          args.v,
+                                          args.q_norm,
+                                          args.k_norm,
+                                          args.cos,
+                                          args.sin,
+                                          args.q_out,
+                                          args.k_out,
+                                          token_slots,
+                                          args.k_cache,
+                                          args.v_cache,
+                                          args.epsilon,
+                                          args.zero_centered,
+                                          ops::head_scales(args.k_scale, args.k_scales),
+                                          ops::head_scales(args.v_scale, args.v_scales)};
   const std::int64_t widest = std::max(check["D"], check["DV"]);
   return core::launch(context, "qk_norm_rope_store", params,
                       static_cast<std::size_t>(4 * widest) * sizeof(float));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "hybridattn/ops/qk_norm_rope_store.h"
+#include "src/core/head_scales.h"
 
 namespace hybridattn::ops {
 
@@ -21,8 +22,8 @@ struct QkNormRopeStoreParams {
   TensorView v_cache;               // [pages, page_size, kv_heads, v_dim], given with k_cache
   float epsilon;
   bool zero_centered;
-  float k_scale;  // stored is k / k_scale
-  float v_scale;
+  core::HeadScales k_scale;  // stored is k / k_scale
+  core::HeadScales v_scale;
 
   std::int64_t kv_heads() const noexcept { return k.rank == 0 ? 0 : k.dim(1); }
   std::int64_t v_dim() const noexcept { return v.rank == 0 ? 0 : v.dim(2); }

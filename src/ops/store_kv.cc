@@ -17,8 +17,8 @@ Status store_kv(Context& context, const StoreKvArgs& args) {
                core::Dtypes::kCacheFloat);
   check.output("v_cache", args.v_cache, {"pages", "page_size", "HK", "DV"},
                core::Dtypes::kCacheFloat);
-  ops::check_cache_scale(check, "k_scale", args.k_scale);
-  ops::check_cache_scale(check, "v_scale", args.v_scale);
+  ops::check_cache_scales(check, "k_scale", args.k_scale, "k_scales", args.k_scales);
+  ops::check_cache_scales(check, "v_scale", args.v_scale, "v_scales", args.v_scales);
   if (!check.ok()) return check.status();
   check.array("token_slots", args.token_slots, check["T"]);
   if (!check.ok()) return check.status();
@@ -27,8 +27,13 @@ Status store_kv(Context& context, const StoreKvArgs& args) {
   HYBRIDATTN_ASSIGN(
       const std::int64_t* token_slots,
       ops::place_array(context, args.token_slots, check["T"], args.device_token_slots));
-  const ops::StoreKvParams params{args.k,       args.v,       token_slots, args.k_cache,
-                                  args.v_cache, args.k_scale, args.v_scale};
+  const ops::StoreKvParams params{args.k,
+                                  args.v,
+                                  token_slots,
+                                  args.k_cache,
+                                  args.v_cache,
+                                  ops::head_scales(args.k_scale, args.k_scales),
+                                  ops::head_scales(args.v_scale, args.v_scales)};
   const std::int64_t widest = check["D"] > check["DV"] ? check["D"] : check["DV"];
   return core::launch(context, "store_kv", params,
                       static_cast<std::size_t>(2 * widest) * sizeof(float));

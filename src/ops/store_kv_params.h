@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hybridattn/ops/store_kv.h"
+#include "src/core/head_scales.h"
 
 namespace hybridattn::ops {
 
@@ -11,8 +12,8 @@ struct StoreKvParams {
   const std::int64_t* token_slots;  // [tokens], -1 = skip
   TensorView k_cache;               // [pages, page_size, heads, dim]
   TensorView v_cache;               // [pages, page_size, heads, v_dim]
-  float k_scale;                    // stored is k / k_scale
-  float v_scale;
+  core::HeadScales k_scale;         // stored is k / k_scale
+  core::HeadScales v_scale;
 };
 
 }  // namespace hybridattn::ops

@@ -19,6 +19,9 @@ class ConformanceAttention : public Conformance {
     bool sinks = false;
     std::optional<DType> cache_dtype{};  // as the queries unless given
     std::optional<DType> out_dtype{};    // the same
+    bool head_scales = false;
+    bool gate = false;
+    std::optional<DType> gate_dtype{};  // as the queries unless given
   };
   struct Row {
     std::int32_t queries;
@@ -31,7 +34,6 @@ class ConformanceAttention : public Conformance {
   void check(const Case& c) { check(c, rows_of_table()); }
   void check(const Case& c, const std::vector<Row>& row_list);
 
- private:
   void check_one(const Case& c, const std::vector<Row>& row_list);
 };
 
@@ -96,6 +98,18 @@ void poison_free_keys(Operand& operand, const Cache& cache, std::int64_t page_si
   }
 }
 
+/// Gates of tokens that belong to nobody, and of those without keys, are not read.
+template <class RowList>
+void poison_unread_gates(Operand& gate, const RowList& list) {
+  std::int64_t token = 0;
+  for (const auto& row : list) {
+    gate.poison({token++});
+    for (std::int32_t i = 0; i < row.queries; ++i, ++token) {
+      if (row.keys - row.queries + i < 0) gate.poison({token});
+    }
+  }
+}
+
 /// The same with gaps that kernels which move 16 bytes at once take.
 Layout aligned(Layout layout) {
   if (layout == Layout::kSliced) return Layout::kAlignedSliced;
@@ -146,11 +160,22 @@ void ConformanceAttention::check_one(const Case& c, const std::vector<Row>& row_
   poison_free_keys(k, cache, c.page_size);
   poison_free_keys(v, cache, c.page_size);
   Operand sinks(DType::kF32, {hq}, Layout::kDense, random.values(hq, -1, 3));
+  Operand k_scales(DType::kF32, {c.hk}, Layout::kDense, random.values(c.hk, 0.3, 2));
+  Operand v_scales(DType::kF32, {c.hk}, Layout::kDense, random.values(c.hk, 0.3, 3));
+  Operand gate(c.gate_dtype.value_or(dtype()), {tokens, hq, c.v_dim}, c.layout,
+               random.values(tokens * hq * c.v_dim, -4, 4));
+  poison_unread_gates(gate, row_list);
   Operand out(c.out_dtype.value_or(dtype()), {tokens, hq, c.v_dim}, c.layout);
   Operand lse(DType::kF32, {tokens, hq}, Layout::kSliced);
   run(attention, reference::attention, [&](Source s) {
-    return AttentionArgs{cache.rows.view(c.page_size > 0),  q(s),   k(s),     v(s), out(s),
-                         c.sinks ? sinks(s) : TensorView(), lse(s), c.options};
+    AttentionArgs args{cache.rows.view(c.page_size > 0),  q(s),   k(s),     v(s), out(s),
+                       c.sinks ? sinks(s) : TensorView(), lse(s), c.options};
+    if (c.head_scales) {
+      args.options.k_scales = k_scales(s);
+      args.options.v_scales = v_scales(s);
+    }
+    if (c.gate) args.gate = gate(s);
+    return args;
   });
   const DType least = half_ulp(cache_dtype) > half_ulp(dtype()) ? cache_dtype : dtype();
   const OpBound& bound = attention_bound(context().last_kernel_target(), dtype());
@@ -223,6 +248,48 @@ TEST_P(ConformanceAttention, CachesInF8WithScales) {
     c.sinks = true;
     check(c);
   }
+}
+
+TEST_P(ConformanceAttention, CachesInF8WithAScaleOfEachHead) {
+  for (const std::int64_t page_size : {0, 7, 16}) {
+    Case c;
+    c.page_size = page_size;
+    c.cache_dtype = DType::kF8E4M3;
+    c.head_scales = true;
+    c.hk = 3;
+    check(c);
+    c.layout = Layout::kTransposed;
+    c.options.logit_cap = 2.5f;
+    c.sinks = true;
+    check(c);
+  }
+}
+
+TEST_P(ConformanceAttention, ScalesOfEachHeadOfAnyCache) {
+  Case c;
+  c.head_scales = true;
+  if (GetParam().cuda_family == "sm80") {
+    GTEST_SKIP() << "kernels over tiles take scales of heads for caches in f8_e4m3";
+  }
+  check_one(c, rows_of_table());
+}
+
+TEST_P(ConformanceAttention, OutputGates) {
+  for (const Layout layout : {Layout::kDense, Layout::kSliced, Layout::kTransposed}) {
+    Case c;
+    c.gate = true;
+    c.layout = layout;
+    check(c);
+    c.gate_dtype = DType::kF32;
+    c.sinks = true;
+    c.options.logit_cap = 2.5f;
+    c.options.window = 100;
+    check(c);
+  }
+  Case c;
+  c.gate = c.head_scales = true;
+  c.cache_dtype = DType::kF8E4M3;
+  check(c);
 }
 
 TEST_P(ConformanceAttention, GroupsAndHeadDims) {

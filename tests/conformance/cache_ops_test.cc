@@ -28,12 +28,20 @@ class StoreCase {
       : k(type, {6, 2, dims.k}, layout, random.values(12 * dims.k, -3, 3)),
         v(type, {6, 2, dims.v}, layout, random.values(12 * dims.v, -3, 3)),
         k_cache(cache, {5, kPageSize, 2, dims.k}, layout, random.values(30 * dims.k, -1, 1)),
-        v_cache(cache, {5, kPageSize, 2, dims.v}, layout, random.values(30 * dims.v, -1, 1)) {
+        v_cache(cache, {5, kPageSize, 2, dims.v}, layout, random.values(30 * dims.v, -1, 1)),
+        k_scales(DType::kF32, {2}, Layout::kDense, random.values(2, 0.2, 3)),
+        v_scales(DType::kF32, {2}, Layout::kDense, random.values(2, 0.2, 3)) {
     k.poison({1});
     v.poison({1});
   }
   StoreKvArgs args(Source s) {
     return {k(s), v(s), places.data(), k_cache(s), v_cache(s), 0.75f, 3.0f};
+  }
+  StoreKvArgs args_by_head(Source s) {
+    StoreKvArgs a{k(s), v(s), places.data(), k_cache(s), v_cache(s)};
+    a.k_scales = k_scales(s);
+    a.v_scales = v_scales(s);
+    return a;
   }
   /// What no place names is as it was.
   void allow_places(Canary& canary) const {
@@ -44,8 +52,20 @@ class StoreCase {
 
   static constexpr std::int64_t kPageSize = 3;
   std::vector<std::int64_t> places{7, kPadIndex, 0, 14, 8, 4};
-  Operand k, v, k_cache, v_cache;
+  Operand k, v, k_cache, v_cache, k_scales, v_scales;
 };
+
+TEST_P(ConformanceStoreKv, StoreKvWithAScaleOfEachHead) {
+  for (const DType cache : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
+    for (const Layout layout : {Layout::kTransposed, Layout::kAlignedSliced}) {
+      StoreCase c(random, dtype(), cache, layout, {32, 16});
+      run(store_kv, reference::store_kv, [&](Source s) { return c.args_by_head(s); });
+      const DType in = half_ulp(cache) > half_ulp(dtype()) ? cache : dtype();
+      expect_conforms(c.k_cache, everything(5), kStoreKvBound, in);
+      expect_conforms(c.v_cache, everything(5), kStoreKvBound, in);
+    }
+  }
+}
 
 TEST_P(ConformanceStoreKv, StoreKvOfEveryCacheType) {
   for (const DType cache : {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3}) {

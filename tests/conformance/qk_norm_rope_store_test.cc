@@ -23,6 +23,7 @@ struct CaseShape {
   Layout layout = Layout::kDense;
   bool q_norm = true, k_norm = true, rotated = true, stored = true, k_out = false;
   bool zero_centered = true;
+  bool head_scales = false;
 };
 
 class Case {
@@ -37,7 +38,9 @@ class Case {
         q_out(type, {kTokens, kQHeads, s.dim}, s.layout),
         k_out(type, {kTokens, kKvHeads, s.dim}, s.layout),
         k_cache(s.cache, {kPages, kPageSize, kKvHeads, s.dim}, s.layout),
-        v_cache(s.cache, {kPages, kPageSize, kKvHeads, s.v_dim}, s.layout) {}
+        v_cache(s.cache, {kPages, kPageSize, kKvHeads, s.v_dim}, s.layout),
+        k_scales(DType::kF32, {kKvHeads}, Layout::kDense, random.values(kKvHeads, 0.2, 3)),
+        v_scales(DType::kF32, {kKvHeads}, Layout::kDense, random.values(kKvHeads, 0.2, 3)) {}
 
   QkNormRopeStoreArgs args(Source s) {
     QkNormRopeStoreArgs a;
@@ -55,8 +58,13 @@ class Case {
       a.token_slots = places.data();
       a.k_cache = k_cache(s);
       a.v_cache = v_cache(s);
-      a.k_scale = 0.75f;
-      a.v_scale = 3.0f;
+      if (shape.head_scales) {
+        a.k_scales = k_scales(s);
+        a.v_scales = v_scales(s);
+      } else {
+        a.k_scale = 0.75f;
+        a.v_scale = 3.0f;
+      }
     }
     return a;
   }
@@ -74,6 +82,7 @@ class Case {
   CaseShape shape;
   std::vector<std::int64_t> places{7, 3, 0, 14, kPadIndex, 4};
   Operand q, k, v, q_norm, k_norm, cosine, sine, q_out, k_out, k_cache, v_cache;
+  Operand k_scales, v_scales;
 
  private:
   Operand input(Random& random, DType type, const Shape& dims) const {
@@ -137,6 +146,20 @@ TEST_P(ConformanceQkNormRopeStore, EveryCacheType) {
       shape.cache = cache;
       shape.layout = layout;
       shape.zero_centered = false;
+      Case c(random, dtype(), shape);
+      run(qk_norm_rope_store, reference::qk_norm_rope_store, [&](Source s) { return c.args(s); });
+      c.expect(dtype());
+    }
+  }
+}
+
+TEST_P(ConformanceQkNormRopeStore, AScaleOfEachHead) {
+  for (const DType cache : {DType::kBF16, DType::kF8E4M3}) {
+    for (const std::int64_t dim : {37, 64}) {
+      CaseShape shape;
+      shape.cache = cache;
+      shape.dim = shape.v_dim = dim;
+      shape.head_scales = true;
       Case c(random, dtype(), shape);
       run(qk_norm_rope_store, reference::qk_norm_rope_store, [&](Source s) { return c.args(s); });
       c.expect(dtype());

@@ -52,9 +52,8 @@ void feed_all(HybridWorld& world, std::int32_t tokens) {
 }
 
 // Of the world's three GDN layers and two attention layers.
-const Counts kEachOp{{"causal_conv", 3}, {"gdn_gates", 3},      {"gdn_step", 3},
-                     {"gdn_prefill", 3}, {"gated_rms_norm", 3}, {"store_kv", 2},
-                     {"attention", 2},   {"sigmoid_gate", 2}};
+const Counts kEachOp{{"causal_conv", 3},    {"gdn_gates", 3}, {"gdn_step", 3}, {"gdn_prefill", 3},
+                     {"gated_rms_norm", 3}, {"store_kv", 2},  {"attention", 2}};
 
 TEST(TraceTest, AnEagerStepLeavesOneEventForEachOp) {
   const auto trace = make_trace();

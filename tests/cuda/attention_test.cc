@@ -1,88 +1,14 @@
 // Attention on the GPU at lengths that the oracle is too slow for: kernels over tiles against the
 // plain form, rows written once for many calls, and what may not change a single bit.
-#include <cuda_runtime_api.h>
-
-#include <algorithm>
-#include <cmath>
 #include <map>
-#include <numeric>
 
-#include "hybridattn/hybridattn.h"
-#include "tests/support/contexts.h"
-#include "tests/support/oracle.h"
-#include "tests/support/tensor.h"
+#include "tests/cuda/attention_problem.h"
 
 namespace hybridattn::testing {
 namespace {
 
-struct Row {
-  std::int32_t queries, keys;
-};
-
-/// Rows over pages in random order; what is not a key is NaN.
-struct Problem {
-  Problem(std::vector<Row> row_list, std::int64_t page, std::int64_t dim,
-          DType dtype = DType::kBF16, std::int64_t heads = 6, std::int64_t kv_heads = 2,
-          DType cache = DType::kBF16)
-      : list(std::move(row_list)), page_size(page) {
-    std::int64_t pages = 1, tokens = 0;
-    for (const Row& row : list) {
-      pages += (row.keys + page - 1) / page;
-      tokens += row.queries;
-    }
-    Random random(11);
-    std::vector<std::int32_t> ids(static_cast<std::size_t>(pages));
-    std::iota(ids.begin(), ids.end(), 0);
-    std::shuffle(ids.begin(), ids.end(), random.engine());
-    q = Buffer(dtype, {std::max<std::int64_t>(tokens, 1), heads, dim});
-    q.fill(random.values(q.num_elements(), -2, 2));
-    k = Buffer(cache, {pages, page, kv_heads, dim});
-    v = Buffer(cache, {pages, page, kv_heads, dim});
-    for (Buffer* x : {&k, &v}) x->fill(random.values(x->num_elements(), -2, 2));
-    std::int32_t token = 0;
-    auto next = ids.begin();
-    for (const Row& row : list) {
-      const auto used = (row.keys + page - 1) / page;
-      std::vector<std::int32_t> mine(next, next + used);
-      next += used;
-      for (Buffer* x : {&k, &v}) {
-        for (std::int64_t i = row.keys; i < used * page; ++i) {
-          x->poison({mine[static_cast<std::size_t>(i / page)], i % page});
-        }
-      }
-      pages_of.push_back(mine);
-      rows.add(token, row.queries, row.keys, mine);
-      token += row.queries;
-    }
-    for (Buffer* x : {&k, &v}) x->poison({*next});  // nobody's page
-    options.scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  }
-
-  AttentionArgs args(Buffer& out, Buffer& lse) {
-    AttentionArgs a;
-    a.rows = rows.view(true);
-    a.q = q.view();
-    a.k = k.view();
-    a.v = v.view();
-    a.out = out.view();
-    a.lse = lse.view();
-    a.options = options;
-    return a;
-  }
-  Buffer make_out(DType dtype = DType::kF32) const { return Buffer(dtype, q.shape()); }
-  Buffer make_lse() const { return Buffer(DType::kF32, {q.shape()[0], q.shape()[1]}); }
-  AttentionHeads heads() const {
-    return {static_cast<std::int32_t>(q.shape()[1]), static_cast<std::int32_t>(k.shape()[2]),
-            static_cast<std::int32_t>(page_size), options.causal, options.window};
-  }
-
-  std::vector<Row> list;
-  std::int64_t page_size;
-  Buffer q, k, v;
-  KvRows rows;
-  std::vector<std::vector<std::int32_t>> pages_of;
-  AttentionOptions options;
-};
+using Row = AttentionRow;
+using Problem = AttentionProblem;
 
 /// Memory of the device alone; none where it has not as much.
 class DeviceBytes {
@@ -102,39 +28,8 @@ class DeviceBytes {
   void* data_ = nullptr;
 };
 
-class CudaAttention : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!cuda_present()) GTEST_SKIP() << "there is no CUDA device";
-    context_ = make_cuda_context();
-    plain_ = make_cuda_context("smxx");
-  }
-  Context& context() { return *context_; }
-
-  /// The kernels over tiles give what the plain form gives.
-  void expect_as_plain(Problem& problem, double bound = 4e-3) {
-    Buffer out = problem.make_out(), lse = problem.make_lse();
-    Buffer plain_out = problem.make_out(), plain_lse = problem.make_lse();
-    poison_workspace(context());
-    ASSERT_OK(attention(context(), problem.args(out, lse)));
-    EXPECT_NE(context().last_kernel_target(), "smxx");
-    ASSERT_OK(attention(*plain_, problem.args(plain_out, plain_lse)));
-    EXPECT_TRUE(near(out.values(), plain_out.values(), {bound, 8 * bound}));
-    EXPECT_TRUE(near(finite(lse), finite(plain_lse), {3e-6, 3e-5}));
-  }
-
-  /// With the value of a query that sees nothing made a number.
-  static std::vector<double> finite(const Buffer& lse) {
-    std::vector<double> values = lse.values();
-    for (double& value : values) value = value == -INFINITY ? -1000.0 : value;
-    return values;
-  }
-
-  std::unique_ptr<Context> context_, plain_;
-};
-
 TEST_F(CudaAttention, LengthsAroundPagesAndTiles) {
-  for (const std::int64_t page : {1, 16, 64}) {
+  for (const std::int64_t page : {1, 7, 16, 64, 256}) {
     const auto p = static_cast<std::int32_t>(page);
     std::vector<Row> rows;
     for (const std::int32_t queries : {0, 1, 2, p - 1, p, p + 1}) {
@@ -421,60 +316,6 @@ TEST_F(CudaAttention, RowsOfAnotherKindAreRefused) {
   const auto cpu = make_context();
   EXPECT_ERROR(attention(*cpu, args), kInvalidArgument, "another context");
   EXPECT_ERROR(attention(context(), args), kOutOfRange, "rows.device names queries up to 10");
-}
-
-/// A captured call follows the rows: lengths that shrink and grow, with what earlier replays left
-/// in the workspace.
-TEST_F(CudaAttention, ACapturedCallFollowsTheRows) {
-  cudaStream_t stream;
-  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
-  {
-    ContextOptions options;
-    options.device = DeviceType::kCuda;
-    options.stream = stream;
-    options.allocator = &shared_memory();
-    const auto captured = make_context(options);
-    Problem problem({{1, 4096}, {1, 4096}, {1, 4096}}, 16, 256, DType::kBF16, 8, 1);
-    auto rows = DeviceAttentionRows::create(*captured, problem.heads(), {3, 3, 768, 4096, 1});
-    ASSERT_OK(rows.status());
-    Buffer out = problem.make_out(), lse = problem.make_lse();
-    AttentionArgs args = problem.args(out, lse);
-    args.rows = (*rows)->rows();
-    ASSERT_OK(attention(*captured, args));  // grows the workspace
-    ASSERT_OK(captured->synchronize());
-    AttentionArgs baked = problem.args(out, lse);
-    ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
-    EXPECT_ERROR(attention(*captured, baked), kFailedPrecondition, "captured", "null");
-    EXPECT_ERROR((*rows)->write(problem.rows.view(true)), kFailedPrecondition, "captured");
-    ASSERT_OK(attention(*captured, args));
-    cudaGraph_t graph;
-    ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
-    cudaGraphExec_t executable;
-    ASSERT_EQ(cudaGraphInstantiate(&executable, graph, 0), cudaSuccess);
-    for (const std::vector<std::int32_t>& keys : std::vector<std::vector<std::int32_t>>{
-             {1, 4096, 17}, {4096, 1, 0}, {17, 17, 17}, {2, 0}}) {
-      KvRows now;
-      for (std::size_t r = 0; r < keys.size(); ++r) {
-        now.add(static_cast<std::int32_t>(r), 1, keys[r], problem.pages_of[r]);
-      }
-      ASSERT_OK((*rows)->write(now.view(true)));
-      for (Buffer* x : {&out, &lse}) std::fill(x->memory().begin(), x->memory().end(), Byte{0xff});
-      ASSERT_EQ(cudaGraphLaunch(executable, stream), cudaSuccess);
-      ASSERT_OK(captured->synchronize());
-      Buffer plain_out = problem.make_out(), plain_lse = problem.make_lse();
-      AttentionArgs plain = problem.args(plain_out, plain_lse);
-      plain.rows = now.view(true);
-      ASSERT_OK(attention(*plain_, plain));
-      const auto count = static_cast<std::ptrdiff_t>(keys.size()) * 8 * 256;
-      const auto got = out.values(), want = plain_out.values();
-      EXPECT_TRUE(near({got.begin(), got.begin() + count}, {want.begin(), want.begin() + count},
-                       {4e-3, 3e-2}));
-      EXPECT_TRUE(keys.size() == 3 || out.is_poison({2})) << "nobody's query";
-    }
-    cudaGraphExecDestroy(executable);
-    cudaGraphDestroy(graph);
-  }
-  cudaStreamDestroy(stream);
 }
 
 }  // namespace

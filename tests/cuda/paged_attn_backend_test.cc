@@ -1,87 +1,14 @@
 // The backend over a paged cache on the GPU: what the CPU's gives, planned once for several layers
 // of several kinds, rewritten in place, committed.
-#include <cmath>
-
-#include "hybridattn/hybridattn.h"
-#include "tests/support/contexts.h"
+#include "tests/cuda/paged_world.h"
 #include "tests/support/page_rows.h"
-#include "tests/support/tensor.h"
 
 namespace hybridattn::testing {
 namespace {
 
-constexpr std::int64_t kPageSize = 16, kPages = 120, kHq = 8, kHk = 2, kDim = 64, kRotated = 32;
+using World = PagedWorld;
 
-/// Two layers' caches and a step's tensors, the same for both devices.
-struct World {
-  explicit World(std::unique_ptr<Context> owner, std::int64_t tokens) : context(std::move(owner)) {
-    Random random(3);
-    for (auto* caches : {&k, &v}) {
-      for (int i = 0; i < 2; ++i) {
-        caches->emplace_back(DType::kBF16, Shape{kPages, kPageSize, kHk, kDim});
-        caches->back().fill(random.values(caches->back().num_elements(), -1, 1));
-      }
-    }
-    const auto make = [&](Buffer& x, const Shape& shape, DType dtype, double low = -1) {
-      x = Buffer(dtype, shape);
-      x.fill(random.values(x.num_elements(), low, 1));
-    };
-    make(q, {tokens, kHq, kDim}, DType::kBF16);
-    make(new_k, {tokens, kHk, kDim}, DType::kBF16);
-    make(new_v, {tokens, kHk, kDim}, DType::kBF16);
-    make(gate, {tokens, kHq, kDim}, DType::kBF16);
-    make(norm, {kDim}, DType::kBF16);
-    make(cosine, {tokens, kRotated / 2}, DType::kF32);
-    make(sine, {tokens, kRotated / 2}, DType::kF32);
-    make(sinks, {kHq}, DType::kF32);
-    auto made = PagedAttnBackend::create(*context,
-                                         {{k[0].view(), k[1].view()}, {v[0].view(), v[1].view()}});
-    EXPECT_OK(made.status());
-    backend = std::move(made).value();
-  }
-
-  std::vector<RadixAttention> layers() {
-    std::vector<RadixAttention> out(2);
-    for (int i = 0; i < 2; ++i) {
-      RadixAttention& layer = out[static_cast<std::size_t>(i)];
-      layer.layer_id = 4 * i + 3;
-      layer.kv_index = i;
-      layer.num_heads = kHq;
-      layer.num_kv_heads = kHk;
-      layer.head_dim = layer.v_head_dim = kDim;
-      layer.scaling = 0.125f;
-    }
-    out[1].sliding_window = 40;
-    out[1].sinks = sinks.view();
-    return out;
-  }
-
-  /// Both layers, one after the other.
-  std::vector<std::vector<double>> run(const Plan& plan) {
-    std::vector<std::vector<double>> results;
-    for (const RadixAttention& layer : layers()) {
-      Buffer out(DType::kBF16, q.shape());
-      AttentionRunArgs args;
-      args.q = q.view();
-      args.k = new_k.view();
-      args.v = new_v.view();
-      args.out = out.view();
-      args.q_norm = args.k_norm = norm.view();
-      args.cos = cosine.view();
-      args.sin = sine.view();
-      args.gate = gate.view();
-      EXPECT_OK(backend->run_attention(plan, layer, args));
-      EXPECT_OK(context->synchronize());
-      results.push_back(out.values());
-    }
-    return results;
-  }
-
-  std::unique_ptr<Context> context;
-  std::vector<Buffer> k, v;
-  Buffer q, new_k, new_v, gate, norm, cosine, sine, sinks;
-  std::unique_ptr<PagedAttnBackend> backend;
-};
+constexpr std::int64_t kPageSize = World::kPageSize, kPages = 120;
 
 class CudaPagedAttnBackend : public ::testing::Test {
  protected:

@@ -178,6 +178,11 @@ INSTANTIATE_TEST_SUITE_P(
                       o.k_scale = 0.25f;
                       o.v_scale = 2.0f;
                     }},
+        NamedOption{"f8_with_a_scale_of_each_head",
+                    [](WorldOptions& o) {
+                      o.kv_dtype = DType::kF8E4M3;
+                      o.head_scales = true;
+                    }},
         NamedOption{"bf16_keys_and_values", [](WorldOptions& o) { o.kv_dtype = DType::kBF16; }},
         NamedOption{"bf16_states", [](WorldOptions& o) { o.state_dtype = DType::kBF16; }},
         NamedOption{"f16", [](WorldOptions& o) { o.dtype = o.kv_dtype = DType::kF16; }},
@@ -239,10 +244,17 @@ TEST(F48RefusedOption, EncoderAndCrossAttentionWhenTheLayerIsDeclared) {
   EXPECT_ERROR(declared([](auto& l) { l.logit_cap = -1; }), kInvalidArgument, "logit_cap is -1");
   EXPECT_ERROR(declared([](auto& l) { l.sliding_window = 0; }), kInvalidArgument, "window is 0");
   EXPECT_ERROR(declared([](auto& l) { l.scaling = 0; }), kInvalidArgument, "scale is 0");
-  Buffer few(DType::kF32, {3}), half(DType::kBF16, {4});
+  Buffer few(DType::kF32, {3}), half(DType::kBF16, {4}), each(DType::kF32, {2});
   EXPECT_ERROR(declared([&](auto& l) { l.sinks = few.view(); }), kInvalidArgument, "3 elements",
                "[4] f32");
   EXPECT_ERROR(declared([&](auto& l) { l.sinks = half.view(); }), kInvalidArgument, "bf16");
+  EXPECT_ERROR(declared([&](auto& l) { l.k_scales = few.view(); }), kInvalidArgument,
+               "k_scales of rank 1, 3 elements", "[2] f32");
+  EXPECT_ERROR(declared([&](auto& l) { l.v_scales = half.view(); }), kInvalidArgument, "v_scales",
+               "bf16");
+  EXPECT_ERROR(declared([&](auto& l) { l.v_scales = each.view(), l.v_scale = 3; }),
+               kInvalidArgument, "v_scale is 3", "must be 1 beside v_scales");
+  EXPECT_OK(declared([&](auto& l) { l.k_scales = l.v_scales = each.view(); }));
   EXPECT_ERROR(declared([](auto& l) { l.attn_type = static_cast<AttentionType>(77); }),
                kInvalidArgument, "attn_type 77");
   EXPECT_ERROR(declared([](auto& l) { l.k_scale = 0; }), kInvalidArgument, "k_scale is 0");

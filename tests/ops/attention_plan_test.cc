@@ -122,6 +122,10 @@ void expect_schedule(const RandomRows& rows, const AttentionCut& cut,
   EXPECT_EQ(schedule.joins.size(), joins) << "of all tiles whose blocks do not add up their parts";
   EXPECT_EQ(schedule.part_rows, parts);
   EXPECT_EQ(schedule.arrivals, cut.fixed ? 0 : parts / ops::kAttentionFewRows * cut.kv_heads);
+  for (std::size_t i = 0; i < schedule.joins.size(); ++i) {
+    const bool of_many = static_cast<std::int64_t>(i) < schedule.joins_of_many;
+    EXPECT_EQ(schedule.joins[i].tile, of_many ? cut.many_rows : ops::kAttentionFewRows);
+  }
   for (const AttentionJoin& join : schedule.joins) {
     const auto& pieces = tiles.at({join.row, join.first, join.tile});
     EXPECT_EQ(join.part, pieces.front().part);

@@ -39,7 +39,7 @@ class QkNormRopeStoreTest : public ::testing::Test {
   std::unique_ptr<Context> context = make_context(ContextOptions{});
   Buffer q{DType::kF32, {2, 4, 16}}, k{DType::kF32, {2, 2, 16}}, v{DType::kF32, {2, 2, 8}};
   Buffer weight{DType::kF32, {16}}, table{DType::kF32, {2, 4}}, wide_table{DType::kF32, {2, 9}};
-  Buffer q_out{DType::kF32, {2, 4, 16}};
+  Buffer q_out{DType::kF32, {2, 4, 16}}, scales{DType::kF32, {2}};
   Buffer k_cache{DType::kF8E4M3, {3, 4, 2, 16}}, v_cache{DType::kF8E4M3, {3, 4, 2, 8}};
   std::int64_t slots[2] = {11, kPadIndex};
 };
@@ -77,6 +77,10 @@ TEST_F(QkNormRopeStoreTest, ScalarsAndPlaces) {
   EXPECT_ERROR(run([](auto& a) { a.epsilon = -1; }), kInvalidArgument, "epsilon is -1");
   EXPECT_ERROR(run([](auto& a) { a.k_scale = 0; }), kInvalidArgument, "k_scale is 0");
   EXPECT_ERROR(run([](auto& a) { a.v_scale = -2; }), kInvalidArgument, "v_scale is -2");
+  EXPECT_ERROR(run([&](auto& a) { a.k_scales = weight.view(); }), kInvalidArgument, "k_scales",
+               "HK = 16", "k has 2");
+  EXPECT_ERROR(run([&](auto& a) { a.v_scales = scales.view(), a.v_scale = 2; }), kInvalidArgument,
+               "v_scale is 2", "must be 1 beside v_scales");
   slots[1] = 12;
   EXPECT_ERROR(run([](auto&) {}), kOutOfRange, "token_slots[1] is 12", "[0, 12)");
   slots[1] = -2;

@@ -51,6 +51,10 @@ HybridWorld::HybridWorld(const WorldOptions& o) : options(o) {
   std::vector<RadixAttention> attention_layers;
   for (AttentionLayer& l : attention_) {
     if (o.sinks) l.layer.sinks = l.sinks.view();
+    if (o.head_scales) {
+      l.layer.k_scales = l.k_scales.view();
+      l.layer.v_scales = l.v_scales.view();
+    }
     attention_layers.push_back(l.layer);
   }
   EXPECT_OK((*full)->set_layers(attention_layers));
@@ -107,6 +111,10 @@ void HybridWorld::make_attention_layer(std::int32_t id, Random& random) {
   l.layer.k_scale = options.k_scale;
   l.layer.v_scale = options.v_scale;
   l.sinks = filled({kHq}, random, -1, 2);
+  for (Buffer* scales : {&l.k_scales, &l.v_scales}) {
+    *scales = Buffer(DType::kF32, {kHk});
+    scales->fill({0.25, 2.0});
+  }
   l.k_cache = Buffer(options.kv_dtype, {options.pages, options.page_size, kHk, kDim});
   l.v_cache = Buffer(options.kv_dtype, {options.pages, options.page_size, kHk, kVDim});
   const std::int64_t t = options.max_tokens;

@@ -33,6 +33,7 @@ struct WorldOptions {
   bool sinks = false;
   AttentionType attn_type = AttentionType::kDecoder;
   float k_scale = 1.0f, v_scale = 1.0f;
+  bool head_scales = false;  ///< one for each key head, in place of those
   bool allow_neg_eigval = false;
   bool channel_decay = false;
   Trace* trace = nullptr;
@@ -83,7 +84,7 @@ class HybridWorld {
   };
   struct AttentionLayer {
     RadixAttention layer;
-    Buffer k_cache, v_cache, sinks;
+    Buffer k_cache, v_cache, sinks, k_scales, v_scales;
     Buffer q, k, v, gate, out, lse;
   };
   void make_gdn_layer(std::int32_t id, Random& random);

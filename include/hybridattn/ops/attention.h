@@ -40,6 +40,9 @@ struct AttentionOptions {
   std::int32_t window = -1;
   float k_scale = 1.0f;  ///< the cache holds k / k_scale, as store_kv wrote it
   float v_scale = 1.0f;  ///< the cache holds v / v_scale
+  /// Optional [HK] f32, each finite and positive: a scale for each key head, beside k_scale = 1.
+  ConstTensorView k_scales{};
+  ConstTensorView v_scales{};  ///< the same for values, beside v_scale = 1
 };
 
 /// HQ query heads, a multiple of the HK key heads; query head h reads key head h / (HQ/HK).
@@ -53,14 +56,17 @@ struct AttentionArgs {
   ConstTensorView sinks{};  ///< optional [HQ] f32: one more logit in the denominator only
   TensorView lse{};         ///< optional [T, HQ] f32: natural log of the denominator
   AttentionOptions options;
+  /// Optional [T, HQ, DV] f32, bf16 or f16: the output is multiplied with sigmoid(gate) before it
+  /// is rounded. lse is as without.
+  ConstTensorView gate{};
 };
 
 /// softmax(mask(cap(scale q k^T))) v in float32; where q is bf16, keys and values bf16 or f8_e4m3
 /// and the processor multiplies bf16, weights are rounded to bf16 for their product with v. A query
-/// that sees nothing gets output 0 and lse = -inf, with sinks too. A result does not depend on the
-/// other rows or on how a row's queries are cut. Errors: invalid_argument, out_of_range (a page
-/// outside the cache, too few pages), unsupported. Values of a row's new keys that a query does not
-/// see must be finite: kernels may multiply them by 0.
+/// that sees nothing gets output 0 and lse = -inf, with sinks too, whatever its gate. A result does
+/// not depend on the other rows or on how a row's queries are cut. Errors: invalid_argument,
+/// out_of_range (a page outside the cache, too few pages), unsupported. Values of a row's new keys
+/// that a query does not see must be finite: kernels may multiply them by 0.
 HYBRIDATTN_API Status attention(Context& context, const AttentionArgs& args);
 
 struct MergeStatesArgs {
@@ -73,7 +79,8 @@ struct MergeStatesArgs {
 };
 
 /// Joins two attention results over disjoint keys: weights exp(lse - max), a side with -inf drops
-/// out exactly, both -inf give 0 and -inf. Errors: invalid_argument, unsupported.
+/// out exactly, both -inf give 0 and -inf. Gates belong behind the merge (sigmoid_gate): a side
+/// that has its gate already must not get it again. Errors: invalid_argument, unsupported.
 HYBRIDATTN_API Status merge_states(Context& context, const MergeStatesArgs& args);
 
 }  // namespace hybridattn

@@ -19,6 +19,9 @@ struct StoreKvArgs {
   float v_scale = 1.0f;  ///< stored is v / v_scale
   /// CUDA: the same array on the device. nullptr = the op uploads it for itself.
   const std::int64_t* device_token_slots = nullptr;
+  /// Optional [HK] f32, each finite and positive: a scale for each head, beside k_scale = 1.
+  ConstTensorView k_scales{};
+  ConstTensorView v_scales{};  ///< the same for values, beside v_scale = 1
 };
 
 /// Divides k and v by their scales, rounds them to the cache's type (f8_e4m3: cut at 448) and

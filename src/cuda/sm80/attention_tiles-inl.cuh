@@ -147,8 +147,9 @@ __device__ void run_tile(const AttentionTileParams& p, const ops::AttentionWork&
   const bool idle = work.first + row_of_warp >= query_rows;
   float unit[2] = {1.0f, 1.0f};
   if constexpr (sizeof(KV) == 1) {
-    unit[0] = units[row_of_warp + lane / 4];
-    unit[1] = units[row_of_warp + lane / 4 + 8];
+    const float scale = call.k_scale_of(kv_head);
+    unit[0] = units[row_of_warp + lane / 4] * scale;
+    unit[1] = units[row_of_warp + lane / 4 + 8] * scale;
   }
   AttentionWarp<Multiplied, KV, D, L::kKeys> rows(base + row_of_warp * D * 2, sight, unit);
   int slot = 0;
@@ -217,7 +218,13 @@ __device__ void run_tile(const AttentionTileParams& p, const ops::AttentionWork&
         total.w += more.w;
       }
     }
-    RowWriter<X, D>(p, work, kv_head, row, top, sum).write(d, total);
+    const RowWriter<X, D> writer(p, work, kv_head, row, top, sum);
+    // What tiles of many write is gated behind them.
+    if (Few && call.gate.data != nullptr) {
+      writer.write_gated(d, total);
+    } else {
+      writer.write(d, total);
+    }
   }
   const int tile = Few ? ops::kAttentionFewRows : call.tables.many_rows;
   PartJoin<X, D, L::kRows>(p, work, kv_head, tile, TileBarrier(0)).run();

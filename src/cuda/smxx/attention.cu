@@ -25,20 +25,6 @@ __device__ float load_cached(const View& view, std::int64_t at) {
   return to_float(__half(__nv_cvt_fp8_to_halfraw(bits, __NV_E4M3)));
 }
 
-/// The row that query `index` of all belongs to.
-__device__ int row_of(const ops::AttentionTables& tables, int index) {
-  int low = 0, high = tables.rows - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (tables.first_query[middle] <= index) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return low;
-}
-
 __global__ void __launch_bounds__(kWarps * 32)
     attention_rows_kernel(const __grid_constant__ RowsParams p) {
   __shared__ float tops[kWarps], sums[kWarps];
@@ -49,7 +35,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   for (std::int64_t i = blockIdx.x; i < count; i += gridDim.x) {
     const auto index = static_cast<int>(i / call.heads);
     const auto head = static_cast<int>(i % call.heads);
-    const int row = row_of(call.tables, index);
+    const int row = row_of_query(call.tables, index);
     const int query = index - call.tables.first_query[row];
     const RowSpan span{call.tables.q_start[row], call.tables.q_length[row],
                        call.tables.kv_length[row]};
@@ -61,6 +47,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     }
     for (int d = lane; d < p.v_dim; d += 32) outs[warp][d] = 0.0f;
     __syncthreads();
+    const float scale = call.scale * call.k_scale_of(static_cast<int>(kv_head));
     float top = -INFINITY, sum = 0.0f;
     for (int key = sight.begin + warp; key < sight.end; key += kWarps) {
       if (!sight.sees(key)) continue;
@@ -70,7 +57,7 @@ __global__ void __launch_bounds__(kWarps * 32)
       for (int d = lane; d < p.dim; d += 32) {
         product = fmaf(q[d], load_cached(call.k, call.k.at(page, place, kv_head, d)), product);
       }
-      const float scaled = sum_lanes(product) * call.scale;
+      const float scaled = sum_lanes(product) * scale;
       const float logit = call.cap == 0.0f ? scaled * kLog2E : capped_log2(call.cap, scaled);
       if (logit == -INFINITY) continue;
       const float higher = fmaxf(top, logit);
@@ -93,8 +80,11 @@ __global__ void __launch_bounds__(kWarps * 32)
     for (int d = threadIdx.x; d < p.v_dim; d += blockDim.x) {
       float total = 0.0f;
       for (int w = 0; w < kWarps; ++w) total = fmaf(outs[w][d], exp2f(tops[w] - zero), total);
-      store(call.out, call.out.at(token, head, d),
-            finish.factor == 0.0f ? 0.0f : total * finish.factor);
+      float value = finish.factor == 0.0f ? 0.0f : total * finish.factor;
+      if (call.gate.data != nullptr && finish.lse != -INFINITY) {
+        value *= sigmoid(load(call.gate, call.gate.at(token, head, d)));
+      }
+      store(call.out, call.out.at(token, head, d), value);
     }
     if (threadIdx.x == 0 && call.lse.data != nullptr) {
       store(call.lse, call.lse.at(token, head), finish.lse);

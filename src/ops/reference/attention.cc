@@ -19,13 +19,18 @@ double kv_element(const AttentionArgs& args, const ConstTensorView& view, std::i
   return load(view, args.rows.pages[first + j / page_size], j % page_size, head, i);
 }
 
+/// The scale of a cache's head.
+double scale_of(double all, const ConstTensorView& each, std::int64_t head) {
+  return each.empty() ? all : load(each, head);
+}
+
 double logit(const AttentionArgs& args, std::int32_t row, std::int64_t token, std::int64_t head,
              std::int64_t j, std::int64_t kv_head) {
   double s = 0;
   for (std::int64_t i = 0; i < args.q.dim(2); ++i) {
     s += load(args.q, token, head, i) * kv_element(args, args.k, row, j, kv_head, i);
   }
-  s *= static_cast<double>(args.options.scale) * args.options.k_scale;
+  s *= args.options.scale * scale_of(args.options.k_scale, args.options.k_scales, kv_head);
   const double cap = args.options.logit_cap;
   return cap > 0 ? cap * std::tanh(s / cap) : s;
 }
@@ -86,6 +91,9 @@ void run_query(const AttentionArgs& args, std::int32_t row, std::int64_t query, 
   if (!args.sinks.empty()) top = std::fmax(top, load(args.sinks, head));
   double sum = args.sinks.empty() ? 0.0 : std::exp(load(args.sinks, head) - top);
   for (const double value : logits) sum += std::exp(value - top);
+  const double v_scale = scale_of(args.options.v_scale, args.options.v_scales, kv_head);
+  const bool blind =
+      std::all_of(logits.begin(), logits.end(), [](double value) { return std::isinf(value); });
   for (std::int64_t i = 0; i < args.out.dim(2); ++i) {
     double o = 0;
     for (std::size_t n = 0; n < logits.size(); ++n) {
@@ -93,10 +101,10 @@ void run_query(const AttentionArgs& args, std::int32_t row, std::int64_t query, 
       if (std::isinf(logits[n])) continue;
       o += std::exp(logits[n] - top) / sum * kv_element(args, args.v, row, j, kv_head, i);
     }
-    store(args.out, o * args.options.v_scale, token, head, i);
+    o *= v_scale;
+    if (!args.gate.empty() && !blind) o *= core::sigmoid(load(args.gate, token, head, i));
+    store(args.out, o, token, head, i);
   }
-  const bool blind =
-      std::all_of(logits.begin(), logits.end(), [](double value) { return std::isinf(value); });
   if (!args.lse.empty()) store(args.lse, blind ? -INFINITY : top + std::log(sum), token, head);
 }
 

@@ -35,8 +35,11 @@ void qk_norm_rope_store(const QkNormRopeStoreArgs& args) {
   if (args.k.rank == 0) return;
   const TensorView keys = norm_and_rotate(args, args.k, args.k_norm, k);
   if (args.k_cache.rank != 0) {
-    store_kv(
-        {keys, args.v, args.token_slots, args.k_cache, args.v_cache, args.k_scale, args.v_scale});
+    StoreKvArgs stored{keys,         args.v,       args.token_slots, args.k_cache,
+                       args.v_cache, args.k_scale, args.v_scale};
+    stored.k_scales = args.k_scales;
+    stored.v_scales = args.v_scales;
+    store_kv(stored);
   }
   if (args.k_out.rank != 0) copy(keys, args.k_out);
 }
