@@ -134,8 +134,11 @@ Status attention(Context& context, const AttentionArgs& args) {
     HYBRIDATTN_TRY(
         ops::check_attention_rows("attention", args.rows, heads, check["T"], check["pages"], ends));
   }
-  ops::AttentionParams params{args.rows, args.q,       k,      v, args.out, args.sinks,
-                              args.lse,  args.options, hq / hk};
+  ops::AttentionParams params{args.rows, args.q,
+                              k,         v,
+                              args.out,  args.sinks,
+                              args.lse,  args.options,
+                              hq / hk,   context.chunk_invariant()};
   ops::AttentionTables tables;
   if (context.device() == DeviceType::kCuda) {
     HYBRIDATTN_TRY(place_rows(context, heads, check["T"], params, tables));
