@@ -16,15 +16,20 @@ namespace {
 constexpr std::int64_t kDim = 256, kPageSize = 64;
 constexpr double kSeconds = 0.6;
 
+/// Types of queries and outputs, and of the cache.
+struct Types {
+  DType q, cache;
+};
+
 /// One row of `queries` tokens at the end of `keys` cached ones.
 struct Case {
-  Case(std::int64_t q_heads, std::int64_t kv_heads, std::int64_t num_queries, std::int64_t num_keys)
+  Case(Types types, std::int64_t q_heads, std::int64_t kv_heads, std::int64_t num_queries,
+       std::int64_t num_keys)
       : heads(q_heads), queries(num_queries), keys(num_keys),
-        q(DType::kBF16, {queries, heads, kDim}, -1, 1),
-        k(DType::kBF16, {pages(), kPageSize, kv_heads, kDim}, -1, 1),
-        v(DType::kBF16, {pages(), kPageSize, kv_heads, kDim}, -1, 1),
-        out(DType::kBF16, {queries, heads, kDim}, 0, 1),
-        page_ids(static_cast<std::size_t>(pages())) {
+        q(types.q, {queries, heads, kDim}, -1, 1),
+        k(types.cache, {pages(), kPageSize, kv_heads, kDim}, -1, 1),
+        v(types.cache, {pages(), kPageSize, kv_heads, kDim}, -1, 1),
+        out(types.q, {queries, heads, kDim}, 0, 1), page_ids(static_cast<std::size_t>(pages())) {
     std::iota(page_ids.rbegin(), page_ids.rend(), 0);
   }
 
@@ -83,35 +88,45 @@ struct Case {
   std::int32_t kv_length = static_cast<std::int32_t>(keys);
 };
 
+void measure(Context& context, const Ceilings& ceilings, Types types, const Case& x,
+             Report& report) {
+  const Times t =
+      time_calls(kSeconds, [&](std::int64_t) { require_ok(attention(context, x.args())); });
+  x.check();
+  const double pairs = static_cast<double>(x.queries) *
+                       (static_cast<double>(x.keys) - static_cast<double>(x.queries - 1) / 2);
+  const double flop = 4.0 * pairs * static_cast<double>(x.heads * kDim);
+  const double bytes = static_cast<double>(x.k.bytes() + x.v.bytes());
+  report.row({{"suite", std::string("attention")},
+              {"kernel", std::string(context.last_kernel_target())},
+              {"q", std::string(dtype_name(types.q))},
+              {"cache", std::string(dtype_name(types.cache))},
+              {"hq", x.heads},
+              {"hk", x.k.view().dim(2)},
+              {"queries", x.queries},
+              {"keys", x.keys},
+              {"ms", t.median * 1e3, 2},
+              {"best_ms", t.best * 1e3, 2},
+              {"gflop_per_s", flop / t.median / 1e9, 0},
+              {"kv_gb_per_s", bytes / t.median / 1e9, 1},
+              {"of_read", bytes / t.median / ceilings.read, 2}});
+}
+
 }  // namespace
 
 void run_attention(Context& context, const Ceilings& ceilings, Report& report) {
+  constexpr Types kBf16{DType::kBF16, DType::kBF16};
   for (const std::int64_t heads : {8, 32}) {
     for (const auto& [queries, keys] : {std::pair<std::int64_t, std::int64_t>{512, 512},
                                         {512, 10000},
                                         {1, 10000},
                                         {512, 32768},
                                         {1, 32768}}) {
-      const Case x(heads, 2, queries, keys);
-      const Times t =
-          time_calls(kSeconds, [&](std::int64_t) { require_ok(attention(context, x.args())); });
-      x.check();
-      const double pairs = static_cast<double>(queries) *
-                           (static_cast<double>(keys) - static_cast<double>(queries - 1) / 2);
-      const double flop = 4.0 * pairs * static_cast<double>(heads * kDim);
-      const double bytes = static_cast<double>(x.k.bytes() + x.v.bytes());
-      report.row({{"suite", std::string("attention")},
-                  {"kernel", std::string(context.last_kernel_target())},
-                  {"hq", heads},
-                  {"hk", std::int64_t{2}},
-                  {"queries", queries},
-                  {"keys", keys},
-                  {"ms", t.median * 1e3, 2},
-                  {"best_ms", t.best * 1e3, 2},
-                  {"gflop_per_s", flop / t.median / 1e9, 0},
-                  {"kv_gb_per_s", bytes / t.median / 1e9, 1},
-                  {"of_read", bytes / t.median / ceilings.read, 2}});
+      measure(context, ceilings, kBf16, {kBf16, heads, 2, queries, keys}, report);
     }
+  }
+  for (const Types types : {Types{DType::kBF16, DType::kF8E4M3}, Types{DType::kF16, DType::kF16}}) {
+    measure(context, ceilings, types, {types, 8, 2, 1, 32768}, report);
   }
 }
 

@@ -10,7 +10,7 @@
 
 namespace hybridattn::bench {
 
-/// A dense tensor of numbers in [low, high). Owns them.
+/// A dense tensor of numbers in [low, high), of a float type. Owns them.
 class HostTensor {
  public:
   HostTensor(DType dtype, std::initializer_list<std::int64_t> dims, float low, float high)
@@ -30,16 +30,21 @@ class HostTensor {
     return view_.num_elements() * static_cast<std::int64_t>(dtype_size(view_.dtype));
   }
   float at(std::int64_t i) const {
-    return view_.dtype == DType::kF32 ? static_cast<const float*>(view_.data)[i]
-                                      : to_float(static_cast<const BF16*>(view_.data)[i]);
+    switch (view_.dtype) {
+      case DType::kF32: return static_cast<const float*>(view_.data)[i];
+      case DType::kF16: return to_float(static_cast<const F16*>(view_.data)[i]);
+      case DType::kF8E4M3: return to_float(static_cast<const F8E4M3*>(view_.data)[i]);
+      default: return to_float(static_cast<const BF16*>(view_.data)[i]);
+    }
   }
 
  private:
   void set(std::int64_t i, float value) {
-    if (view_.dtype == DType::kF32) {
-      static_cast<float*>(view_.data)[i] = value;
-    } else {
-      static_cast<BF16*>(view_.data)[i] = to_bf16(value);
+    switch (view_.dtype) {
+      case DType::kF32: static_cast<float*>(view_.data)[i] = value; return;
+      case DType::kF16: static_cast<F16*>(view_.data)[i] = to_f16(value); return;
+      case DType::kF8E4M3: static_cast<F8E4M3*>(view_.data)[i] = to_f8_e4m3(value); return;
+      default: static_cast<BF16*>(view_.data)[i] = to_bf16(value);
     }
   }
 

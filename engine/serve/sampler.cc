@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <type_traits>
 #include <unordered_set>
 
 #include "hybridattn/status_macros.h"
@@ -12,8 +13,60 @@
 namespace hybridattn::engine {
 namespace {
 
+// Logits are many: passes over them go in blocks of a fixed size, which compilers turn into
+// vectors.
+constexpr std::size_t kBlock = 1024;
+
+/// Calls f(first, count) block after block, until it returns false. Whole blocks first.
+template <class F>
+bool for_blocks(std::size_t size, const F& f) {
+  std::size_t i = 0;
+  for (; i + kBlock <= size; i += kBlock) {
+    if (!f(i, std::integral_constant<std::size_t, kBlock>())) return false;
+  }
+  return i == size || f(i, size - i);
+}
+
+/// Whether every logit is a number. Weights or caches with a NaN show here, before a token is
+/// chosen.
+bool all_finite(std::span<const float> logits) {
+  return for_blocks(logits.size(), [&](std::size_t first, auto count) {
+    // The largest magnitude as an integer: isfinite by itself takes a branch for each.
+    std::int32_t most = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      most = std::max(most, std::bit_cast<std::int32_t>(logits[first + i]) & 0x7fffffff);
+    }
+    return most < std::int32_t{0xff} << 23;
+  });
+}
+
+/// A logit that is no NaN as an integer of the same order; both zeros are one.
+std::int32_t in_order(float logit) {
+  const auto bits = std::bit_cast<std::int32_t>(logit + 0.0f);
+  return bits ^ (bits >> 31 & 0x7fffffff);
+}
+
+/// The first of the largest, where none is a NaN.
+std::int32_t argmax_of_numbers(std::span<const float> logits) {
+  // The first block that has it, then its place there.
+  std::size_t best = 0;
+  std::int32_t top = std::numeric_limits<std::int32_t>::min();
+  for_blocks(logits.size(), [&](std::size_t first, auto count) {
+    std::int32_t most = std::numeric_limits<std::int32_t>::min();
+    for (std::size_t i = 0; i < count; ++i) most = std::max(most, in_order(logits[first + i]));
+    if (most > top) {
+      top = most;
+      best = first;
+    }
+    return true;
+  });
+  while (best < logits.size() && in_order(logits[best]) != top) ++best;
+  return static_cast<std::int32_t>(best);
+}
+
 /// A NaN in an order or in a sum would spoil all other ids: to the sampler it is the unlikeliest.
 void drop_nans(std::span<float> logits) {
+  if (all_finite(logits)) return;
   for (float& logit : logits) {
     if (std::isnan(logit)) logit = -std::numeric_limits<float>::infinity();
   }
@@ -27,15 +80,6 @@ void penalize(std::span<float> logits, std::span<const std::int32_t> history, fl
     float& logit = logits[static_cast<std::size_t>(id)];
     logit = logit > 0 ? logit / penalty : logit * penalty;
   }
-}
-
-/// Whether every logit is a number. Weights or caches with a NaN show here, before a token is
-/// chosen.
-bool all_finite(std::span<const float> logits) {
-  // The largest magnitude as an integer: a loop that compilers vectorise, which isfinite is not.
-  std::uint32_t most = 0;
-  for (const float logit : logits) most = std::max(most, std::bit_cast<std::uint32_t>(logit) << 1);
-  return most < std::uint32_t{0xff} << 24;
 }
 
 }  // namespace
@@ -57,6 +101,7 @@ Status SamplingParams::validate() const {
 }
 
 std::int32_t argmax(std::span<const float> logits) {
+  if (all_finite(logits)) return argmax_of_numbers(logits);
   std::size_t best = 0;
   for (std::size_t i = 1; i < logits.size(); ++i) {
     // Written so that a NaN in front loses to any number.
@@ -93,7 +138,7 @@ std::int32_t Sampler::next(std::span<float> all_logits, std::span<const std::int
       all_logits.first(std::min(all_logits.size(), static_cast<std::size_t>(limit)));
   drop_nans(logits);
   penalize(logits, history, params_.repetition_penalty);
-  if (params_.temperature == 0) return argmax(logits);
+  if (params_.temperature == 0) return argmax_of_numbers(logits);
 
   order_.resize(logits.size());
   std::iota(order_.begin(), order_.end(), 0);

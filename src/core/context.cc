@@ -3,6 +3,10 @@
 #include <charconv>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "hybridattn/status_macros.h"
 #include "src/core/env.h"
 #include "src/core/kernel.h"
@@ -15,13 +19,34 @@ namespace {
 constexpr std::size_t kAlignment = 64;
 constexpr int kMaxThreads = 1024;
 
+/// Large blocks lie in huge pages where the system has them: workspaces, caches, states and
+/// activations are read in patterns that small pages slow down.
 class HeapAllocator final : public Allocator {
  public:
   void* allocate(std::size_t bytes) noexcept override {
-    return ::operator new (bytes, std::align_val_t{kAlignment}, std::nothrow);
+    const std::size_t size = rounded(bytes);
+    void* const block = ::operator new(size, alignment(bytes), std::nothrow);
+#if defined(__linux__)
+    // Without them it is slower and right.
+    if (block != nullptr && bytes >= kLarge) (void)madvise(block, size, MADV_HUGEPAGE);
+#endif
+    return block;
   }
-  void deallocate(void* pointer, std::size_t) noexcept override {
-    ::operator delete (pointer, std::align_val_t{kAlignment});
+  void deallocate(void* pointer, std::size_t bytes) noexcept override {
+    ::operator delete(pointer, alignment(bytes));
+  }
+
+ private:
+  static constexpr std::size_t kHugePage = std::size_t{2} << 20;
+  static constexpr std::size_t kLarge = kHugePage / 2;
+
+  static std::align_val_t alignment(std::size_t bytes) {
+    return std::align_val_t{bytes >= kLarge ? kHugePage : kAlignment};
+  }
+  /// Up to whole pages; what is too large for that is refused as it is.
+  static std::size_t rounded(std::size_t bytes) {
+    const std::size_t size = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    return bytes >= kLarge && size >= bytes ? size : bytes;
   }
 };
 

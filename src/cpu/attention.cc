@@ -11,7 +11,10 @@
 #include "hwy/foreach_target.h"
 
 #include "src/cpu/attention_bf16-inl.h"
+#include "src/cpu/attention_decode-inl.h"
+#include "src/cpu/attention_results-inl.h"
 #include "src/cpu/attention_sight-inl.h"
+#include "src/cpu/attention_split-inl.h"
 #include "src/cpu/flush_denormals.h"
 #include "src/cpu/gemm-inl.h"
 #include "src/cpu/kernels.h"
@@ -21,7 +24,6 @@ HWY_BEFORE_NAMESPACE();
 namespace hybridattn::cpu::HWY_NAMESPACE {
 
 inline constexpr std::int64_t kKeys = ops::kAttentionKeyTile;
-inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 /// The scratch of one worker, cut up, and what one task works on.
 struct Tile {
@@ -49,12 +51,6 @@ struct Tile {
   float* out;               // [rows, dv], not yet divided
   float* top;               // [rows] running maximum
   float* sum;               // [rows] running denominator
-};
-
-struct Task {
-  std::int32_t row;
-  std::int64_t kv_head;
-  std::int64_t first_query;  // within the row
 };
 
 void load_padded(const void* src, DType dtype, std::int64_t dim, std::int64_t padded, float* dst) {
@@ -184,52 +180,6 @@ void attend(const ops::AttentionParams& p, const Task& task, std::int64_t begin,
   }
 }
 
-/// Of the query rows of a task: sums of weighted values, not yet divided; the running maximum and
-/// denominator.
-struct Accumulated {
-  std::int64_t rows, v_dim;
-  std::int64_t stride;  // floats between rows of out
-  float *out, *top, *sum;
-  float* spare;  // room for a row of out
-};
-
-/// out *= sigmoid(gate).
-void open_gate(const ops::AttentionParams& p, std::int64_t token, std::int64_t head,
-               std::int64_t dim, float* spare, float* out) {
-  const float* gate = row_f32(row3(p.gate, token, head), p.gate.dtype, dim, spare);
-  for_vectors(dim, [&](std::int64_t i, std::int64_t n) {
-    store_part(hn::Mul(load_part(out + i, n), sigmoid(load_part(gate + i, n))), out + i, n);
-  });
-}
-
-void store_results(const ops::AttentionParams& p, const Task& task, const Accumulated& t) {
-  for (std::int64_t m = 0; m < t.rows; ++m) {
-    const std::int64_t token = p.rows.q_start[task.row] + task.first_query + m / p.group;
-    const std::int64_t head = task.kv_head * p.group + m % p.group;
-    float top = t.top[m];
-    float sum = t.sum[m];
-    float* out = t.out + m * t.stride;
-    const bool blind = sum == 0;  // it sees no key: the result is nothing, whatever the sink
-    if (!p.sinks.empty() && !blind) {
-      const float sink = reinterpret_cast<const float*>(p.sinks.data)[head];
-      const float new_top = sink > top ? sink : top;
-      const float shrink = sum > 0 ? std::exp(top - new_top) : 0.0f;
-      if (new_top > -kInfinity) {
-        sum = sum * shrink + std::exp(sink - new_top);
-        scale_row(out, shrink, t.v_dim, out);
-        top = new_top;
-      }
-    }
-    const float v_scale = p.v_scale.of(task.kv_head);
-    scale_row(out, sum > 0 ? v_scale / sum : (sum == 0 ? 0.0f : sum), t.v_dim, out);
-    if (!p.gate.empty() && !blind) open_gate(p, token, head, t.v_dim, t.spare, out);
-    store_row(out, t.v_dim, row3(p.out, token, head), p.out.dtype);
-    if (p.lse.empty()) continue;
-    auto* lse = reinterpret_cast<float*>(row2(p.lse, token));
-    lse[head] = blind ? -kInfinity : top + std::log(sum);
-  }
-}
-
 void run_task(const ops::AttentionParams& p, const Task& task, float* scratch) {
   const FlushDenormals flush;
   Tile t(scratch, p);
@@ -243,7 +193,7 @@ void run_task(const ops::AttentionParams& p, const Task& task, float* scratch) {
   for (std::int64_t tile = begin / kKeys * kKeys; tile < end; tile += kKeys) {
     attend(p, task, std::max(tile, begin), std::min(tile + kKeys, end), t);
   }
-  store_results(p, task, {t.rows, t.v_dim, t.dv, t.out, t.top, t.sum, t.v});
+  store_results(p, task, {t.rows, t.v_dim, t.dv, t.out, t.top, t.sum});
 }
 
 #if HYBRIDATTN_TARGET_HAS_TILES
@@ -267,7 +217,7 @@ void run_wide_task(const ops::AttentionParams& p, const Task& task, std::byte* s
                           std::min(tile + kWideKeys, end), t);
   }
   if (t.fresh) std::memset(t.out, 0, static_cast<std::size_t>(t.rows * t.v_dim) * sizeof(float));
-  store_results(p, task, {t.rows, t.v_dim, t.v_dim, t.out, t.top, t.sum, t.logits});
+  store_results(p, task, {t.rows, t.v_dim, t.v_dim, t.out, t.top, t.sum});
 }
 #endif
 
@@ -277,18 +227,18 @@ std::int64_t query_tiles(const ops::AttentionParams& p, std::int32_t row, std::i
   return (p.rows.q_length[row] + tokens - 1) / tokens;
 }
 
-/// run(task, scratch) for all rows and key heads, query tiles of `tokens`.
+/// run(task, scratch) for the rows [first, last) and all key heads, query tiles of `tokens`.
 template <class Run>
-void for_tasks(const ops::AttentionParams& p, core::Launch& launch, std::int64_t tokens,
-               const Run& run) {
+void for_tasks(const ops::AttentionParams& p, core::Launch& launch, std::int32_t first,
+               std::int32_t last, std::int64_t tokens, const Run& run) {
   const std::int64_t kv_heads = p.k.dim(2);
-  for (std::int32_t first = 0; first < p.rows.count;) {
-    // Rows of one tile (decode) go together in one loop; a long row has a loop of its own.
-    std::int32_t last = first + 1;
+  while (first < last) {
+    // Rows of one tile go together in one loop; a long row has a loop of its own.
+    std::int32_t end = first + 1;
     const std::int64_t tiles = query_tiles(p, first, tokens);
-    while (tiles <= 1 && last < p.rows.count && query_tiles(p, last, tokens) <= 1) ++last;
+    while (tiles <= 1 && end < last && query_tiles(p, end, tokens) <= 1) ++end;
     const std::int64_t per_row = tiles * kv_heads;
-    const std::int64_t span = (last - first) * kv_heads;
+    const std::int64_t span = (end - first) * kv_heads;
     parallel_for(launch.executor, tiles <= 1 ? span : per_row, [&](auto i, int worker) {
       // The last tiles of a long causal row are the heaviest: they go first.
       const std::int64_t tile = tiles <= 1 ? 0 : tiles - 1 - i / kv_heads;
@@ -296,16 +246,17 @@ void for_tasks(const ops::AttentionParams& p, core::Launch& launch, std::int64_t
       if (p.rows.q_length[row] == 0) return;
       run(Task{row, i % kv_heads, tile * tokens}, launch.scratch<std::byte>(worker));
     });
-    first = last;
+    first = end;
   }
 }
 
-void attention(const ops::AttentionParams& p, core::Launch& launch) {
-  launch.target = hwy::TargetName(HWY_TARGET);
+/// Rows of many tokens.
+void attend_rows(const ops::AttentionParams& p, core::Launch& launch, std::int32_t first,
+                 std::int32_t last) {
 #if HYBRIDATTN_TARGET_HAS_TILES
   if (ops::attention_in_bf16(p)) {
     return with_products(launch, [&]<class Products>() {
-      for_tasks(p, launch, ops::attention_bf16_tokens(p.group),
+      for_tasks(p, launch, first, last, ops::attention_bf16_tokens(p.group),
                 [&](const Task& task, std::byte* scratch) {
                   const typename Products::Scope scope;
                   run_wide_task<Products>(p, task, scratch);
@@ -313,10 +264,31 @@ void attention(const ops::AttentionParams& p, core::Launch& launch) {
     });
   }
 #endif
-  for_tasks(p, launch, ops::attention_tile_tokens(p.group),
+  for_tasks(p, launch, first, last, ops::attention_tile_tokens(p.group),
             [&](const Task& task, std::byte* scratch) {
               run_task(p, task, reinterpret_cast<float*>(scratch));
             });
+}
+
+void attention(const ops::AttentionParams& p, core::Launch& launch) {
+  launch.target = hwy::TargetName(HWY_TARGET);
+#if HYBRIDATTN_TARGET_HAS_TILES
+  if (ops::attention_in_bf16(p)) launch.target = DotProducts::kTarget;
+#endif
+  const auto decodes = [&](std::int32_t row) {
+    return !p.one_kernel && p.rows.q_length[row] <= ops::kAttentionFewTokens;
+  };
+  for (std::int32_t first = 0; first < p.rows.count;) {
+    std::int32_t last = first + 1;
+    const bool decode = decodes(first);
+    while (last < p.rows.count && decodes(last) == decode) ++last;
+    if (decode) {
+      SplitDecode(p, launch, first, last).run();
+    } else {
+      attend_rows(p, launch, first, last);
+    }
+    first = last;
+  }
 }
 
 void merge_states(const ops::MergeStatesParams& p, core::Launch& launch) {

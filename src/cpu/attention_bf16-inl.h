@@ -63,21 +63,6 @@ struct WideTile {
   bool fresh = true;           // no tile was added to out
 };
 
-/// Where a key or value lies.
-struct KeyPlaces {
-  KeyPlaces(const ops::AttentionParams& params, std::int32_t row, std::int64_t head)
-      : p(params), first(params.rows.kv_start[row]), page_size(params.k.dim(1)), kv_head(head) {}
-
-  const std::byte* of(const ConstTensorView& view, std::int64_t key) const {
-    const std::int64_t index = first + key / page_size;
-    const std::int64_t page = p.rows.pages != nullptr ? p.rows.pages[index] : index;
-    return row4(view, page, key % page_size, kv_head);
-  }
-
-  const ops::AttentionParams& p;
-  std::int64_t first, page_size, kv_head;
-};
-
 /// A cached row as bf16: where it lies, or converted into `copy`.
 inline const BF16* bf16_row(const std::byte* row, DType dtype, std::int64_t dim, BF16* copy) {
   if (dtype == DType::kBF16) return reinterpret_cast<const BF16*>(row);
@@ -196,26 +181,6 @@ inline bool load_sight(const ops::AttentionParams& p, std::int32_t row, std::int
   }
   return all;
 }
-
-/// What lies between a product of q and k and the exponent of 2 that its weight is.
-class Logits {
- public:
-  /// `k_scale`: of the key head.
-  Logits(const AttentionOptions& options, float k_scale)
-      : scale_(hn::Set(DF(), options.scale * k_scale)), capped_(options.logit_cap > 0),
-        cap_(hn::Set(DF(), options.logit_cap)),
-        inverse_(hn::Set(DF(), capped_ ? 1.0f / options.logit_cap : 0.0f)) {}
-  HWY_INLINE VF operator()(VF product) const {
-    const VF s = hn::Mul(product, scale_);
-    if (HWY_LIKELY(!capped_)) return s;
-    return hn::Mul(cap_, hn::Tanh(DF(), hn::Mul(s, inverse_)));
-  }
-
- private:
-  VF scale_;
-  bool capped_;
-  VF cap_, inverse_;
-};
 
 /// Softmax of sixteen rows over the first `count` keys of the tile: logits become pairs of weights.
 template <bool kAll>

@@ -1,8 +1,9 @@
-// Which keys a query sees.
+// Which keys a query sees, where they lie, and what becomes of a logit.
+#include <bit>
 #include <cstdint>
 
-#include "hwy/highway.h"
 #include "src/core/formulas.h"
+#include "src/cpu/simd-inl.h"
 #include "src/ops/attention_params.h"
 
 #if defined(HYBRIDATTN_CPU_ATTENTION_SIGHT_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -44,6 +45,61 @@ inline TreeSight tree_sight(const ops::AttentionParams& p, std::int32_t row, std
 inline bool is_tree(const ops::AttentionParams& p, std::int32_t row) {
   return p.rows.parents != nullptr && p.rows.parents[p.rows.q_start[row]] != kChain;
 }
+
+/// The tokens of a tree that a token of it follows, itself among them: a bit each.
+inline std::uint64_t branch_of(const ops::AttentionParams& p, std::int32_t row,
+                               std::int64_t query) {
+  std::uint64_t branch = 0;
+  for (std::int64_t i = query; i >= 0; i = p.rows.parents[p.rows.q_start[row] + i]) {
+    branch |= std::uint64_t{1} << i;
+  }
+  return branch;
+}
+
+/// The keys that a token sees, those of a tree's branch counted as if they were all new ones.
+inline core::KeyRange branch_range(const ops::AttentionParams& p, std::int32_t row,
+                                   std::int64_t query) {
+  if (!is_tree(p, row)) return range_of(p, row, query);
+  const std::int64_t first_new = p.rows.kv_length[row] - p.rows.q_length[row];
+  const std::int64_t end = first_new + std::popcount(branch_of(p, row, query));
+  const std::int64_t window = p.options.window;
+  return {window > 0 && end > window ? end - window : 0, end};
+}
+
+/// Where a key or value lies.
+struct KeyPlaces {
+  KeyPlaces(const ops::AttentionParams& params, std::int32_t row, std::int64_t head)
+      : p(params), first(params.rows.kv_start[row]), page_size(params.k.dim(1)), kv_head(head) {}
+
+  const std::byte* of(const ConstTensorView& view, std::int64_t key) const {
+    const std::int64_t index = first + key / page_size;
+    const std::int64_t page = p.rows.pages != nullptr ? p.rows.pages[index] : index;
+    return row4(view, page, key % page_size, kv_head);
+  }
+
+  const ops::AttentionParams& p;
+  std::int64_t first, page_size, kv_head;
+};
+
+/// What lies between a product of q and k and the exponent of 2 that its weight is.
+class Logits {
+ public:
+  /// `k_scale`: of the key head.
+  Logits(const AttentionOptions& options, float k_scale)
+      : scale_(hn::Set(DF(), options.scale * k_scale)), capped_(options.logit_cap > 0),
+        cap_(hn::Set(DF(), options.logit_cap)),
+        inverse_(hn::Set(DF(), capped_ ? 1.0f / options.logit_cap : 0.0f)) {}
+  HWY_INLINE VF operator()(VF product) const {
+    const VF s = hn::Mul(product, scale_);
+    if (HWY_LIKELY(!capped_)) return s;
+    return hn::Mul(cap_, hn::Tanh(DF(), hn::Mul(s, inverse_)));
+  }
+
+ private:
+  VF scale_;
+  bool capped_;
+  VF cap_, inverse_;
+};
 
 }  // namespace hybridattn::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

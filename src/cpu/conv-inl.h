@@ -97,13 +97,22 @@ struct ConvWindow {
   /// Outputs of tokens [begin, end); `past` is left as their last W-1 inputs.
   void run(const ops::CausalConvParams& p, const ConvBlock& block, std::int64_t begin,
            std::int64_t end) {
+    if (p.x.dtype == p.out.dtype && end - begin > 1) {
+      switch (p.x.dtype) {
+        case DType::kF32: return run_of<float>(p, block, begin, end);
+        case DType::kBF16: return run_of<BF16>(p, block, begin, end);
+        default: return run_of<F16>(p, block, begin, end);
+      }
+    }
     alignas(64) float newest[kChannels] = {}, out[kChannels];
     for (std::int64_t t = begin; t < end; ++t) {
       if (t + kAhead < end) prefetch(p, block, t + kAhead);
       load_row(element(p.x, t * p.x.stride(0) + block.channel), p.x.dtype, block.count, newest);
       // Whole vectors: what lies behind the last channel is computed and not stored.
       for (std::int64_t at = 0; at < block.count; at += lanes()) {
-        step(newest + at, at, p.silu, out + at);
+        Places places(*this, at);
+        hn::StoreU(places.step(hn::LoadU(DF(), newest + at), p.silu), DF(), out + at);
+        places.store(*this, at);
       }
       store_row(out, block.count, element(p.out, t * p.out.stride(0) + block.channel), p.out.dtype);
     }
@@ -121,22 +130,51 @@ struct ConvWindow {
     for (std::int64_t i = 0; i < block.count * out_size; i += 64) __builtin_prefetch(out + i, 1);
   }
 
-  /// One token of one vector of channels.
-  HWY_INLINE void step(const float* newest, std::int64_t at, bool silu, float* out) {
-    const DF d;
-    const VF now = hn::LoadU(d, newest);
-    VF before[W - 1];
-    for (int i = 0; i < W - 1; ++i) before[i] = hn::LoadU(d, past[i] + at);
-    VF sum = hn::Mul(hn::LoadU(d, taps[0] + at), before[0]);
-    for (int i = 1; i < W - 1; ++i) {
-      sum = hn::MulAdd(hn::LoadU(d, taps[i] + at), before[i], sum);
+  /// The same where inputs and outputs are of one type: a few tokens of each vector of channels,
+  /// whose window stays in registers for as long.
+  template <class T>
+  void run_of(const ops::CausalConvParams& p, const ConvBlock& block, std::int64_t begin,
+              std::int64_t end) {
+    for (std::int64_t t = begin; t < end; t += kAhead) {
+      const std::int64_t tokens = end - t < kAhead ? end - t : kAhead;
+      for (std::int64_t i = kAhead; i < 2 * kAhead && t + i < end; ++i) prefetch(p, block, t + i);
+      const auto* x = reinterpret_cast<const T*>(element(p.x, t * p.x.stride(0) + block.channel));
+      auto* out = reinterpret_cast<T*>(element(p.out, t * p.out.stride(0) + block.channel));
+      for (std::int64_t at = 0; at < block.count; at += lanes()) {
+        const std::int64_t width = block.count - at < lanes() ? block.count - at : lanes();
+        Places places(*this, at);
+        for (std::int64_t i = 0; i < tokens; ++i) {
+          const T* from = x + i * p.x.stride(0) + at;
+          const VF now = width == lanes() ? load_full(from) : load_part(from, width);
+          store_part(places.step(now, p.silu), out + i * p.out.stride(0) + at, width);
+        }
+        places.store(*this, at);
+      }
     }
-    sum = hn::MulAdd(hn::LoadU(d, taps[W - 1] + at), now, sum);
-    if (silu) sum = hn::Mul(sum, sigmoid(sum));
-    hn::StoreU(sum, d, out);
-    for (int i = 0; i + 1 < W - 1; ++i) hn::StoreU(before[i + 1], d, past[i] + at);
-    hn::StoreU(now, d, past[W - 2] + at);
   }
+
+  /// One vector of channels: its weights, and its inputs before the next token.
+  struct Places {
+    HWY_INLINE Places(const ConvWindow& window, std::int64_t at) {
+      for (int i = 0; i < W; ++i) taps[i] = hn::LoadU(DF(), window.taps[i] + at);
+      for (int i = 0; i < W - 1; ++i) before[i] = hn::LoadU(DF(), window.past[i] + at);
+    }
+    HWY_INLINE VF step(VF now, bool silu) {
+      VF sum = hn::Mul(taps[0], before[0]);
+      for (int i = 1; i < W - 1; ++i) sum = hn::MulAdd(taps[i], before[i], sum);
+      sum = hn::MulAdd(taps[W - 1], now, sum);
+      if (silu) sum = hn::Mul(sum, sigmoid(sum));
+      for (int i = 0; i + 1 < W - 1; ++i) before[i] = before[i + 1];
+      before[W - 2] = now;
+      return sum;
+    }
+    HWY_INLINE void store(ConvWindow& window, std::int64_t at) const {
+      for (int i = 0; i < W - 1; ++i) hn::StoreU(before[i], DF(), window.past[i] + at);
+    }
+
+    VF taps[W];
+    VF before[W - 1];
+  };
 };
 
 inline void zero_outputs(const ops::CausalConvParams& p, const ConvBlock& block) {

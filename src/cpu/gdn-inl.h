@@ -51,25 +51,27 @@ struct ChannelDecay {
 };
 
 /// step_row for a row of NV whole vectors, which stays in registers between its load and its store.
+/// Two chains for each sum: a processor holds three rows at a time, too few to hide one of NV
+/// links.
 template <int NV, class Decay>
 HWY_INLINE float step_whole_row(float* s, const float* q, const float* k, const Decay& decay,
                                 float beta, float v) {
   const DF d;
   const std::int64_t n = lanes();
   VF row[NV];
-  VF recalled = hn::Zero(d);
+  VF recalled[2] = {hn::Zero(d), hn::Zero(d)};
   for (int i = 0; i < NV; ++i) {
     row[i] = hn::Mul(hn::LoadU(d, s + i * n), decay(i * n, n));
-    recalled = hn::MulAdd(row[i], hn::LoadU(d, k + i * n), recalled);
+    recalled[i % 2] = hn::MulAdd(row[i], hn::LoadU(d, k + i * n), recalled[i % 2]);
   }
-  const VF u = hn::Set(d, beta * (v - hn::ReduceSum(d, recalled)));
-  VF out = hn::Zero(d);
+  const VF u = hn::Set(d, beta * (v - hn::ReduceSum(d, hn::Add(recalled[0], recalled[1]))));
+  VF out[2] = {hn::Zero(d), hn::Zero(d)};
   for (int i = 0; i < NV; ++i) {
     row[i] = hn::MulAdd(u, hn::LoadU(d, k + i * n), row[i]);
     hn::StoreU(row[i], d, s + i * n);
-    out = hn::MulAdd(row[i], hn::LoadU(d, q + i * n), out);
+    out[i % 2] = hn::MulAdd(row[i], hn::LoadU(d, q + i * n), out[i % 2]);
   }
-  return hn::ReduceSum(d, out);
+  return hn::ReduceSum(d, hn::Add(out[0], out[1]));
 }
 
 /// One row of S: decays it, corrects it towards v and gives its product with q. Returns o.

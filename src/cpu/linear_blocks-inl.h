@@ -2,6 +2,8 @@
 // the output; it takes 64 columns at a time and goes through K slab by slab. With few rows the
 // weights are turned in registers and used once; with more they are first packed into panels that
 // all rows of the block share.
+#include <algorithm>
+#include <numeric>
 #include <type_traits>
 
 #include "src/cpu/panel-inl.h"
@@ -285,28 +287,32 @@ void run_block(const ops::LinearParams& p, const Block& block, const Finish& fin
 struct Cut {
   /// Rows of one task: many, so that a packed panel serves often; fewer where tasks would be too
   /// few for the threads. Columns: several groups, so that all but the first find their weights
-  /// packed or fetched.
-  Cut(std::int64_t m, std::int64_t n, int threads) : rows(m), columns(n) {
-    const std::int64_t groups = (n + kColumns - 1) / kColumns;
+  /// packed or fetched, and about as many in each task, of which each thread gets the same number.
+  Cut(std::int64_t m, std::int64_t n, int threads)
+      : rows(m), columns(n), groups((n + kColumns - 1) / kColumns) {
     std::int64_t blocks = (m + ops::kLinearRows - 1) / ops::kLinearRows;
     while (blocks * groups < 2 * threads && m / blocks > 96) blocks *= 2;
     task_rows = ((m + blocks - 1) / blocks + kPanelRows - 1) / kPanelRows * kPanelRows;
     row_tasks = (m + task_rows - 1) / task_rows;
     const std::int64_t tasks = ((m > 64 ? 8 : 2) * threads + row_tasks - 1) / row_tasks;
-    const std::int64_t wide = groups / tasks;
-    task_columns = (wide < 1 ? 1 : wide > 16 ? 16 : wide) * kColumns;
-    column_tasks = (n + task_columns - 1) / task_columns;
+    const std::int64_t wide = std::clamp(groups / tasks, std::int64_t{1}, std::int64_t{16});
+    const std::int64_t share = threads / std::gcd(std::int64_t{threads}, row_tasks);
+    column_tasks = ((groups + wide - 1) / wide + share - 1) / share * share;
+    if (column_tasks > groups) column_tasks = groups;
   }
   Block block(std::int64_t task) const {
-    Block out{task / column_tasks * task_rows, task_rows, task % column_tasks * task_columns,
-              task_columns};
+    const std::int64_t at = task % column_tasks;
+    const std::int64_t first = groups * at / column_tasks;
+    Block out{task / column_tasks * task_rows, task_rows, first * kColumns,
+              (groups * (at + 1) / column_tasks - first) * kColumns};
     if (out.row + out.rows > rows) out.rows = rows - out.row;
     if (out.column + out.columns > columns) out.columns = columns - out.column;
     return out;
   }
 
   std::int64_t rows, columns;
-  std::int64_t task_rows, task_columns, row_tasks, column_tasks;
+  std::int64_t groups;  // of kColumns columns
+  std::int64_t task_rows, row_tasks, column_tasks;
 };
 
 /// All outputs: run_block(block, scratch) for each.

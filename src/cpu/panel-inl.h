@@ -407,6 +407,11 @@ HWY_INLINE void stored_tile(const std::byte* const* x, const typename Product::W
   constexpr std::int64_t kUnits = kTurn<T> / Product::kPerUnit;
   static_assert(kRun % kLine<T> == 0);
   const hn::ScalableTag<typename Product::Sum> d;
+  // The next line is loaded between the products of this one: a processor's window does not reach
+  // from one line's loads over its products to those of the next.
+  Lines<T> lines[2];
+  int ready = 0;
+  if (kLine<T> <= count) lines[0].load(rows, at);
   for (std::int64_t run = 0; run < count; run += kRun) {
     const std::int64_t end = run + kRun < count ? run + kRun : count;
     hn::Vec<decltype(d)> sum[MR];
@@ -415,12 +420,13 @@ HWY_INLINE void stored_tile(const std::byte* const* x, const typename Product::W
     std::int64_t k = run;
     for (; k + kLine<T> <= end; k += kLine<T>) {
       prefetch.call();
-      Lines<T> lines;
-      lines.load(rows, at + k);
+      const bool more = k + 2 * kLine<T> <= count;
       for (int q = 0; q < 4; ++q) {
-        lines.turn_quarter(q, turned);
+        lines[ready].turn_quarter(q, turned);
+        if (more) lines[1 - ready].load_part(rows, at + k + kLine<T>, q);
         add_turned<MR, Product>(x, turned, (k + q * kTurn<T>) / Product::kPerUnit, kUnits, sum);
       }
+      ready = 1 - ready;
     }
     for (; k + kTurn<T> <= end; k += kTurn<T>) {
       turn<true>(rows, at + k, kTurn<T>, turned);

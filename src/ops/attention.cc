@@ -146,7 +146,8 @@ Status attention(Context& context, const AttentionArgs& args) {
                               args.gate,
                               ops::head_scales(args.options.k_scale, args.options.k_scales),
                               ops::head_scales(args.options.v_scale, args.options.v_scales),
-                              hq / hk};
+                              hq / hk,
+                              context.chunk_invariant()};
   ops::AttentionTables tables;
   if (context.device() == DeviceType::kCuda) {
     HYBRIDATTN_TRY(place_rows(context, heads, check["T"], params, tables));

@@ -103,6 +103,7 @@ struct AttentionParams {
   ConstTensorView gate;                     // optional [tokens, q_heads, v_dim]
   core::HeadScales k_scale, v_scale;        // of options
   std::int64_t group;                       // query heads of one key head
+  bool one_kernel = false;                  // rows of few tokens take the same one as all others
   const AttentionTables* tables = nullptr;  // the rows and their work on an accelerator
 };
 
@@ -157,12 +158,51 @@ constexpr std::size_t attention_bf16_scratch(std::int64_t group, std::int64_t di
                                   kMaxTreeTokens * rows * 4 + 16 * 64);
 }
 
+// ---- The CPU kernel for rows of few tokens.
+
+/// Rows of up to so many tokens go token by token, so that a row of drafts has the bits of the
+/// steps that it stands for.
+inline constexpr std::int64_t kAttentionFewTokens = kMaxTreeTokens + 1;
+/// Keys of one part of a row. Parts start at multiples of it from the row's first key.
+inline constexpr std::int64_t kAttentionPart = 512;
+/// Parts, of one key head each, whose results a worker's scratch has room for.
+inline constexpr std::int64_t kAttentionParts = 32;
+/// Query heads that are multiplied at a time, and that a task takes at most where one key head has
+/// no more.
+inline constexpr std::int64_t kAttentionHeadBlock = 4;
+inline constexpr std::int64_t kAttentionDecodeRows = 32;
+
+/// Floats of a part's results for one key head: sums of values, maxima, denominators.
+constexpr std::int64_t attention_part_floats(std::int64_t group, std::int64_t v_dim) {
+  return group * (attention_padded(v_dim) + 2);
+}
+
+/// Bytes of scratch of one worker: queries, logits and weights in two forms, sums, two numbers of
+/// each query head.
+constexpr std::size_t attention_decode_scratch(std::int64_t group, std::int64_t dim,
+                                               std::int64_t v_dim) {
+  const std::int64_t rows = group > kAttentionDecodeRows ? group : kAttentionDecodeRows;
+  const std::int64_t d = attention_padded(dim), dv = attention_padded(v_dim);
+  return static_cast<std::size_t>(rows * (4 * (d + dv + 2) + 6 * kAttentionPart) + 6 * 64);
+}
+
+/// Where in a worker's scratch the results of parts begin.
+constexpr std::size_t attention_parts_offset(std::int64_t group, std::int64_t dim,
+                                             std::int64_t v_dim) {
+  std::size_t most = attention_scratch(group, dim, v_dim);
+  for (const std::size_t bytes :
+       {attention_bf16_scratch(group, dim, v_dim), attention_decode_scratch(group, dim, v_dim)}) {
+    most = bytes > most ? bytes : most;
+  }
+  return (most + 63) / 64 * 64;
+}
+
 /// Bytes of scratch of one worker, whichever form serves.
 constexpr std::size_t attention_workspace(std::int64_t group, std::int64_t dim,
                                           std::int64_t v_dim) {
-  const std::size_t in_float = attention_scratch(group, dim, v_dim);
-  const std::size_t in_bf16 = attention_bf16_scratch(group, dim, v_dim);
-  return in_float > in_bf16 ? in_float : in_bf16;
+  return attention_parts_offset(group, dim, v_dim) +
+         static_cast<std::size_t>(kAttentionParts * attention_part_floats(group, v_dim)) *
+             sizeof(float);
 }
 
 /// What a call with these heads and options would be refused for, before there is one. Errors:

@@ -33,8 +33,8 @@ class ConformanceAttention : public Conformance {
 
   void check(const Case& c) { check(c, rows_of_table()); }
   void check(const Case& c, const std::vector<Row>& row_list);
-
   void check_one(const Case& c, const std::vector<Row>& row_list);
+  static bool on_cuda() { return !GetParam().cuda_family.empty(); }
 };
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceAttention, ::testing::ValuesIn(all_setups()),
@@ -308,6 +308,33 @@ TEST_P(ConformanceAttention, GroupsAndHeadDims) {
     c.options.scale = 1.0f / std::sqrt(static_cast<float>(dim));
     check(c, few);
   }
+}
+
+/// Rows of one token: their keys go in parts of 512, and parts in waves of as many as there is room
+/// for.
+TEST_P(ConformanceAttention, LongRowsOfOneToken) {
+  if (on_cuda()) GTEST_SKIP() << "parts of the CPU";
+  const std::vector<Row> rows{{1, 512}, {1, 513}, {1, 7700}, {0, 700}, {1, 40}, {1, 1551}, {1, 0}};
+  for (const std::int64_t group : {4, 6}) {
+    Case c;
+    c.hk = group == 4 ? 2 : 1;
+    c.group = group;
+    c.dim = c.v_dim = 64;
+    c.page_size = group == 4 ? 16 : 7;
+    c.options.scale = 0.125f;
+    check_one(c, rows);
+    c.options.window = 1000;
+    c.sinks = true;
+    check_one(c, rows);
+  }
+  Case f8;
+  f8.hk = 5;
+  f8.page_size = 0;
+  f8.dim = 32;
+  f8.v_dim = 48;
+  f8.cache_dtype = DType::kF8E4M3;
+  f8.layout = Layout::kTransposed;
+  check_one(f8, rows);
 }
 
 TEST_P(ConformanceAttention, MergeOfTwoHalvesIsTheWhole) {

@@ -137,7 +137,12 @@ Bytes in_steps(Context& context, std::int32_t step, std::int32_t total,
 }
 
 TEST(AttentionQueries, HowARowIsCutChangesNoBit) {
-  for (const auto& context : all_contexts()) {
+  for (const Isa isa : supported_isas()) {
+    ContextOptions invariant;  // else a query alone has its own order of sums
+    invariant.isa = isa;
+    invariant.threads = 2;
+    invariant.chunk_invariant = true;
+    const auto context = make_context(invariant);
     for (const std::int32_t window : {-1, 5, 64, 77}) {
       const AttentionOptions options{0.2f, true, window == 5 ? 3.0f : 0.0f, window};
       const auto whole = in_steps(*context, 130, 130, options, window == 64);

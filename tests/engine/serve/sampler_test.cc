@@ -95,6 +95,21 @@ TEST(SamplerGreedy, TiesGoToTheLowerId) {
   EXPECT_EQ(argmax(Logits{-kInf, -kInf}), 0);
 }
 
+TEST(SamplerGreedy, FindsTheFirstOfTheLargestAmongMany) {
+  for (const std::size_t size : {1023u, 1024u, 5000u}) {
+    for (const std::size_t at : {std::size_t{0}, size / 2, size - 1}) {
+      Logits logits(size, -2);
+      logits[at] = -1;
+      EXPECT_EQ(argmax(logits), static_cast<std::int32_t>(at)) << size;
+      logits[size - 1] = -1;
+      EXPECT_EQ(one({}, logits), static_cast<std::int32_t>(at)) << size;
+      logits[size - 1] = kInf;
+      EXPECT_EQ(one({}, logits), static_cast<std::int32_t>(size - 1)) << size;
+    }
+  }
+  EXPECT_EQ(argmax(Logits{-1, -0.0f, 0}), 1) << "both zeros are equal";
+}
+
 TEST(SamplerGreedy, NanNeverWins) {
   EXPECT_EQ(argmax(Logits{kNan, 1, kNan, 2, kNan}), 3);
   EXPECT_EQ(argmax(Logits{1, kNan}), 0);
