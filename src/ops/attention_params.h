@@ -83,6 +83,7 @@ struct AttentionParams {
   core::HeadScales k_scale, v_scale;        // of options
   std::int64_t group;                       // query heads of one key head
   const AttentionTables* tables = nullptr;  // the rows and their work on an accelerator
+  bool batch_invariant = false;             // a row's result may not follow from the others
 };
 
 /// Keys of one tile. Tiles start at multiples of it from the row's first key, so that a query's sum
