@@ -65,6 +65,7 @@ core::DeviceNeeds needs_parts(const ops::AttentionParams& p, const core::DeviceI
 AttentionTileParams tile_params(const ops::AttentionParams& p, const core::DeviceLaunch& launch) {
   AttentionTileParams params{};
   params.call = attention_call(p);
+  params.gate_behind = p.batch_invariant;
   params.part_out = reinterpret_cast<float*>(launch.scratch);
   params.part_top =
       reinterpret_cast<float2*>(params.part_out + p.tables->part_rows * p.k.dim(2) * p.q.dim(2));
@@ -76,8 +77,9 @@ template <class X, class KV, int D, class Many>
 Status run_tiles(AttentionTileParams p, const core::DeviceLaunch& launch, const Many& many) {
   const AttentionCall whole = p.call;
   // Gates cost tiles of many more than a kernel of their own does: its reads are all on their way
-  // at once.
-  const bool gated_behind = whole.gate.data != nullptr && whole.tables.num_many > 0;
+  // at once. It rounds once more: with batch_invariant for every row or for none.
+  const bool gated_behind =
+      whole.gate.data != nullptr && (whole.tables.num_many > 0 || p.gate_behind);
   if (gated_behind) p.call.gate = View();
   HYBRIDATTN_TRY((run_attention_tiles<X, KV, D, true>(p, launch)));
   AttentionTileParams beside = p;

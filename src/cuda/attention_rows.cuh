@@ -58,6 +58,7 @@ struct AttentionTileParams {
   // The kernel follows that over tiles of few rows, which begins the next only when what both read
   // is written: it need not wait to begin, only to end.
   bool beside_few = false;
+  bool gate_behind = false;  // all gates, whatever wrote the outputs
 };
 
 /// Before a tile of few rows or of many reads what other kernels write.

@@ -148,6 +148,7 @@ Status attention(Context& context, const AttentionArgs& args) {
                               ops::head_scales(args.options.v_scale, args.options.v_scales),
                               hq / hk,
                               context.chunk_invariant()};
+  params.batch_invariant = context.batch_invariant();
   ops::AttentionTables tables;
   if (context.device() == DeviceType::kCuda) {
     HYBRIDATTN_TRY(place_rows(context, heads, check["T"], params, tables));

@@ -105,6 +105,7 @@ struct AttentionParams {
   std::int64_t group;                       // query heads of one key head
   bool one_kernel = false;                  // rows of few tokens take the same one as all others
   const AttentionTables* tables = nullptr;  // the rows and their work on an accelerator
+  bool batch_invariant = false;             // a row's result may not follow from the others
 };
 
 /// Keys of one tile. Tiles start at multiples of it from the row's first key, so that a query's sum

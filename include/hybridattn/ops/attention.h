@@ -57,7 +57,8 @@ struct AttentionArgs {
   TensorView lse{};         ///< optional [T, HQ] f32: natural log of the denominator
   AttentionOptions options;
   /// Optional [T, HQ, DV] f32, bf16 or f16: the output is multiplied with sigmoid(gate) before it
-  /// is rounded. lse is as without.
+  /// is rounded; on CUDA, beside rows of many queries or with batch_invariant, once it is rounded,
+  /// and rounded again. lse is as without.
   ConstTensorView gate{};
 };
 
