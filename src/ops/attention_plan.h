@@ -34,6 +34,10 @@ struct AttentionCut {
   std::int32_t window;
   bool fixed = false;       ///< cut by the row alone
   bool one_kernel = false;  ///< every row by the kernel for many
+  /// Rows that begin with the same pages of so many keys read them once; 0: none does. Not with
+  /// `fixed`.
+  std::int32_t shared_page_size = 0;
+  std::int32_t least_saved = 0;  ///< keys that each of the slots must read less for that
   // Tiles of a key head for which it was chosen who adds up their parts, once for all steps; -1:
   // those of the step at hand.
   std::int64_t few_tiles = -1, many_tiles = -1;
@@ -41,10 +45,6 @@ struct AttentionCut {
   /// Whether the last block of a tile adds up its parts, of `tiles` tiles: else a kernel of its own
   /// does, which has the whole card for it. It is worth its launch where parts are many.
   bool last_joins(bool many, std::int64_t tiles) const;
-  /// Rows that begin with the same pages of so many keys read them once; 0: none does. Not with
-  /// `fixed`.
-  std::int32_t shared_page_size = 0;
-  std::int32_t least_saved = 0;  ///< keys that each of the slots must read less for that
 };
 
 /// How the context's accelerator and options want rows cut.
