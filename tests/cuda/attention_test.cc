@@ -1,5 +1,7 @@
 // Attention on the GPU at lengths that the oracle is too slow for: kernels over tiles against the
 // plain form, rows written once for many calls, and what may not change a single bit.
+#include <cuda_runtime_api.h>
+
 #include <map>
 
 #include "tests/cuda/attention_problem.h"
