@@ -38,16 +38,16 @@ class AttentionWarp {
   /// takes four neighbours of a key, which are one word. `sight`, `unit`: of rows g and g + 8, what
   /// they see and what one in `q` stands for.
   __device__ AttentionWarp(std::uint32_t q, const Sight (&sight)[2], const float (&unit)[2])
-      : weights(sight), q_(q), sight_{sight[0], sight[1]}, unit_{unit[0], unit[1]} {}
+      : weights(sight), q_(q), unit_{unit[0], unit[1]} {}
 
   /// Weights of keys [first, first + Keys) into zeros, as fragments of 8 keys each. What no row
-  /// sees may hold anything finite.
-  __device__ void weigh_keys(const AttentionCall& call, std::uint32_t keys, int first,
-                             float (&s)[Keys / 2]) {
+  /// sees may hold anything finite. `sight`: a function of 0 or 1, again what rows g and g + 8 see.
+  template <class RowSight>
+  __device__ void weigh_keys(const AttentionCall& call, const RowSight& sight, std::uint32_t keys,
+                             int first, float (&s)[Keys / 2]) {
     multiply_keys(keys, s);
     float fade[2];
-    weights.weigh(
-        call, [&](int half) { return sight_[half]; }, first, unit_, s, fade);
+    weights.weigh(call, sight, first, unit_, s, fade);
     fade_sums(out, fade);
   }
 
@@ -174,7 +174,6 @@ class AttentionWarp {
   }
 
   std::uint32_t q_;
-  Sight sight_[2];
   float unit_[2];
 };
 

@@ -143,6 +143,10 @@ __device__ void run_tile(const AttentionTileParams& p, const ops::AttentionWork&
   load_queries<X, KV, D, L::kRows>(call, work, query_rows, kv_head, base, units);
   const Sight sight[] = {find_sight(call, work, row_of_warp + lane / 4),
                          find_sight(call, work, row_of_warp + lane / 4 + 8)};
+  // Found again for each tile of keys that is not seen whole where sums take all registers.
+  const auto sight_again = [&](int half) {
+    return Few ? sight[half] : find_sight(call, work, row_of_warp + lane / 4 + 8 * half);
+  };
   __syncthreads();
   const bool idle = work.first + row_of_warp >= query_rows;
   float unit[2] = {1.0f, 1.0f};
@@ -168,7 +172,7 @@ __device__ void run_tile(const AttentionTileParams& p, const ops::AttentionWork&
   for (int i = 0; i < mine; ++i) {
     float s[L::kKeys / 2] = {};
     const std::uint32_t key_slot = next_slot(2 * i);
-    if (!idle) rows.weigh_keys(call, key_slot, first_of(i), s);
+    if (!idle) rows.weigh_keys(call, sight_again, key_slot, first_of(i), s);
     const std::uint32_t value_slot = next_slot(2 * i + 1);
     if (!idle) rows.add_values(value_slot, s);
   }
