@@ -34,6 +34,8 @@ class ConformanceAttention : public Conformance {
   void check(const Case& c) { check(c, rows_of_table()); }
   void check(const Case& c, const std::vector<Row>& row_list);
   void check_one(const Case& c, const std::vector<Row>& row_list);
+  /// With caches in f8, over pages and dense, plain and with all that may stand beside scales.
+  void check_f8(Case c);
   static bool on_cuda() { return !GetParam().cuda_family.empty(); }
 };
 
@@ -235,34 +237,32 @@ TEST_P(ConformanceAttention, CapAndSinks) {
   check(c);
 }
 
-TEST_P(ConformanceAttention, CachesInF8WithScales) {
+void ConformanceAttention::check_f8(Case c) {
+  c.cache_dtype = DType::kF8E4M3;
   for (const std::int64_t page_size : {0, 7, 16}) {
-    Case c;
-    c.page_size = page_size;
-    c.cache_dtype = DType::kF8E4M3;
-    c.options.k_scale = 0.5f;
-    c.options.v_scale = 3.0f;
-    check(c);
-    c.layout = Layout::kTransposed;
-    c.options.logit_cap = 2.5f;
-    c.sinks = true;
-    check(c);
+    Case plain = c;
+    plain.page_size = page_size;
+    check(plain);
+    Case all = plain;
+    all.layout = Layout::kTransposed;
+    all.options.logit_cap = 2.5f;
+    all.sinks = true;
+    check(all);
   }
 }
 
+TEST_P(ConformanceAttention, CachesInF8WithScales) {
+  Case c;
+  c.options.k_scale = 0.5f;
+  c.options.v_scale = 3.0f;
+  check_f8(c);
+}
+
 TEST_P(ConformanceAttention, CachesInF8WithAScaleOfEachHead) {
-  for (const std::int64_t page_size : {0, 7, 16}) {
-    Case c;
-    c.page_size = page_size;
-    c.cache_dtype = DType::kF8E4M3;
-    c.head_scales = true;
-    c.hk = 3;
-    check(c);
-    c.layout = Layout::kTransposed;
-    c.options.logit_cap = 2.5f;
-    c.sinks = true;
-    check(c);
-  }
+  Case c;
+  c.head_scales = true;
+  c.hk = 3;
+  check_f8(c);
 }
 
 TEST_P(ConformanceAttention, ScalesOfEachHeadOfAnyCache) {

@@ -6,6 +6,7 @@
 
 #include "src/ops/attention_place.h"
 #include "tests/support/contexts.h"
+#include "tests/support/oracle.h"
 #include "tests/support/tensor.h"
 
 namespace hybridattn::testing {
@@ -19,32 +20,18 @@ constexpr std::int32_t kPage = 16;
 const AttentionCut kCut{8, 2, 264, 132, 128, true, -1, false, false, kPage};
 
 /// Rows one after the other in the stream; `shared` keys of each are those of the row before.
-struct SharingRows {
+struct SharingRows : KvRows {
   void add(std::int32_t queries, std::int32_t keys, std::int32_t shared) {
-    const std::size_t before = first.empty() ? 0 : static_cast<std::size_t>(first.back());
-    start.push_back(tokens);
-    length.push_back(queries);
-    kv.push_back(keys);
-    first.push_back(static_cast<std::int64_t>(pages.size()));
+    const std::size_t before = kv_start.empty() ? 0 : static_cast<std::size_t>(kv_start.back());
+    std::vector<std::int32_t> mine;
     for (std::int32_t i = 0; i < (keys + kPage - 1) / kPage; ++i) {
       const bool same = i < shared / kPage;
-      pages.push_back(same ? pages[before + static_cast<std::size_t>(i)] : next++);
+      mine.push_back(same ? pages[before + static_cast<std::size_t>(i)] : next++);
     }
+    KvRows::add(tokens, queries, keys, mine, static_cast<std::int64_t>(pages.size()));
     tokens += queries;
   }
-  AttentionRows view() const {
-    AttentionRows rows;
-    rows.count = static_cast<std::int32_t>(start.size());
-    rows.q_start = start.data();
-    rows.q_length = length.data();
-    rows.kv_length = kv.data();
-    rows.kv_start = first.data();
-    rows.pages = pages.data();
-    rows.num_pages_listed = static_cast<std::int64_t>(pages.size());
-    return rows;
-  }
-  std::vector<std::int32_t> start, length, kv, pages;
-  std::vector<std::int64_t> first;
+  AttentionRows view() const { return KvRows::view(true); }
   std::int32_t tokens = 0, next = 0;
 };
 
@@ -106,20 +93,20 @@ void expect_every_key_once(const SharingRows& rows, const AttentionCut& cut,
                            const AttentionSchedule& schedule) {
   const auto read = read_by(schedule, cut);
   std::size_t queries = 0;
-  for (std::size_t r = 0; r < rows.start.size(); ++r) {
-    for (std::int64_t i = 0; i < rows.length[r] * cut.group; ++i, ++queries) {
-      const auto& spans = read.at(rows.start[r] * cut.group + i);
+  for (std::size_t r = 0; r < rows.q_start.size(); ++r) {
+    for (std::int64_t i = 0; i < rows.q_length[r] * cut.group; ++i, ++queries) {
+      const auto& spans = read.at(rows.q_start[r] * cut.group + i);
       std::int32_t next = 0;
       for (const Span& span : spans) {
         ASSERT_EQ(span.begin, next);
         next = span.end;
         for (std::int32_t key = span.begin; key < span.end; key += kPage) {
           ASSERT_EQ(rows.pages[static_cast<std::size_t>(span.kv_start + key / kPage)],
-                    rows.pages[static_cast<std::size_t>(rows.first[r] + key / kPage)]);
+                    rows.pages[static_cast<std::size_t>(rows.kv_start[r] + key / kPage)]);
         }
       }
       const std::int64_t seen =
-          cut.causal ? rows.kv[r] - rows.length[r] + i / cut.group + 1 : rows.kv[r];
+          cut.causal ? rows.kv_length[r] - rows.q_length[r] + i / cut.group + 1 : rows.kv_length[r];
       ASSERT_GE(next, seen);
     }
   }
@@ -239,7 +226,7 @@ TEST(AttentionGroups, RandomRowsReadEveryKeyOnceInTheRoomForTheMost) {
             const auto queries = static_cast<std::int32_t>(
                 random.integer(0, 5) == 0 ? random.integer(0, 40) : random.integer(0, 2));
             const auto keys = static_cast<std::int32_t>(random.integer(queries, 9000));
-            const std::int32_t before = r == 0 ? 0 : rows.kv.back();
+            const std::int32_t before = r == 0 ? 0 : rows.kv_length.back();
             const auto shared = random.integer(0, 3) == 0 ? 0 : random.integer(0, 9000);
             rows.add(queries, keys, std::min({static_cast<std::int32_t>(shared), keys, before}));
           }

@@ -6,6 +6,7 @@
 
 #include "src/ops/attention_place.h"
 #include "tests/support/contexts.h"
+#include "tests/support/oracle.h"
 #include "tests/support/tensor.h"
 
 namespace hybridattn::testing {
@@ -17,31 +18,18 @@ using ops::AttentionSchedule;
 using ops::AttentionWork;
 
 /// Rows of random lengths.
-struct RandomRows {
+struct RandomRows : KvRows {
   RandomRows(Random& random, std::int32_t count, std::int32_t most_queries,
              std::int32_t most_keys) {
+    std::int32_t tokens = 0;
     for (std::int32_t r = 0; r < count; ++r) {
       const auto queries = static_cast<std::int32_t>(
           random.integer(0, 3) == 0 ? random.integer(0, most_queries) : random.integer(0, 2));
-      start.push_back(tokens);
-      length.push_back(queries);
-      keys.push_back(static_cast<std::int32_t>(random.integer(0, most_keys)));
-      first.push_back(0);
+      add(tokens, queries, static_cast<std::int32_t>(random.integer(0, most_keys)), {});
       tokens += queries;
     }
   }
-  AttentionRows view() const {
-    AttentionRows rows;
-    rows.count = static_cast<std::int32_t>(start.size());
-    rows.q_start = start.data();
-    rows.q_length = length.data();
-    rows.kv_length = keys.data();
-    rows.kv_start = first.data();
-    return rows;
-  }
-  std::vector<std::int32_t> start, length, keys;
-  std::vector<std::int64_t> first;
-  std::int32_t tokens = 0;
+  AttentionRows view() const { return KvRows::view(false); }
 };
 
 using TileKey = std::tuple<std::int32_t, std::int32_t, std::int32_t>;  // row, first, tile rows
@@ -65,8 +53,9 @@ std::map<TileKey, std::vector<AttentionWork>> by_tile(const AttentionSchedule& s
 std::int32_t keys_seen(const RandomRows& rows, const AttentionCut& cut, std::int32_t row,
                        std::int64_t query_row) {
   const auto r = static_cast<std::size_t>(row);
-  const std::int64_t seen =
-      cut.causal ? rows.keys[r] - rows.length[r] + query_row / cut.group + 1 : rows.keys[r];
+  const std::int64_t seen = cut.causal
+                                ? rows.kv_length[r] - rows.q_length[r] + query_row / cut.group + 1
+                                : rows.kv_length[r];
   return static_cast<std::int32_t>(std::max<std::int64_t>(seen, 0));
 }
 
@@ -74,7 +63,7 @@ std::int32_t keys_seen(const RandomRows& rows, const AttentionCut& cut, std::int
 void expect_whole(const RandomRows& rows, const AttentionCut& cut, const TileKey& key,
                   const std::vector<AttentionWork>& pieces) {
   const auto [row, first, tile] = key;
-  const std::int64_t query_rows = rows.length[static_cast<std::size_t>(row)] * cut.group;
+  const std::int64_t query_rows = rows.q_length[static_cast<std::size_t>(row)] * cut.group;
   const std::int64_t last = std::min<std::int64_t>(first + tile, query_rows) - 1;
   EXPECT_EQ(pieces.back().end, keys_seen(rows, cut, row, last));
   const std::int32_t from = keys_seen(rows, cut, row, first);
@@ -99,8 +88,8 @@ void expect_schedule(const RandomRows& rows, const AttentionCut& cut,
   const auto tiles = by_tile(schedule);
   std::size_t count = 0, joins = 0;
   std::int64_t parts = 0;
-  for (std::size_t r = 0; r < rows.length.size(); ++r) {
-    const std::int64_t query_rows = rows.length[r] * cut.group;
+  for (std::size_t r = 0; r < rows.q_length.size(); ++r) {
+    const std::int64_t query_rows = rows.q_length[r] * cut.group;
     const bool many = query_rows > ops::kAttentionFewRows || cut.one_kernel;
     const std::int64_t tile = many ? cut.many_rows : ops::kAttentionFewRows;
     count += static_cast<std::size_t>((query_rows + tile - 1) / tile);

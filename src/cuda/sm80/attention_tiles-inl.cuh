@@ -89,10 +89,7 @@ __device__ void load_queries(const AttentionCall& call, const ops::AttentionWork
     }
     const auto store = [&](int piece, std::uint32_t a, std::uint32_t b, std::uint32_t c,
                            std::uint32_t d) {
-      asm volatile(
-          "st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to + piece_at<2 * D>(row, piece)),
-          "r"(a), "r"(b), "r"(c), "r"(d)
-          : "memory");
+      store_piece(to + piece_at<2 * D>(row, piece), make_uint4(a, b, c, d));
     };
     if constexpr (sizeof(KV) == 1) {
       const float unit = std::is_same_v<X, __half> ? 1.0f : shift_to_f16<kBlocks>(x);

@@ -29,10 +29,6 @@ __device__ void take_registers(bool multiplies) {
   }
 }
 
-__device__ inline void sync_warpgroup(int index) {
-  asm volatile("bar.sync %0, 128;" ::"r"(1 + index) : "memory");
-}
-
 /// The warpgroup's 64 query rows into shared memory.
 template <class X, int D, class L>
 __device__ void load_wide_queries(const AttentionCall& call, const ops::AttentionWork& work,
@@ -202,6 +198,7 @@ template <class X, int D, class L>
 __device__ void multiply_works(const AttentionTileParams& p, int index, std::uint32_t queries,
                                Ring<L> ring) {
   const AttentionCall& call = p.call;
+  const TileBarrier warpgroup(1 + index);
   const int warp = static_cast<int>(threadIdx.x / 32) % 4, lane = threadIdx.x % 32;
   const int row = 64 * index + 16 * warp + lane / 4;
   for_each_piece(call, [&](const Piece& piece) {
@@ -217,9 +214,9 @@ __device__ void multiply_works(const AttentionTileParams& p, int index, std::uin
       return;
     }
     begin_tile<false>(p);
-    sync_warpgroup(index);  // the last queries are read
+    warpgroup.sync();  // the last queries are read
     load_wide_queries<X, D, L>(call, work, 64 * index, piece.kv_head(call), queries);
-    sync_warpgroup(index);
+    warpgroup.sync();
     WideTile<X, D, L> tile(call, piece, row, queries);
     tile.run(ring);
     tile.weights.finish();
@@ -228,8 +225,7 @@ __device__ void multiply_works(const AttentionTileParams& p, int index, std::uin
     ops::AttentionWork mine = piece.work(call);
     mine.first += 64 * index;
     mine.part += 64 * index;
-    PartJoin<X, D, 64>(p, mine, piece.kv_head(call), call.tables.many_rows, TileBarrier(1 + index))
-        .run();
+    PartJoin<X, D, 64>(p, mine, piece.kv_head(call), call.tables.many_rows, warpgroup).run();
   });
 }
 
