@@ -13,9 +13,7 @@ function(add_cuda_objects name architectures)
   add_library(${name} OBJECT ${ARGN})
   set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES "${architectures}")
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
-  target_compile_definitions(${name}
-                             PRIVATE HYBRIDATTN_BUILDING
-                                     $<$<BOOL:${HYBRIDATTN_CUDA_RACECHECK}>:HYBRIDATTN_CUDA_RACECHECK>)
+  target_compile_definitions(${name} PRIVATE HYBRIDATTN_BUILDING)
   target_link_libraries(${name} PUBLIC hybridattn_headers CUDA::cudart_static)
   # 2810 takes the assignment of a nodiscard class for a discarded value.
   # Registers that spill go to memory and cost more than most things a kernel does.
@@ -43,6 +41,8 @@ add_custom_target(cuda_kernels)  # all of them and nothing else
 add_dependencies(cuda_kernels hybridattn_cuda_objects)
 if(sm90_architectures)
   add_cuda_objects(hybridattn_cuda_sm90_objects "${sm90_architectures}" ${sm90_sources})
+  target_compile_definitions(hybridattn_cuda_sm90_objects
+                             PRIVATE $<$<BOOL:${HYBRIDATTN_CUDA_RACECHECK}>:HYBRIDATTN_CUDA_RACECHECK>)
   target_compile_definitions(hybridattn_cuda_objects PRIVATE HYBRIDATTN_CUDA_SM90)
   list(APPEND cuda_objects $<TARGET_OBJECTS:hybridattn_cuda_sm90_objects>)
   add_dependencies(cuda_kernels hybridattn_cuda_sm90_objects)

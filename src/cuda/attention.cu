@@ -9,12 +9,13 @@
 namespace hybridattn::cuda {
 namespace {
 
-/// Whether every place of a cache can be counted in 16-byte pieces by 32 bits.
+/// Whether every page of a cache can be counted by 31 bits, and its places in 16-byte pieces by 32.
 bool within_reach(const ConstTensorView& cache) {
   const std::int64_t last =
       (cache.dim(0) - 1) * cache.stride(0) + (cache.dim(1) - 1) * cache.stride(1);
   const auto pieces = last * static_cast<std::int64_t>(dtype_size(cache.dtype)) / 16;
-  return cache.stride(0) >= 0 && cache.stride(1) >= 0 && pieces < 0xffffffff;
+  return cache.dim(0) <= 0x7fffffff && cache.stride(0) >= 0 && cache.stride(1) >= 0 &&
+         pieces < 0xffffffff;
 }
 
 /// Why kernels over tiles cannot serve a call.

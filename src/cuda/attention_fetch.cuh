@@ -50,14 +50,14 @@ class KeyFetcher {
     return static_cast<int>(threadIdx.x / 32) % L::kTeam * L::kLoads;
   }
   __device__ std::uint32_t pieces_before(const View& view) const {
-    const std::int64_t elements = page_ * view.stride[0] + place_ * view.stride[1];
+    const std::int64_t elements = std::int64_t{page_} * view.stride[0] + place_ * view.stride[1];
     return static_cast<std::uint32_t>(elements * static_cast<int>(sizeof(KV)) >> 4);
   }
   __device__ void ask(int first) {
     const int lane = threadIdx.x % 32, key = first + first_of_warp() + lane;
     page_ = -1;
     if (lane >= L::kLoads || key < begin_ || key >= end_) return;
-    page_ = page_of(call_, kv_start_, key);
+    page_ = static_cast<int>(page_of(call_, kv_start_, key));
     place_ = place_in_page(call_, key);
   }
   __device__ void fetch(const std::byte* from, std::uint32_t at, std::uint32_t slot) const {
@@ -77,8 +77,7 @@ class KeyFetcher {
   int begin_, end_;
   const std::byte *k_, *v_;
   std::uint32_t k_at_ = kNowhere, v_at_ = kNowhere;  // of this lane's key, in pieces
-  std::int64_t page_ = -1;                           // of its key of the tile asked for
-  int place_ = 0;
+  int page_ = -1, place_ = 0;                        // of its key of the tile asked for
 };
 
 /// The first key that a tile's rows may read: those before what its first query sees may lie in

@@ -37,12 +37,12 @@ struct JoinedRow {
   __device__ void add(float2 edge, const float4& sums) {
     const float higher = fmaxf(top, edge.x), zero = higher == -INFINITY ? 0.0f : higher;
     const float mine = power_of_two(top - zero), its = power_of_two(edge.x - zero);
+    // Which product is rounded is not left to the compiler: the same bits in every kernel.
+    const auto both = [&](float a, float b) { return fmaf(a, mine, __fmul_rn(b, its)); };
     top = higher;
-    sum = sum * mine + edge.y * its;
-    total.x = total.x * mine + sums.x * its;
-    total.y = total.y * mine + sums.y * its;
-    total.z = total.z * mine + sums.z * its;
-    total.w = total.w * mine + sums.w * its;
+    sum = both(sum, edge.y);
+    total = make_float4(both(total.x, sums.x), both(total.y, sums.y), both(total.z, sums.z),
+                        both(total.w, sums.w));
   }
 };
 

@@ -55,23 +55,38 @@ __device__ inline std::uint32_t pack_f8(float a, float b, float c, float d) {
   return low | high << 16;
 }
 
-/// Elements first .. first + N of a row of f32, bf16 or f16.
+/// kPack elements as they lie in memory: on their way until they are unpacked.
+struct RawElements {
+  uint4 low, high;  // high: of f32 alone
+};
+
+/// Elements first .. first + kPack of a row of f32, bf16 or f16.
+__device__ inline RawElements fetch_elements(const RowElements& row, std::int64_t first) {
+  RawElements raw;
+  const bool wide = row.dtype == DType::kF32;
+  const auto* from = reinterpret_cast<const uint4*>(row.data + first * (wide ? 4 : 2));
+  raw.low = from[0];
+  if (wide) raw.high = from[1];
+  return raw;
+}
+__device__ inline void unpack_elements(const RawElements& raw, DType dtype, float (&out)[kPack]) {
+  switch (dtype) {
+    case DType::kBF16: return unpack_words<__nv_bfloat16>(raw.low, out);
+    case DType::kF16: return unpack_words<__half>(raw.low, out);
+    default: {
+      const std::uint32_t words[] = {raw.low.x,  raw.low.y,  raw.low.z,  raw.low.w,
+                                     raw.high.x, raw.high.y, raw.high.z, raw.high.w};
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) out[i] = __uint_as_float(words[i]);
+    }
+  }
+}
+
+/// The same as numbers.
 template <int N>
 __device__ inline void load_elements(const RowElements& row, std::int64_t first, float (&out)[N]) {
   static_assert(N == kPack);
-  if (row.dtype == DType::kF32) {
-    const auto* from = reinterpret_cast<const float4*>(row.as<const float>() + first);
-    const float4 a = from[0], b = from[1];
-    out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-    out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
-    return;
-  }
-  const uint4 words = *reinterpret_cast<const uint4*>(row.as<const unsigned short>() + first);
-  if (row.dtype == DType::kBF16) {
-    unpack_words<__nv_bfloat16>(words, out);
-  } else {
-    unpack_words<__half>(words, out);
-  }
+  unpack_elements(fetch_elements(row, first), row.dtype, out);
 }
 template <>
 __device__ inline void load_elements<1>(const RowElements& row, std::int64_t first,

@@ -1,7 +1,6 @@
-// The output gate of full attention on CUDA: a thread for some elements of a head.
-#include "src/cuda/formulas.cuh"
+// The output gate of full attention on CUDA: a thread for some dims of some heads, or for one.
 #include "src/cuda/kernels.h"
-#include "src/cuda/row_elements.cuh"
+#include "src/cuda/sigmoid_gate.cuh"
 
 namespace hybridattn::cuda {
 namespace {
@@ -12,35 +11,56 @@ struct GateParams {
   std::int64_t tokens, heads, dim;
 };
 
-template <int N>
+__device__ bool is_pad(const GateParams& p, std::int64_t token) {
+  return p.pad != nullptr && p.pad[token] != 0;
+}
+
 __global__ void __launch_bounds__(kElementThreads)
     sigmoid_gate_kernel(const __grid_constant__ GateParams p) {
   wait_for_writers();
   let_next_begin();
-  const std::int64_t units = p.dim / N;
-  const std::int64_t count = p.tokens * p.heads * units;
+  const std::int64_t units = p.dim / kPack, groups = gated_groups(p.heads);
+  const std::int64_t count = p.tokens * groups * units;
   for (std::int64_t i = flat_index(); i < count; i += flat_step()) {
-    const Split row = split(i, units);
-    const Split at = split(row.whole, p.heads);
-    const std::int64_t first = row.rest * N;
-    float x[N] = {}, gate[N];
-    if (p.pad == nullptr || p.pad[at.whole] == 0) {
-      load_elements(row_of(p.x, at.whole, at.rest), first, x);
-      load_elements(row_of(p.gate, at.whole, at.rest), first, gate);
-#pragma unroll
-      for (int e = 0; e < N; ++e) x[e] *= sigmoid(gate[e]);
+    const GatedPart at(i, groups, units);
+    if (!is_pad(p, at.token)) {
+      gate_part<false>(p.x, p.gate, p.out, p.heads, at);
+      continue;
     }
-    store_elements(row_of(p.out, at.whole, at.rest), first, x);
+    const float zeros[kPack] = {};
+    for (std::int64_t h = at.head; h < min(at.head + kGatedHeads, p.heads); ++h) {
+      store_elements(row_of(p.out, at.token, h), at.first, zeros);
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kElementThreads)
+    sigmoid_gate_of_one_kernel(const __grid_constant__ GateParams p) {
+  wait_for_writers();
+  let_next_begin();
+  for (std::int64_t i = flat_index(); i < p.tokens * p.heads * p.dim; i += flat_step()) {
+    const Split row = split(i, p.dim), at = split(row.whole, p.heads);
+    float x[1] = {}, gate[1];
+    if (!is_pad(p, at.whole)) {
+      load_elements(row_of(p.x, at.whole, at.rest), row.rest, x);
+      load_elements(row_of(p.gate, at.whole, at.rest), row.rest, gate);
+      x[0] *= sigmoid(gate[0]);
+    }
+    store_elements(row_of(p.out, at.whole, at.rest), row.rest, x);
   }
 }
 
 Status run(const ops::SigmoidGateParams& p, const core::DeviceLaunch& launch) {
   const GateParams params{View(p.x),  View(p.gate), View(p.out), p.pad,
                           p.x.dim(0), p.x.dim(1),   p.x.dim(2)};
-  const std::int64_t elements = params.tokens * params.heads * params.dim;
   const bool packs = in_packs(params.dim, p.x, p.gate, ConstTensorView(p.out));
-  return launch_elements("sigmoid_gate", launch, packs, sigmoid_gate_kernel<kPack>,
-                         sigmoid_gate_kernel<1>, elements, params);
+  const std::int64_t of_token = packs ? gated_groups(params.heads) * (params.dim / kPack)
+                                      : params.heads * params.dim;
+  if (params.tokens * of_token == 0) return {};
+  return launch_early("sigmoid_gate", launch,
+                      packs ? sigmoid_gate_kernel : sigmoid_gate_of_one_kernel,
+                      grid_for(params.tokens * of_token, kElementThreads, *launch.info),
+                      kElementThreads, 0, params);
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 // Attention on the GPU at lengths that the oracle is too slow for: kernels over tiles against the
 // plain form, rows written once for many calls, and what may not change a single bit.
-#include <cuda_runtime_api.h>
-
 #include <map>
 
 #include "tests/cuda/attention_problem.h"
@@ -11,24 +9,6 @@ namespace {
 
 using Row = AttentionRow;
 using Problem = AttentionProblem;
-
-/// Memory of the device alone; none where it has not as much.
-class DeviceBytes {
- public:
-  explicit DeviceBytes(std::size_t bytes) {
-    if (cudaMalloc(&data_, bytes) != cudaSuccess) {
-      data_ = nullptr;
-      cudaGetLastError();
-    }
-  }
-  ~DeviceBytes() { cudaFree(data_); }
-  DeviceBytes(const DeviceBytes&) = delete;
-  DeviceBytes& operator=(const DeviceBytes&) = delete;
-  std::byte* data() const { return static_cast<std::byte*>(data_); }
-
- private:
-  void* data_ = nullptr;
-};
 
 TEST_F(CudaAttention, LengthsAroundPagesAndTiles) {
   for (const std::int64_t page : {1, 7, 16, 64, 256}) {
@@ -110,36 +90,6 @@ TEST_F(CudaAttention, KeysAndValuesOfOtherStrides) {
     problem.v.fill(values);
     expect_as_plain(problem);
   }
-}
-
-TEST_F(CudaAttention, PagesPast4GiB) {
-  Problem problem({{1, 40}, {70, 100}}, 16, 256);
-  Buffer out = problem.make_out(), lse = problem.make_lse();
-  ASSERT_OK(attention(context(), problem.args(out, lse)));
-  // The same pages, values behind keys, under ids so high that their bytes begin past 2^33.
-  const std::int64_t page = 16 * 2 * 256, pages = problem.k.shape()[0];
-  const std::int64_t high = (std::int64_t{1} << 33) / (2 * page * 2);
-  const auto bytes = static_cast<std::size_t>(page) * 2;
-  DeviceBytes cache(static_cast<std::size_t>(high + pages) * 2 * bytes);
-  if (cache.data() == nullptr) GTEST_SKIP() << "8 GiB of the device's memory are not free";
-  for (const Buffer* half : {&problem.k, &problem.v}) {
-    std::byte* to = cache.data() + static_cast<std::size_t>(2 * high) * bytes;
-    if (half == &problem.v) to += bytes;
-    ASSERT_EQ(cudaMemcpy2D(to, 2 * bytes, half->view().data, bytes, bytes,
-                           static_cast<std::size_t>(pages), cudaMemcpyDefault),
-              cudaSuccess);
-  }
-  KvRows rows = problem.rows;
-  for (std::int32_t& id : rows.pages) id += static_cast<std::int32_t>(high);
-  Buffer far_out = problem.make_out(), far_lse = problem.make_lse();
-  AttentionArgs args = problem.args(far_out, far_lse);
-  args.rows = rows.view(true);
-  args.k.data = cache.data();
-  args.k = args.k.at(0, {high + pages, 16, 2, 256}, {2 * page, 2 * 256, 256, 1});
-  args.v = args.k.at(page, {high + pages, 16, 2, 256}, {2 * page, 2 * 256, 256, 1});
-  ASSERT_OK(attention(context(), args));
-  EXPECT_EQ(far_out.memory(), out.memory());
-  EXPECT_EQ(far_lse.memory(), lse.memory());
 }
 
 /// Results of some rows of a problem in an order, by row.

@@ -1,5 +1,7 @@
 // F08 to F55 on the GPU, where they concern attention: the classes of docs/faults.md whose tests in
 // tests/faults run on the CPU.
+#include <cuda_runtime_api.h>
+
 #include <functional>
 #include <limits>
 
@@ -151,14 +153,45 @@ TEST_F(F13OldBitsInPagesOnCuda, BehindTheLastKeyOfAPartlyFilledPage) {
   }
 }
 
+/// Memory of the device alone; none where it has not as much.
+class DeviceBytes {
+ public:
+  explicit DeviceBytes(std::size_t bytes) {
+    if (cudaMalloc(&data_, bytes) != cudaSuccess) {
+      data_ = nullptr;
+      cudaGetLastError();
+    }
+  }
+  ~DeviceBytes() { cudaFree(data_); }
+  DeviceBytes(const DeviceBytes&) = delete;
+  DeviceBytes& operator=(const DeviceBytes&) = delete;
+  std::byte* data() const { return static_cast<std::byte*>(data_); }
+
+ private:
+  void* data_ = nullptr;
+};
+
+/// Copies pages, of `bytes` each, to every other of `to`.
+void copy_pages(const Buffer& pages, std::byte* to, std::size_t bytes) {
+  ASSERT_EQ(cudaMemcpy2D(to, 2 * bytes, pages.view().data, bytes, bytes,
+                         static_cast<std::size_t>(pages.shape()[0]), cudaMemcpyDefault),
+            cudaSuccess);
+}
+
 TEST_F(F40WideOffsetsOnCuda, PagesOnBothSidesOf2To31And2To32Elements) {
   Problem problem({{1, 40}, {70, 100}}, 16, 256);
-  Buffer out = problem.make_out(), lse = problem.make_lse();
-  ASSERT_OK(attention(context(), problem.args(out, lse)));
-  const std::int64_t page = std::int64_t{16} * 2 * 256;
+  const std::int64_t page = std::int64_t{16} * 2 * 256, pages = problem.k.shape()[0];
+  const auto bytes = static_cast<std::size_t>(page) * 2;
+  // The same pages, values behind keys, under ids so high that the edge lies among them.
+  const auto first_page = [&](std::int64_t edge) { return edge / (2 * page) - pages / 2; };
+  const std::int64_t last = first_page(std::int64_t{1} << 32);
+  const DeviceBytes cache(static_cast<std::size_t>(last + pages) * 2 * bytes);
+  if (cache.data() == nullptr) GTEST_SKIP() << "8 GiB of the device's memory are not free";
   for (const std::int64_t edge : {std::int64_t{1} << 31, std::int64_t{1} << 32}) {
-    // The same pages under ids so high that the edge lies among them, from a base as much lower.
-    const std::int64_t high = edge / page - 5;
+    const std::int64_t high = first_page(edge);
+    std::byte* const to = cache.data() + static_cast<std::size_t>(2 * high) * bytes;
+    copy_pages(problem.k, to, bytes);
+    copy_pages(problem.v, to + bytes, bytes);
     KvRows rows = problem.rows;
     for (std::int32_t& id : rows.pages) id += static_cast<std::int32_t>(high);
     for (Context* some : {&context(), plain_.get()}) {
@@ -167,10 +200,9 @@ TEST_F(F40WideOffsetsOnCuda, PagesOnBothSidesOf2To31And2To32Elements) {
       Buffer far_out = problem.make_out(), far_lse = problem.make_lse();
       AttentionArgs args = problem.args(far_out, far_lse);
       args.rows = rows.view(true);
-      for (ConstTensorView* view : {&args.k, &args.v}) {
-        const std::int64_t pages = view->dim(0) + high;
-        *view = view->at(-high * page, {pages, 16, 2, 256}, {page, 2 * 256, 256, 1});
-      }
+      args.k.data = cache.data();
+      args.k = args.k.at(0, {high + pages, 16, 2, 256}, {2 * page, 2 * 256, 256, 1});
+      args.v = args.k.at(page, {high + pages, 16, 2, 256}, {2 * page, 2 * 256, 256, 1});
       ASSERT_OK(attention(*some, args));
       EXPECT_EQ(far_out.memory(), near_out.memory()) << edge;
       EXPECT_EQ(far_lse.memory(), near_lse.memory()) << edge;

@@ -1,24 +1,25 @@
 // Adds up the parts of tiles whose keys went to several blocks.
+#include "src/cuda/attention_join.cuh"
 #include "src/cuda/grid.cuh"
 #include "src/cuda/sm80/attention.cuh"
 
 namespace hybridattn::cuda {
 namespace {
 
-constexpr int kShares = 4;  // of the parts, each by as many threads as a row has fours
-constexpr int kAhead = 8;   // parts of a share whose sums are on their way at once
+// 64 dims of a query row are added up by a team: sixteen shares of its parts, each by 16 threads with
+// four dims. All of them are there where rows are few (kWide: a block, a warp for eight shares of 16
+// dims); where rows are many a warp is a team, whose threads have eight shares each.
+constexpr int kDims = 64, kShares = 16, kFours = kDims / 4;
+constexpr int kAhead = 8;  // parts of a thread whose sums are on their way at once
+enum Team { kWide, kNarrow };
 
-struct Share {
-  float top, sum;
-  float4 total;
+template <Team kind>
+struct TeamLayout {
+  static constexpr int kThreads = kind == kWide ? kShares * kFours : 128;  // of a block
+  static constexpr int kTeams = kind == kWide ? 1 : kThreads / 32;         // of a block
+  static constexpr int kShareThreads = kind == kWide ? 4 : kFours;         // of a share, in a warp
+  static constexpr int kOwn = kind == kWide ? 1 : kShares / 2;             // shares of a thread
 };
-
-__device__ void add(float4& total, const float4& x, float factor) {
-  total.x += x.x * factor;
-  total.y += x.y * factor;
-  total.z += x.z * factor;
-  total.w += x.w * factor;
-}
 
 /// Where the parts of a query row are among those of its key head, those that it shares with other
 /// rows first.
@@ -38,37 +39,57 @@ struct PartPlaces {
   int own, shared, tile, shared_tile, shared_parts, count;
 };
 
-/// The parts of a query row, `count` of them at place(i), whose number from the row's first key is
-/// `share` modulo kShares: what a query sees adds up in one order, wherever its tile begins.
-/// `index`: of the first.
-template <class Place>
-__device__ Share add_parts(const AttentionTileParams& p, const Place& place, int count, int index,
-                           int share, int d, int dim) {
-  Share out{-INFINITY, 0.0f, {}};
-  const int begin = (share - index % kShares + kShares) % kShares;
-#pragma unroll 8
-  for (int i = begin; i < count; i += kShares) {
-    out.top = fmaxf(out.top, p.part_top[place(i)].x);
-  }
-  const float zero = out.top == -INFINITY ? 0.0f : out.top;
-  for (int first = begin; first < count; first += kAhead * kShares) {
+/// Adds to `joined` the parts of a query row, `count` of them at place(i), whose number from the row's
+/// first key is share, share + 1, ... modulo kShares: what a query sees adds up in one order, wherever
+/// its tile begins. `index`: number of the first.
+template <int Shares, class Place>
+__device__ void add_parts(const AttentionTileParams& p, const Place& place, int count, int index,
+                          int share, int d, int dim, JoinedRow (&joined)[Shares]) {
+  constexpr int kRounds = kAhead / Shares;
+  for (int first = share - index % kShares; first < count; first += kRounds * kShares) {
     float4 sums[kAhead];
     float2 edge[kAhead];
+    const auto part = [&](int i) { return first + i / Shares * kShares + i % Shares; };
+    const auto there = [&](int i) { return part(i) >= 0 && part(i) < count; };
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      const std::int64_t from = place(min(first + i * kShares, count - 1));
+      if (!there(i)) continue;
+      const std::int64_t from = place(part(i));
       edge[i] = p.part_top[from];
       sums[i] = *reinterpret_cast<const float4*>(p.part_out + from * dim + d);
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      if (first + i * kShares >= count) break;
-      const float factor = power_of_two(edge[i].x - zero);
-      out.sum += edge[i].y * factor;
-      add(out.total, sums[i], factor);
+      if (there(i)) joined[i % Shares].add(edge[i], sums[i]);
     }
   }
-  return out;
+}
+
+__device__ void add(JoinedRow& joined, const JoinedRow& more) {
+  joined.add(make_float2(more.top, more.sum), more.total);
+}
+
+/// Adds what the lane `offset` away has.
+__device__ void add_lane(JoinedRow& joined, int offset) {
+  const auto other = [&](float x) { return __shfl_xor_sync(kAllLanes, x, offset); };
+  const float2 edge = make_float2(other(joined.top), other(joined.sum));
+  joined.add(edge, make_float4(other(joined.total.x), other(joined.total.y), other(joined.total.z),
+                               other(joined.total.w)));
+}
+
+/// Adds up eight shares, in one order whether a thread or several have them.
+template <int Shares, int Threads>
+__device__ void add_shares(JoinedRow (&joined)[Shares]) {
+  if constexpr (Shares == 1) {
+#pragma unroll
+    for (int share = kShares / 4; share > 0; share /= 2) add_lane(joined[0], share * Threads);
+  } else {
+#pragma unroll
+    for (int share = Shares / 2; share > 0; share /= 2) {
+#pragma unroll
+      for (int i = 0; i < share; ++i) add(joined[i], joined[i + share]);
+    }
+  }
 }
 
 /// Query rows of one key head of the joins: those of tiles of many come first.
@@ -92,96 +113,127 @@ struct JoinRows {
   }
 };
 
-/// Query row `row` of a tile: its parts, added up by a block.
-template <class X, bool Shared>
-__device__ void join_row(const AttentionTileParams& p, const ops::AttentionJoin& join, int kv_head,
-                         int row) {
-  __shared__ Share shares[kShares][64];
+/// A slice of a query row of a tile.
+struct Slice {
+  int kv_head, row, first;  // dim
+};
+
+/// Adds up a slice, by a team.
+template <class X, Team kind, bool Shared>
+__device__ void join_slice(const AttentionTileParams& p, const ops::AttentionJoin& join,
+                           const Slice& at, int dim) {
+  using L = TeamLayout<kind>;
   const AttentionCall& call = p.call;
-  const int fours = static_cast<int>(blockDim.x) / kShares;
-  const int share = static_cast<int>(threadIdx.x) / fours;
-  const int four = static_cast<int>(threadIdx.x) % fours, dim = 4 * fours;
-  const int group = call.group.divisor();
-  const int query_row = join.first + row;
-  const std::int64_t first = kv_head * call.tables.part_rows;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int half = kind == kWide ? warp / 4 : lane / kFours;
+  const int four = kind == kWide ? warp % 4 * 4 + lane % 4 : lane % kFours;
+  const int share = half * kShares / 2 + (kind == kWide ? lane / L::kShareThreads : 0);
+  const int d = at.first + 4 * four;
+  const std::int64_t first = at.kv_head * call.tables.part_rows;
+  JoinedRow joined[L::kOwn];
   if constexpr (Shared) {
-    const PartPlaces places(join, row);
+    const PartPlaces places(join, at.row);
     const auto place = [&](int i) { return first + places.of(i); };
-    shares[share][four] = add_parts(p, place, places.count, join.index, share, 4 * four, dim);
+    add_parts(p, place, places.count, join.index, share, d, dim, joined);
   } else {
-    const std::int64_t at = first + std::int64_t{join.part} + row;
-    const auto place = [&](int i) { return at + std::int64_t{i} * join.tile; };
-    shares[share][four] = add_parts(p, place, join.parts, join.index, share, 4 * four, dim);
+    const std::int64_t from = first + std::int64_t{join.part} + at.row;
+    const auto place = [&](int i) { return from + std::int64_t{i} * join.tile; };
+    add_parts(p, place, join.parts, join.index, share, d, dim, joined);
   }
-  __syncthreads();
-  if (share == 0) {
-    float top = -INFINITY, sum = 0.0f;
-    float4 total{};
-    for (int s = 0; s < kShares; ++s) top = fmaxf(top, shares[s][four].top);
-    const float zero = top == -INFINITY ? 0.0f : top;
-    for (int s = 0; s < kShares; ++s) {
-      const float factor = power_of_two(shares[s][four].top - zero);
-      sum += shares[s][four].sum * factor;
-      add(total, shares[s][four].total, factor);
-    }
-    const int token = call.group.quotient(query_row);
-    const int head = kv_head * group + query_row - token * group;
-    const Finish finish = finish_query(call, head, top, sum);
-    if (call.gate.data != nullptr) {
-      write_gated<X>(call, join.q_start + token, head, 4 * four, total, finish);
-    } else {
-      write_query<X>(call, join.q_start + token, head, 4 * four, total, finish);
-    }
+  add_shares<L::kOwn, L::kShareThreads>(joined);
+  bool writes = half == 0;
+  if constexpr (kind == kWide) {
+    __shared__ JoinedRow halves[kFours];
+    writes = writes && lane < L::kShareThreads;
+    if (half == 1 && lane < L::kShareThreads) halves[four] = joined[0];
+    __syncthreads();
+    if (writes) add(joined[0], halves[four]);
+    __syncthreads();  // before the next slice's are written
+  } else {
+    add_lane(joined[0], kFours);
   }
-  __syncthreads();  // before the next row's are written
+  if (!writes) return;
+  const int query_row = join.first + at.row, group = call.group.divisor();
+  const int token = call.group.quotient(query_row);
+  const int head = at.kv_head * group + query_row - token * group;
+  const Finish finish = finish_query(call, head, joined[0].top, joined[0].sum);
+  if (call.gate.data != nullptr) {
+    write_gated<X>(call, join.q_start + token, head, d, joined[0].total, finish);
+  } else {
+    write_query<X>(call, join.q_start + token, head, d, joined[0].total, finish);
+  }
 }
 
-/// A block takes one query row after the other. `tile`: query rows of the largest.
-template <class X>
-__global__ void attention_join_kernel(const __grid_constant__ AttentionTileParams p, int tile) {
+/// A team takes one slice after the other. `tile`: query rows of the largest.
+template <class X, Team kind>
+__global__ void __launch_bounds__(TeamLayout<kind>::kThreads)
+    attention_join_kernel(const __grid_constant__ AttentionTileParams p, int tile, int dim) {
+  constexpr int kTeams = TeamLayout<kind>::kTeams;
   const AttentionCall& call = p.call;
-  const int group = call.group.divisor();
-  auto i = static_cast<int>(blockIdx.x);
-  ops::AttentionJoin join = call.tables.joins[i / tile / call.kv_heads];  // along with the count
-  const int count = call.tables.counts[2] * call.kv_heads * tile;
+  const int group = call.group.divisor(), slices = dim / kDims;
+  const int team = kTeams == 1 ? 0 : static_cast<int>(threadIdx.x) / 32;
+  const int begin = static_cast<int>(blockIdx.x) * kTeams + team;
+  const int of_head = slices * tile, of_join = of_head * call.kv_heads;
+  const int last = call.tables.num_joins - 1;
+  ops::AttentionJoin join = call.tables.joins[min(begin / of_join, last)];  // along with the count
+  const int count = call.tables.counts[2] * of_join;
   wait_for_writers();  // of the parts
-  for (; i < count; i += static_cast<int>(gridDim.x)) {
-    const int row = i % tile, kv_head = i / tile % call.kv_heads;
-    if (i >= static_cast<int>(gridDim.x)) join = call.tables.joins[i / tile / call.kv_heads];
-    if (row >= join.tile || join.first + row >= join.q_length * group) continue;
-    join_row<X, false>(p, join, kv_head, row);
+  for (int i = begin; i < count; i += static_cast<int>(gridDim.x) * kTeams) {
+    const Slice at{i / of_head % call.kv_heads, i / slices % tile, i % slices * kDims};
+    if (i != begin) join = call.tables.joins[i / of_join];
+    if (at.row >= join.tile || join.first + at.row >= join.q_length * group) continue;
+    join_slice<X, kind, false>(p, join, at, dim);
   }
 }
 
 /// The same where rows may share parts, and most have joins of their own.
-template <class X>
-__global__ void attention_shared_join_kernel(const __grid_constant__ AttentionTileParams p, int) {
+template <class X, Team kind>
+__global__ void __launch_bounds__(TeamLayout<kind>::kThreads)
+    attention_shared_join_kernel(const __grid_constant__ AttentionTileParams p, int, int dim) {
+  constexpr int kTeams = TeamLayout<kind>::kTeams;
   const AttentionCall& call = p.call;
-  const int group = call.group.divisor();
+  const int group = call.group.divisor(), slices = dim / kDims;
+  const int team = kTeams == 1 ? 0 : static_cast<int>(threadIdx.x) / 32;
   const JoinRows rows(call);
+  const int count = rows.all * slices;
   wait_for_writers();  // of the parts
-  for (auto i = static_cast<int>(blockIdx.x); i < rows.all; i += static_cast<int>(gridDim.x)) {
-    const auto [index, kv_head, row] = rows.place(i);
+  for (int i = static_cast<int>(blockIdx.x) * kTeams + team; i < count;
+       i += static_cast<int>(gridDim.x) * kTeams) {
+    const auto [index, kv_head, row] = rows.place(i / slices);
     const ops::AttentionJoin& join = call.tables.joins[index];
-    if (join.first + row < join.q_length * group) join_row<X, true>(p, join, kv_head, row);
+    if (join.first + row >= join.q_length * group) continue;
+    join_slice<X, kind, true>(p, join, {kv_head, row, i % slices * kDims}, dim);
   }
+}
+
+template <Team kind>
+Status launch_join(const AttentionTileParams& p, int tile, std::int64_t slices, int dim,
+                   const core::DeviceLaunch& launch) {
+  using L = TeamLayout<kind>;
+  const bool bf16 = p.call.q.dtype == DType::kBF16, shared = p.call.tables.shares;
+  const auto kernel =
+      shared ? (bf16 ? attention_shared_join_kernel<__nv_bfloat16, kind>
+                     : attention_shared_join_kernel<__half, kind>)
+             : (bf16 ? attention_join_kernel<__nv_bfloat16, kind> : attention_join_kernel<__half, kind>);
+  const std::int64_t blocks = (slices + L::kTeams - 1) / L::kTeams;
+  const auto most = std::int64_t{launch.info->num_sms} * 8;
+  return launch_early("attention", launch, kernel,
+                      dim3(static_cast<unsigned>(std::min(blocks, most))), L::kThreads, 0, p, tile,
+                      dim);
 }
 
 }  // namespace
 
 Status join_attention_parts(const AttentionTileParams& p, int dim,
                             const core::DeviceLaunch& launch) {
-  if (p.call.tables.num_joins == 0) return {};
-  const bool bf16 = p.call.q.dtype == DType::kBF16, shared = p.call.tables.shares;
-  const auto kernel =
-      shared ? (bf16 ? attention_shared_join_kernel<__nv_bfloat16>
-                     : attention_shared_join_kernel<__half>)
-             : (bf16 ? attention_join_kernel<__nv_bfloat16> : attention_join_kernel<__half>);
-  const int tile = p.call.tables.num_many > 0 ? p.call.tables.many_rows : ops::kAttentionFewRows;
-  const std::int64_t rows = std::int64_t{p.call.tables.num_joins} * p.call.kv_heads * tile;
-  const auto blocks =
-      static_cast<unsigned>(std::min<std::int64_t>(rows, std::int64_t{launch.info->num_sms} * 8));
-  return launch_early("attention", launch, kernel, dim3(blocks), kShares * dim / 4, 0, p, tile);
+  const ops::AttentionTables& tables = p.call.tables;
+  if (tables.num_joins == 0) return {};
+  const int tile = tables.num_many > 0 ? tables.many_rows : ops::kAttentionFewRows;
+  const std::int64_t slices =
+      std::int64_t{tables.num_joins} * p.call.kv_heads * tile * (dim / kDims);
+  return slices <= std::int64_t{launch.info->num_sms} * 2
+             ? launch_join<kWide>(p, tile, slices, dim, launch)
+             : launch_join<kNarrow>(p, tile, slices, dim, launch);
 }
 
 }  // namespace hybridattn::cuda

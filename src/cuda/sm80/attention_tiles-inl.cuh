@@ -141,8 +141,9 @@ __device__ void run_tile(const AttentionTileParams& p, const ops::AttentionWork&
   const Sight sight[] = {find_sight(call, work, row_of_warp + lane / 4),
                          find_sight(call, work, row_of_warp + lane / 4 + 8)};
   // Found again for each tile of keys that is not seen whole where sums take all registers.
+  constexpr bool kSightsStay = Few && !(sizeof(KV) == 1 && D == 256);
   const auto sight_again = [&](int half) {
-    return Few ? sight[half] : find_sight(call, work, row_of_warp + lane / 4 + 8 * half);
+    return kSightsStay ? sight[half] : find_sight(call, work, row_of_warp + lane / 4 + 8 * half);
   };
   __syncthreads();
   const bool idle = work.first + row_of_warp >= query_rows;
