@@ -1,27 +1,42 @@
 // The verb `bench`.
+#include <algorithm>
+#include <iterator>
+
 #include "apps/hybridattn/commands.h"
 #include "bench/cpu/suites.h"
+#include "bench/gpu.h"
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn::app {
 
-Status run_benchmarks(const BenchOptions& options) {
-  ContextOptions context_options;
-  HYBRIDATTN_TRY(parse_device(options.device, context_options));
-  if (context_options.device != DeviceType::kCpu) {
-    return error(StatusCode::kUnsupported, "bench: --device is ", options.device,
-                 ", must be cpu; hybridattn_bench_cuda measures GPUs");
+namespace {
+
+Status run_on_cpu(const BenchOptions& options, ContextOptions context_options) {
+  const auto* suite =
+      std::find_if(std::begin(bench::kSuites), std::end(bench::kSuites),
+                   [&](const bench::Suite& some) { return options.suite == some.name; });
+  if (suite == std::end(bench::kSuites)) {
+    return invalid_argument("bench: suite is ", options.suite, ", which needs --device cuda");
   }
-  if (options.suite == kModelSuite) return bench_model(options);
   context_options.threads = options.threads;
   HYBRIDATTN_ASSIGN(const std::unique_ptr<Context> context, Context::create(context_options));
   bench::Report report(options.json);
   const bench::Ceilings ceilings = bench::measure_ceilings(*context);
   bench::report_ceilings(*context, ceilings, report);
-  for (const bench::Suite& suite : bench::kSuites) {
-    if (options.suite == suite.name) suite.run(*context, ceilings, report);
-  }
+  suite->run(*context, ceilings, report);
   return {};
+}
+
+}  // namespace
+
+Status run_benchmarks(const BenchOptions& options) {
+  ContextOptions context_options;
+  HYBRIDATTN_TRY(parse_device(options.device, context_options));
+  if (context_options.device != DeviceType::kCpu) {
+    return bench::run_gpu_suites({options.suite}, context_options, options.json);
+  }
+  if (options.suite == kModelSuite) return bench_model(options);
+  return run_on_cpu(options, context_options);
 }
 
 }  // namespace hybridattn::app

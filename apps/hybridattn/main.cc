@@ -11,6 +11,7 @@
 #include "apps/hybridattn/commands.h"
 #include "apps/hybridattn/inputs.h"
 #include "bench/cpu/suites.h"
+#include "bench/gpu.h"
 
 namespace hybridattn::app {
 namespace {
@@ -180,6 +181,7 @@ void add_score(CLI::App& app, ScoreOptions& o) {
 void add_bench(CLI::App& app, BenchOptions& o) {
   std::set<std::string> names;
   for (const bench::Suite& suite : bench::kSuites) names.insert(suite.name);
+  for (const std::string& suite : bench::gpu_suites()) names.insert(suite);
   names.insert(kModelSuite);
   app.add_option("suite", o.suite, "What to measure")->required()->check(CLI::IsMember(names));
   add_machine(app, o, "One JSON object a line for each row on standard output");

@@ -19,4 +19,14 @@ void run_attn_gate(Context& context, cudaStream_t stream, double copy_rate, Repo
 void run_qk_norm_rope_store(Context& context, cudaStream_t stream, double copy_rate,
                             Report& report);
 
+struct GpuSuite {
+  const char* name;
+  void (*run)(Context& context, cudaStream_t stream, double copy_rate, Report& report);
+};
+inline constexpr GpuSuite kGpuSuites[] = {
+    {"gdn-decode", run_gdn_decode},     {"gdn-prefill", run_gdn_prefill},
+    {"attn-prefill", run_attn_prefill}, {"attn-extend", run_attn_extend},
+    {"attn-decode", run_attn_decode},   {"attn-shared", run_attn_shared},
+    {"attn-gate", run_attn_gate},       {"qk-norm-rope-store", run_qk_norm_rope_store}};
+
 }  // namespace hybridattn::bench

@@ -68,7 +68,12 @@ class KeyFetcher {
       const int key = i + lane / kPieces;
       const std::uint32_t row = __shfl_sync(kAllLanes, at, key);
       const bool there = row != kNowhere;
-      copy_async(to + L::place(key, piece), from + 16 * std::uint64_t{there ? row : 0}, there);
+      const std::byte* source = from + 16 * std::uint64_t{there ? row : 0};
+      if constexpr (L::kOnce) {
+        copy_async_once(to + L::place(key, piece), source, there);
+      } else {
+        copy_async(to + L::place(key, piece), source, there);
+      }
     }
   }
 

@@ -34,6 +34,18 @@ struct View {
   }
 };
 
+/// log2(dtype_size(dtype)), without a branch: four bits for each type.
+constexpr int log2_size(DType dtype) {
+  return static_cast<int>(0x00323112u >> (4 * static_cast<unsigned>(dtype))) & 7;
+}
+static_assert([] {
+  for (unsigned i = 0; i <= static_cast<unsigned>(DType::kI8); ++i) {
+    const auto dtype = static_cast<DType>(i);
+    if (std::size_t{1} << log2_size(dtype) != dtype_size(dtype)) return false;
+  }
+  return true;
+}());
+
 /// Whether each row of the last dimension begins at a multiple of 16 bytes.
 inline bool rows_aligned(const ConstTensorView& view) {
   const auto size = static_cast<std::int64_t>(dtype_size(view.dtype));

@@ -24,7 +24,7 @@ __device__ inline float sum_squares(const RowElements& x, std::int64_t dim, int 
 
 /// What each element of a row is multiplied with, from the sum of its squares.
 __device__ inline float rms_factor(float squares, std::int64_t dim, float epsilon) {
-  return inverse_root(squares / static_cast<float>(dim) + epsilon);
+  return inverse_root(quotient(squares, static_cast<float>(dim)) + epsilon);
 }
 
 /// x * factor * (weight + offset), elements from `first` on.

@@ -28,7 +28,7 @@ struct RowElements {
 __device__ inline RowElements row_of(const View& view, std::int64_t i, std::int64_t j = 0,
                                      std::int64_t k = 0) {
   const std::int64_t at = i * view.stride[0] + j * view.stride[1] + k * view.stride[2];
-  return {view.data + at * static_cast<std::int64_t>(dtype_size(view.dtype)), view.dtype};
+  return {view.data + (at << log2_size(view.dtype)), view.dtype};
 }
 
 template <class X>

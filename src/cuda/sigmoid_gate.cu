@@ -54,8 +54,8 @@ Status run(const ops::SigmoidGateParams& p, const core::DeviceLaunch& launch) {
   const GateParams params{View(p.x),  View(p.gate), View(p.out), p.pad,
                           p.x.dim(0), p.x.dim(1),   p.x.dim(2)};
   const bool packs = in_packs(params.dim, p.x, p.gate, ConstTensorView(p.out));
-  const std::int64_t of_token = packs ? gated_groups(params.heads) * (params.dim / kPack)
-                                      : params.heads * params.dim;
+  const std::int64_t of_token =
+      packs ? gated_groups(params.heads) * (params.dim / kPack) : params.heads * params.dim;
   if (params.tokens * of_token == 0) return {};
   return launch_early("sigmoid_gate", launch,
                       packs ? sigmoid_gate_kernel : sigmoid_gate_of_one_kernel,

@@ -1,5 +1,5 @@
-// The output gate of full attention, over some heads of a token at once: as an op, and behind kernels
-// of attention.
+// The output gate of full attention, over some heads of a token at once: as an op, and behind
+// kernels of attention.
 #pragma once
 
 #include "src/cuda/formulas.cuh"
@@ -28,7 +28,7 @@ struct GatedPart {
 };
 
 __device__ inline RowElements next_head(const RowElements& row, const View& view) {
-  return {row.data + view.stride[1] * static_cast<std::int64_t>(dtype_size(view.dtype)), row.dtype};
+  return {row.data + (view.stride[1] << log2_size(view.dtype)), row.dtype};
 }
 
 /// x * sigmoid(gate) of a part of heads under `heads`. kZerosStay: whatever their gates.

@@ -6,9 +6,9 @@
 namespace hybridattn::cuda {
 namespace {
 
-// 64 dims of a query row are added up by a team: sixteen shares of its parts, each by 16 threads with
-// four dims. All of them are there where rows are few (kWide: a block, a warp for eight shares of 16
-// dims); where rows are many a warp is a team, whose threads have eight shares each.
+// 64 dims of a query row are added up by a team: sixteen shares of its parts, each by 16 threads
+// with four dims. All of them are there where rows are few (kWide: a block, a warp for eight shares
+// of 16 dims); where rows are many a warp is a team, whose threads have eight shares each.
 constexpr int kDims = 64, kShares = 16, kFours = kDims / 4;
 constexpr int kAhead = 8;  // parts of a thread whose sums are on their way at once
 enum Team { kWide, kNarrow };
@@ -39,9 +39,9 @@ struct PartPlaces {
   int own, shared, tile, shared_tile, shared_parts, count;
 };
 
-/// Adds to `joined` the parts of a query row, `count` of them at place(i), whose number from the row's
-/// first key is share, share + 1, ... modulo kShares: what a query sees adds up in one order, wherever
-/// its tile begins. `index`: number of the first.
+/// Adds to `joined` the parts of a query row, `count` of them at place(i), whose number from the
+/// row's first key is share, share + 1, ... modulo kShares: what a query sees adds up in one order,
+/// wherever its tile begins. `index`: number of the first.
 template <int Shares, class Place>
 __device__ void add_parts(const AttentionTileParams& p, const Place& place, int count, int index,
                           int share, int d, int dim, JoinedRow (&joined)[Shares]) {
@@ -211,10 +211,10 @@ Status launch_join(const AttentionTileParams& p, int tile, std::int64_t slices, 
                    const core::DeviceLaunch& launch) {
   using L = TeamLayout<kind>;
   const bool bf16 = p.call.q.dtype == DType::kBF16, shared = p.call.tables.shares;
-  const auto kernel =
-      shared ? (bf16 ? attention_shared_join_kernel<__nv_bfloat16, kind>
-                     : attention_shared_join_kernel<__half, kind>)
-             : (bf16 ? attention_join_kernel<__nv_bfloat16, kind> : attention_join_kernel<__half, kind>);
+  const auto kernel = shared ? (bf16 ? attention_shared_join_kernel<__nv_bfloat16, kind>
+                                     : attention_shared_join_kernel<__half, kind>)
+                             : (bf16 ? attention_join_kernel<__nv_bfloat16, kind>
+                                     : attention_join_kernel<__half, kind>);
   const std::int64_t blocks = (slices + L::kTeams - 1) / L::kTeams;
   const auto most = std::int64_t{launch.info->num_sms} * 8;
   return launch_early("attention", launch, kernel,

@@ -22,6 +22,7 @@ struct TileLayout {
   static constexpr int kRowBytes = D * static_cast<int>(sizeof(KV));
   static constexpr int kKeys = Few ? (kRowBytes >= 512 ? 16 : 32) : (D >= 256 ? 32 : 64);
   static constexpr int kLoads = kKeys / kTeam;  // keys that a warp fetches
+  static constexpr bool kOnce = Few;            // no other tile reads them
   static constexpr int kSlotBytes = kKeys * kRowBytes;
   static constexpr int kSlots = kSlotBytes * kTeams >= 32 * 1024 || !Few ? 3 : 5;
   static constexpr int kAhead = kSlots - 1;  // slots being filled while one is read

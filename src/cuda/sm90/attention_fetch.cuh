@@ -18,6 +18,7 @@ struct WideLayout {
   static constexpr int kTeam = 4;  // warps that fetch
   static constexpr int kKeys = D >= 256 ? (Boxes ? 80 : 64) : 128;
   static constexpr int kLoads = kKeys / kTeam;
+  static constexpr bool kOnce = false;
   static constexpr int kRowBytes = D * 2;
   static constexpr int kGroupBytes = 1024;           // 64 columns of 8 rows
   static constexpr int kBlockBytes = 8 * kRowBytes;  // 8 rows
