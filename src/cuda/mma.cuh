@@ -133,10 +133,15 @@ __device__ inline void copy_async(std::uint32_t to, const void* from, bool valid
                "r"(valid ? 16 : 0)
                : "memory");
 }
-/// The same of what is not read again soon: other lines stay longer in the second-level cache.
-__device__ inline void copy_async_once(std::uint32_t to, const void* from, bool valid) {
+/// For copies of what is not read again soon: other lines stay longer in the second-level cache.
+__device__ inline std::uint64_t read_once_policy() {
   std::uint64_t policy;
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+/// copy_async of what is not read again soon.
+__device__ inline void copy_async_once(std::uint32_t to, const void* from, bool valid) {
+  const std::uint64_t policy = read_once_policy();
   asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to),
                "l"(from), "r"(valid ? 16 : 0), "l"(policy)
                : "memory");

@@ -15,7 +15,8 @@ namespace hybridattn::cuda {
 template <int D, bool Boxes>
 struct WideLayout {
   static constexpr bool kBoxes = Boxes;
-  static constexpr int kTeam = 4;  // warps that fetch
+  static constexpr int kRows = 128;  // query rows
+  static constexpr int kTeam = 4;    // warps that fetch
   static constexpr int kKeys = D >= 256 ? (Boxes ? 80 : 64) : 128;
   static constexpr int kLoads = kKeys / kTeam;
   static constexpr bool kOnce = false;
@@ -132,8 +133,8 @@ class BoxFetcher {
  public:
   __device__ BoxFetcher(const AttentionCall& call, const CacheMaps& maps,
                         const ops::AttentionWork& work, int head, int lowest)
-      : call_(call), maps_(maps), kv_start_(work.kv_start), head_(head), lowest_(lowest),
-        end_(work.end), keys_(work.kv_length), first_(work.begin) {
+      : call_(call), maps_(maps), kv_start_(work.kv_start), head_(head), end_(work.end), keys_(work.kv_length), lowest_(lowest), first_(work.begin),
+        once_(work.q_length * call.group.divisor() <= L::kRows) {
     ask();
   }
 
@@ -158,8 +159,9 @@ class BoxFetcher {
   /// The same of values. Those behind the row's last key, whatever they are, would be multiplied
   /// with weights of zero: they are made zeros. `tails`: rows whose ends this warp has seen.
   __device__ void fetch_values(const Ring<L>& ring, int& tails) const {
-    const int last = kBlocks - 1 - (first_ - keys_) / 8;  // the block that the row ends in
-    const bool cut = first_ >= keys_ && last >= 0 && keys_ % 8 != 0 && keys_ / 8 * 8 < end_;
+    const int keys = keys_;
+    const int last = kBlocks - 1 - (first_ - keys) / 8;  // the block that the row ends in
+    const bool cut = first_ >= keys && last >= 0 && keys % 8 != 0 && keys / 8 * 8 < end_;
     const bool mine = cut && lane() == last;
     if (cut) {
       if (mine) {
@@ -168,7 +170,7 @@ class BoxFetcher {
       }
       __syncwarp();
       wait_barrier(ring.tail(), tails++ & 1);
-      clear_rows(ring.slot() + last * L::kBlockBytes, keys_ % 8);
+      clear_rows(ring.slot() + last * L::kBlockBytes, keys % 8);
       fence_async_proxy();
       __syncwarp();
     }
@@ -192,7 +194,12 @@ class BoxFetcher {
     next_place_ = paged ? place_in_page(call_, key) : static_cast<int>(kv_start_) + key;
   }
   __device__ void copy(const CUtensorMap& map, std::uint32_t slot, Barrier barrier) const {
-    copy_box(slot + lane() * L::kBlockBytes, map, {0, place_, 0, head_, page_}, barrier);
+    const std::uint32_t to = slot + lane() * L::kBlockBytes;
+    if (once_) {
+      copy_box_once(to, map, {0, place_, 0, head_, page_}, barrier);
+    } else {
+      copy_box(to, map, {0, place_, 0, head_, page_}, barrier);
+    }
   }
   /// Zeros in rows from `first` on of a block.
   static __device__ void clear_rows(std::uint32_t block, int first) {
@@ -207,9 +214,10 @@ class BoxFetcher {
   const AttentionCall& call_;
   const CacheMaps& maps_;
   std::int64_t kv_start_;
-  int head_, lowest_, end_, keys_;
+  int head_, end_, keys_, lowest_;
   int first_;  // key of the tile asked for
   int page_ = 0, place_ = 0, next_page_ = 0, next_place_ = 0;
+  bool once_;  // a row's only tile is the only one that reads its keys
 };
 
 /// The fetching warp where the copy engine copies.

@@ -292,5 +292,16 @@ __device__ inline void copy_box(std::uint32_t to, const CUtensorMap& map, const 
       "l"(&map), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]), "r"(barrier.address())
       : "memory");
 }
+/// The same of what is not read again soon.
+__device__ inline void copy_box_once(std::uint32_t to, const CUtensorMap& map, const int (&at)[5],
+                                     Barrier barrier) {
+  const std::uint64_t policy = read_once_policy();
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%2, %3, %4, %5, %6}], [%7], %8;" ::"r"(to),
+      "l"(&map), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]), "r"(barrier.address()),
+      "l"(policy)
+      : "memory");
+}
 
 }  // namespace hybridattn::cuda
