@@ -64,6 +64,12 @@ template <int kTile>
 HWY_INLINE void tile_load(const void* rows, std::int64_t stride = kTileLine) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(rows), "r"(stride), "i"(kTile) : "memory");
 }
+/// The same of what is not soon needed again: it goes past the first-level cache, where it would
+/// drive out what is.
+template <int kTile>
+HWY_INLINE void tile_load_once(const void* rows, std::int64_t stride = kTileLine) {
+  asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(rows), "r"(stride), "i"(kTile) : "memory");
+}
 template <int kTile>
 HWY_INLINE void tile_store(void* rows, std::int64_t stride = kTileLine) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(rows), "r"(stride), "i"(kTile) : "memory");

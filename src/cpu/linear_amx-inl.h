@@ -139,6 +139,17 @@ struct PendingSums {
   }
 };
 
+HWY_INLINE void copy_line(const std::byte* from, std::byte* to) {
+  const hn::ScalableTag<std::uint8_t> d8;
+  hn::Store(hn::LoadU(d8, reinterpret_cast<const std::uint8_t*>(from)), d8,
+            reinterpret_cast<std::uint8_t*>(to));
+}
+
+/// One step of 32 whole weights as a pair of tiles.
+HWY_INLINE void copy_step(const std::byte* from, std::int64_t stride, std::byte* tiles) {
+  for (std::int64_t r = 0; r < kTileBlock; ++r) copy_line(from + r * stride, tiles + r * kTileLine);
+}
+
 /// Weights [column, column + 32) x inner elements from `at` on as `steps` pairs of tiles, zeros
 /// where there are none.
 inline void copy_weights(const ops::LinearParams& p, std::int64_t column, std::int64_t at,
@@ -151,9 +162,7 @@ inline void copy_weights(const ops::LinearParams& p, std::int64_t column, std::i
     for (std::int64_t step = 0; step < steps; ++step, to += 2 * kTileBytes) {
       const std::int64_t bytes = there ? left - step * kTileLine : 0;
       if (bytes >= kTileLine) {
-        const hn::ScalableTag<std::uint8_t> d8;
-        hn::Store(hn::LoadU(d8, reinterpret_cast<const std::uint8_t*>(from) + step * kTileLine), d8,
-                  reinterpret_cast<std::uint8_t*>(to));
+        copy_line(from + step * kTileLine, to);
         continue;
       }
       std::memset(to, 0, kTileLine);
@@ -162,17 +171,27 @@ inline void copy_weights(const ops::LinearParams& p, std::int64_t column, std::i
   }
 }
 
+template <int kTile, bool kOnce>
+HWY_INLINE void load_rows(const std::uint32_t* x, std::int64_t x_line) {
+  if constexpr (kOnce) {
+    tile_load_once<kTile>(x, x_line);
+  } else {
+    tile_load<kTile>(x, x_line);
+  }
+}
+
 /// sums[weight][row] of 32 weights and the kTiles x 16 rows of a block, added to tiles 0 to 3.
-template <int kTiles>
+/// kOnce: x passes weights that are to stay in the first-level cache.
+template <int kTiles, bool kOnce>
 HWY_INLINE void add_step(const std::byte* weights, std::int64_t stride, std::int64_t second,
                          const std::uint32_t* x, std::int64_t x_line) {
   tile_load<4>(weights, stride);
-  tile_load<6>(x, x_line);
+  load_rows<6, kOnce>(x, x_line);
   tile_dot<0, 4, 6>();
   tile_load<5>(weights + second, stride);
   tile_dot<1, 5, 6>();
   if constexpr (kTiles == 2) {
-    tile_load<7>(x + kTileSide * kTileSide, x_line);
+    load_rows<7, kOnce>(x + kTileSide * kTileSide, x_line);
     tile_dot<2, 4, 7>();
     tile_dot<3, 5, 7>();
   }
@@ -201,6 +220,32 @@ HWY_INLINE void save_sums(float* sums) {
   each_sum<kTiles>([&](auto tile, int at) HWY_ATTR { tile_store<tile.value>(sums + at); });
 }
 
+/// Fetches the lines that the sums of a block will be stored to, some at each of `steps` calls (0:
+/// none): stores that miss would soon fill the store buffer, and nothing else moves on.
+class OutPrefetch {
+ public:
+  OutPrefetch(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
+              std::int64_t block, std::int64_t steps) {
+    const auto size = static_cast<std::int64_t>(dtype_size(p.out.dtype));
+    const std::int64_t row = block * kTileBlock;
+    to_ = row2(p.out, row) + column * size;
+    stride_ = p.out.stride(0) * size;
+    left_ = x.rows - row < kTileBlock ? x.rows - row : kTileBlock;
+    second_ = size == 4 && column + kTileSide < p.weight.dim(0) ? kTileLine : 0;
+    each_ = steps > 0 ? (left_ + steps - 1) / steps : 0;
+  }
+  HWY_INLINE void call() {
+    for (std::int64_t i = 0; i < each_ && left_ > 0; ++i, --left_, to_ += stride_) {
+      __builtin_prefetch(to_, 1, 3);
+      __builtin_prefetch(to_ + second_, 1, 3);
+    }
+  }
+
+ private:
+  const std::byte* to_;
+  std::int64_t stride_, second_, left_, each_;
+};
+
 /// Hands a block's sums, which lie in tiles 0 to 3, to those that wait; none do now.
 template <int kTiles>
 HWY_INLINE void finish_sums(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
@@ -216,7 +261,10 @@ HWY_INLINE void finish_sums(const ops::LinearParams& p, const PackedRows& x, std
   pending.piece = 0;
 }
 
-// ---- Few rows: weights stream past x, which stays near.
+// ---- Few rows: weights stream past x, which stays near. The first block takes them from memory,
+// another from the second-level cache; with more blocks their copy into tiles pays.
+
+inline constexpr std::int64_t kStreamBlocks = 3;
 
 /// The scratch of one worker, cut up.
 struct TileScratch {
@@ -229,29 +277,33 @@ struct TileScratch {
   float* sums;         // of all blocks of a task, between two slabs
 };
 
+/// The sums of one block of x and 32 weights where they lie.
 template <int kTiles>
 HWY_INLINE void stream_weights(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
-                               const TileScratch& scratch) {
+                               std::int64_t block, const TileScratch& scratch,
+                               PendingSums& pending) {
   const std::int64_t stride = p.weight.stride(0) * 2;
   const std::byte* weights = row2(p.weight, column);
   const bool whole = column + kTileBlock <= p.weight.dim(0);
   const std::int64_t steps = whole ? p.weight.dim(1) / kTileInner : 0;
   const std::int64_t x_line = x.width * 4;
+  OutPrefetch out(p, x, column, block, x.steps);
   zero_sums<kTiles>();
   // Nothing is fetched ahead by hand: it takes the line buffers that the tiles' own loads need, and
   // the processor follows the rows by itself (17 % faster than with it).
   for (std::int64_t step = 0; step < steps; ++step) {
-    add_step<kTiles>(weights + step * kTileLine, stride, kTileSide * stride, x.tile(0, step, 0),
-                     x_line);
+    out.call();
+    pending.store_piece(p);
+    add_step<kTiles, false>(weights + step * kTileLine, stride, kTileSide * stride,
+                            x.tile(block, step, 0), x_line);
   }
   // What no whole tile covers.
   for (std::int64_t step = steps; step < x.steps; ++step) {
     copy_weights(p, column, step * kTileInner, 1, scratch.weights);
-    add_step<kTiles>(scratch.weights, kTileLine, kTileBytes, x.tile(0, step, 0), x_line);
+    add_step<kTiles, false>(scratch.weights, kTileLine, kTileBytes, x.tile(block, step, 0), x_line);
   }
-  PendingSums pending;
-  finish_sums<kTiles>(p, x, column, 0, scratch.out, pending);
   pending.store_rest(p);
+  finish_sums<kTiles>(p, x, column, block, scratch.out + block % 2 * ops::kLinearTileSums, pending);
 }
 
 // ---- Many rows: a slab of 32 weights stays in the first-level cache while blocks of x pass.
@@ -276,11 +328,15 @@ struct TileSlab {
   bool first, last;
 };
 
+/// `from`: weights that are not in their tiles yet, or nullptr: they are copied between the
+/// products of the first block, a step ahead of its loads.
 template <int kTiles>
 HWY_INLINE void slab_of_block(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
-                              std::int64_t block, const TileSlab& slab, float* sums,
-                              const TileScratch& scratch, WeightPrefetch& prefetch,
+                              std::int64_t block, const TileSlab& slab, const std::byte* from,
+                              float* sums, const TileScratch& scratch, WeightPrefetch& prefetch,
                               PendingSums& pending) {
+  const std::int64_t stride = p.weight.stride(0) * 2;
+  OutPrefetch out(p, x, column, block, slab.last ? slab.steps : 0);
   if (slab.first) {
     zero_sums<kTiles>();
   } else {
@@ -288,10 +344,12 @@ HWY_INLINE void slab_of_block(const ops::LinearParams& p, const PackedRows& x, s
   }
   const std::uint32_t* units = x.tile(block, slab.step, 0);
   for (std::int64_t step = 0; step < slab.steps; ++step) {
+    std::byte* weights = scratch.weights + step * 2 * kTileBytes;
     prefetch.call();
+    out.call();
     pending.store_piece(p);
-    add_step<kTiles>(scratch.weights + step * 2 * kTileBytes, kTileLine, kTileBytes, units,
-                     kTileLine);
+    if (from != nullptr) copy_step(from + step * kTileLine, stride, weights);
+    add_step<kTiles, true>(weights, kTileLine, kTileBytes, units, kTileLine);
     units += kTiles * kTileSide * kTileSide;
   }
   if (slab.last) {
@@ -312,17 +370,21 @@ inline void run_tile_task(const ops::LinearParams& p, const PackedRows& x, const
     float* sums = scratch.sums;
     for (std::int64_t n = 0; n < task.columns; n += kTileBlock) {
       const std::int64_t column = task.column + n;
-      copy_weights(p, column, step * kTileInner, steps, scratch.weights);
+      const bool whole =
+          column + kTileBlock <= p.weight.dim(0) && (step + steps) * kTileInner <= p.weight.dim(1);
+      const std::byte* from = whole ? row2(p.weight, column) + step * kTileLine : nullptr;
+      if (!whole) copy_weights(p, column, step * kTileInner, steps, scratch.weights);
       const bool next_slab = n + kTileBlock >= task.columns && !slab.last;
       WeightPrefetch prefetch =
           slab_prefetch(p, next_slab ? task.column : column + kTileBlock,
                         (step + (next_slab ? kSlabSteps : 0)) * kTileInner, task.blocks * steps);
       for (std::int64_t b = task.block; b < task.block + task.blocks; ++b, sums += 1024) {
         if (x.tiles_of(b) == 2) {
-          slab_of_block<2>(p, x, column, b, slab, sums, scratch, prefetch, pending);
+          slab_of_block<2>(p, x, column, b, slab, from, sums, scratch, prefetch, pending);
         } else {
-          slab_of_block<1>(p, x, column, b, slab, sums, scratch, prefetch, pending);
+          slab_of_block<1>(p, x, column, b, slab, from, sums, scratch, prefetch, pending);
         }
+        from = nullptr;
       }
     }
   }
@@ -332,17 +394,22 @@ inline void run_tile_task(const ops::LinearParams& p, const PackedRows& x, const
 inline void linear_few_rows(const ops::LinearParams& p, const PackedRows& x, core::Launch& launch) {
   constexpr std::int64_t kColumns = 128;  // of a task
   const std::int64_t columns = p.weight.dim(0);
+  const std::int64_t blocks = x.blocks();
   parallel_for(launch.executor, (columns + kColumns - 1) / kColumns, [&](auto task, int worker) {
     const Tiles tiles(x.width);
     const TileScratch scratch(launch.scratch<std::byte>(worker));
+    PendingSums pending;
     const std::int64_t end = (task + 1) * kColumns < columns ? (task + 1) * kColumns : columns;
     for (std::int64_t column = task * kColumns; column < end; column += kTileBlock) {
-      if (x.tiles_of(0) == 2) {
-        stream_weights<2>(p, x, column, scratch);
-      } else {
-        stream_weights<1>(p, x, column, scratch);
+      for (std::int64_t b = 0; b < blocks; ++b) {
+        if (x.tiles_of(b) == 2) {
+          stream_weights<2>(p, x, column, b, scratch, pending);
+        } else {
+          stream_weights<1>(p, x, column, b, scratch, pending);
+        }
       }
     }
+    pending.store_rest(p);
   });
 }
 
@@ -371,7 +438,7 @@ inline void linear_tiles(const ops::LinearParams& p, core::Launch& launch) {
   const PackedRows x(p);
   parallel_for(launch.executor, (x.rows + kTileSide - 1) / kTileSide,
                [&](auto tile, int) { pack_rows(p, x, tile); });
-  if (x.blocks() == 1) {
+  if (x.blocks() <= kStreamBlocks) {
     linear_few_rows(p, x, launch);
   } else {
     linear_many_rows(p, x, launch);

@@ -43,7 +43,7 @@ inline constexpr std::int64_t kLinearTileInner = 32;
 /// task and its sums the second-level one.
 inline constexpr std::int64_t kLinearTileColumns = 256;
 inline constexpr std::int64_t kLinearTileBlocks = 16;
-inline constexpr std::int64_t kLinearTileSlab = 256;
+inline constexpr std::int64_t kLinearTileSlab = 512;
 
 /// Scratch of one worker in bytes: a slab of 32 weights, the sums of two blocks; those of a task.
 inline constexpr std::int64_t kLinearTileWeights = kLinearTileSlab * kLinearTileBlock * 2;
