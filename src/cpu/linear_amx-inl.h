@@ -4,6 +4,7 @@
 // Every output is one chain over pairs of k, whatever is computed beside it and however K is cut:
 // a slab of K goes on from the float32 sums of the slab before.
 #include "src/cpu/amx-inl.h"
+#include "src/cpu/linear_gate-inl.h"
 #include "src/cpu/panel-inl.h"
 #include "src/ops/linear_params.h"
 
@@ -80,17 +81,30 @@ HWY_INLINE void turn_sums(const float* sums, std::int64_t row, VU* turned) {
   turn<true>(weights, row, 4, turned);
 }
 
+/// Outputs of type T, from one row on.
+template <class T>
+struct TileOutputs {
+  T* out;
+  std::int64_t stride;
+  bool accumulate;
+  const T* gate;  // of the same rows, or nullptr
+  std::int64_t gate_stride;
+};
+
 /// Four rows of the output from row `row` of the tile on, from two tiles of sums[weight][row].
 template <class T>
-HWY_INLINE void store_turned(const float* sums, std::int64_t row, std::int64_t rows, T* out,
-                             std::int64_t stride, std::int64_t columns, bool accumulate) {
+HWY_INLINE void store_turned(const float* sums, std::int64_t row, std::int64_t rows,
+                             std::int64_t columns, const TileOutputs<T>& outputs) {
   const DF d;
   VU low[4], high[4];
   turn_sums(sums, row, low);
   if (columns > kTileSide) turn_sums(sums + kTileSide * kTileSide, row, high);
   for (std::int64_t m = 0; m < 4 && row + m < rows; ++m) {
-    T* to = out + (row + m) * stride;
-    if (std::is_same_v<T, BF16> && columns == 2 * kTileSide && !accumulate) {
+    T* to = outputs.out + (row + m) * outputs.stride;
+    const T* gate =
+        outputs.gate == nullptr ? nullptr : outputs.gate + (row + m) * outputs.gate_stride;
+    const bool plain = gate == nullptr && !outputs.accumulate;
+    if (std::is_same_v<T, BF16> && columns == 2 * kTileSide && plain) {
       // A whole cache line at once.
       const hn::Repartition<hwy::bfloat16_t, DF> db;
       hn::StoreU(hn::OrderedDemote2To(db, hn::BitCast(d, low[m]), hn::BitCast(d, high[m])), db,
@@ -100,7 +114,8 @@ HWY_INLINE void store_turned(const float* sums, std::int64_t row, std::int64_t r
     for (std::int64_t at = 0; at < columns; at += kTileSide) {
       const std::int64_t count = columns - at < kTileSide ? columns - at : kTileSide;
       VF sum = hn::BitCast(d, at == 0 ? low[m] : high[m]);
-      if (accumulate) sum = hn::Add(load_part(to + at, count), sum);
+      if (gate != nullptr) sum = silu_times(load_part(gate + at, count), sum);
+      if (outputs.accumulate) sum = hn::Add(load_part(to + at, count), sum);
       store_part(sum, to + at, count);
     }
   }
@@ -121,15 +136,18 @@ struct PendingSums {
     const std::int64_t tile = piece / 4;
     const std::int64_t first = row + tile * kTileSide;
     const std::int64_t count = rows - tile * kTileSide;
-    const auto store = [&](auto* out) HWY_ATTR {
-      store_turned(sums + tile * 2 * kTileSide * kTileSide, piece % 4 * 4, count, out,
-                   p.out.stride(0), columns, p.accumulate);
+    const auto store = [&]<class T>(const T*) HWY_ATTR {
+      T* out = reinterpret_cast<T*>(row2(p.out, first)) + column;
+      const T* gate = nullptr;
+      if (!p.gate.empty()) gate = reinterpret_cast<const T*>(row2(p.gate, first)) + column;
+      store_turned<T>(
+          sums + tile * 2 * kTileSide * kTileSide, piece % 4 * 4, count, columns,
+          {out, p.out.stride(0), p.accumulate, gate, gate == nullptr ? 0 : p.gate.stride(0)});
     };
-    void* out = row2(p.out, first) + column * static_cast<std::int64_t>(dtype_size(p.out.dtype));
     switch (p.out.dtype) {
-      case DType::kBF16: store(static_cast<BF16*>(out)); break;
-      case DType::kF16: store(static_cast<F16*>(out)); break;
-      default: store(static_cast<float*>(out));
+      case DType::kBF16: store(static_cast<const BF16*>(nullptr)); break;
+      case DType::kF16: store(static_cast<const F16*>(nullptr)); break;
+      default: store(static_cast<const float*>(nullptr));
     }
     ++piece;
     if (piece * 4 >= rows) piece = kPieces;

@@ -99,7 +99,11 @@ void linear_int8(const ops::LinearInt8Params& p, core::Launch& launch) {
     });
   };
   ops::LinearParams bytes{ConstTensorView(q.bytes, DType::kI8, {rows, q.inner}, {q.stride, 1}),
-                          p.weight, p.out, p.accumulate, nullptr};
+                          p.weight,
+                          p.out,
+                          p.accumulate,
+                          p.gate,
+                          nullptr};
   for_blocks(bytes, launch, [&](const Block& block, const Scratch& scratch) {
     run_block<Int8Product>(bytes, block, finish, scratch);
   });

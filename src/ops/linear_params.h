@@ -12,6 +12,7 @@ struct LinearParams {
   ConstTensorView weight;  // [n, k]
   TensorView out;          // [m, n]
   bool accumulate;
+  ConstTensorView gate;     // [m, n] of the type of out, or no data
   std::uint32_t* packed_x;  // room for linear_packed_bytes, where that is not 0
 };
 
