@@ -81,6 +81,12 @@ HWY_INLINE void tile_dot() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
 }
 
+/// The same of four signed bytes at a time, with 32-bit integer sums.
+template <int kSum, int kLeft, int kRight>
+HWY_INLINE void tile_dot_bytes() {
+  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
+}
+
 }  // namespace hybridattn::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // HYBRIDATTN_TARGET_HAS_TILES

@@ -1,12 +1,10 @@
-// linear on tiles of AMX, bf16 times bf16. Weights are the left operand, as they are stored; x is
-// the right one, packed once a call into pairs of k; sums come out turned and are turned back.
+// Products on tiles of AMX, bf16 times bf16 or bytes times bytes. Weights are the left operand, as
+// they are stored; x is the right one, packed once a call into units of 4 bytes of k; sums come out
+// turned and are turned back.
 //
 // Every output is one chain over pairs of k, whatever is computed beside it and however K is cut:
-// a slab of K goes on from the float32 sums of the slab before.
-#include "src/cpu/amx-inl.h"
-#include "src/cpu/linear_gate-inl.h"
-#include "src/cpu/panel-inl.h"
-#include "src/ops/linear_params.h"
+// a slab of K goes on from the float32 sums of the slab before. (Sums of bytes are exact.)
+#include "src/cpu/linear_tile_rows-inl.h"
 
 #if defined(HYBRIDATTN_CPU_LINEAR_AMX_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef HYBRIDATTN_CPU_LINEAR_AMX_INL_H_
@@ -19,144 +17,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace hybridattn::cpu::HWY_NAMESPACE {
 
-inline constexpr std::int64_t kTileBlock = 2 * kTileSide;  // rows of x, or weights, of one block
-static_assert(kTileBlock == ops::kLinearTileBlock && kTileInner == ops::kLinearTileInner);
-
-inline constexpr std::int64_t kSlabSteps = ops::kLinearTileSlab / kTileInner;
-
-/// x as right operands: slab after slab of k, in a slab blocks of up to 32 rows one after the
-/// other, as they will be read; in a block [step of k][tile][pair of k][row].
-struct PackedRows {
-  PackedRows(const ops::LinearParams& p)
-      : rows(p.x.dim(0)), steps((p.x.dim(1) + kTileInner - 1) / kTileInner),
-        width(rows < kTileSide ? rows : kTileSide), units(p.packed_x) {}
-
-  std::int64_t blocks() const { return (rows + kTileBlock - 1) / kTileBlock; }
-  std::int64_t tiles_of(std::int64_t block) const {
-    return rows - block * kTileBlock > kTileSide ? 2 : 1;
-  }
-  std::uint32_t* tile(std::int64_t block, std::int64_t step, std::int64_t tile) const {
-    const std::int64_t slab = step / kSlabSteps * kSlabSteps;
-    const std::int64_t left = steps - slab < kSlabSteps ? steps - slab : kSlabSteps;
-    const std::int64_t tiles = (rows + kTileSide - 1) / kTileSide;
-    return units + (slab * tiles + 2 * block * left + (step - slab) * tiles_of(block) + tile) *
-                       kTileSide * width;
-  }
-
-  std::int64_t rows;
-  std::int64_t steps;
-  std::int64_t width;  // rows of x in a tile
-  std::uint32_t* units;
-};
-
-/// Packs the rows of one tile.
-inline void pack_rows(const ops::LinearParams& p, const PackedRows& x, std::int64_t index) {
-  const std::int64_t block = index / 2;
-  const std::int64_t inner = p.x.dim(1);
-  const BF16* rows[kTileSide];
-  for (std::int64_t r = 0; r < kTileSide; ++r) {
-    // Rows past the last are copies of it, whose sums are not stored.
-    const std::int64_t row = index * kTileSide + r;
-    rows[r] = reinterpret_cast<const BF16*>(row2(p.x, row < x.rows ? row : x.rows - 1));
-  }
-  constexpr std::int64_t kStep = kTurn<BF16>;
-  for (std::int64_t k = 0; k < x.steps * kTileInner; k += kStep) {
-    VU turned[4] = {hn::Zero(DU()), hn::Zero(DU()), hn::Zero(DU()), hn::Zero(DU())};
-    if (k + kStep <= inner) {
-      turn<true>(rows, k, kStep, turned);
-    } else if (k < inner) {
-      turn<false>(rows, k, inner - k, turned);
-    }
-    std::uint32_t* to = x.tile(block, k / kTileInner, index % 2) + k % kTileInner / 2 * x.width;
-    for (int u = 0; u < 4; ++u) {
-      hn::StoreN(turned[u], DU(), to + u * x.width, static_cast<std::size_t>(x.width));
-    }
-  }
-}
-
-/// turned[m], lane i: sums[i][row + m], the sum of 16 weights i.
-HWY_INLINE void turn_sums(const float* sums, std::int64_t row, VU* turned) {
-  const float* weights[kTileSide];
-  for (int r = 0; r < kTileSide; ++r) weights[r] = sums + r * kTileSide;
-  turn<true>(weights, row, 4, turned);
-}
-
-/// Outputs of type T, from one row on.
-template <class T>
-struct TileOutputs {
-  T* out;
-  std::int64_t stride;
-  bool accumulate;
-  const T* gate;  // of the same rows, or nullptr
-  std::int64_t gate_stride;
-};
-
-/// Four rows of the output from row `row` of the tile on, from two tiles of sums[weight][row].
-template <class T>
-HWY_INLINE void store_turned(const float* sums, std::int64_t row, std::int64_t rows,
-                             std::int64_t columns, const TileOutputs<T>& outputs) {
-  const DF d;
-  VU low[4], high[4];
-  turn_sums(sums, row, low);
-  if (columns > kTileSide) turn_sums(sums + kTileSide * kTileSide, row, high);
-  for (std::int64_t m = 0; m < 4 && row + m < rows; ++m) {
-    T* to = outputs.out + (row + m) * outputs.stride;
-    const T* gate =
-        outputs.gate == nullptr ? nullptr : outputs.gate + (row + m) * outputs.gate_stride;
-    const bool plain = gate == nullptr && !outputs.accumulate;
-    if (std::is_same_v<T, BF16> && columns == 2 * kTileSide && plain) {
-      // A whole cache line at once.
-      const hn::Repartition<hwy::bfloat16_t, DF> db;
-      hn::StoreU(hn::OrderedDemote2To(db, hn::BitCast(d, low[m]), hn::BitCast(d, high[m])), db,
-                 reinterpret_cast<hwy::bfloat16_t*>(to));
-      continue;
-    }
-    for (std::int64_t at = 0; at < columns; at += kTileSide) {
-      const std::int64_t count = columns - at < kTileSide ? columns - at : kTileSide;
-      VF sum = hn::BitCast(d, at == 0 ? low[m] : high[m]);
-      if (gate != nullptr) sum = silu_times(load_part(gate + at, count), sum);
-      if (outputs.accumulate) sum = hn::Add(load_part(to + at, count), sum);
-      store_part(sum, to + at, count);
-    }
-  }
-}
-
-/// Sums of 32 weights and a block of rows that wait to be stored. They are turned and stored in
-/// pieces between the products of the next block, whose unit would idle otherwise.
-struct PendingSums {
-  static constexpr std::int64_t kPieces = 8;  // of four rows
-
-  std::int64_t column, columns;  // of the output: which weights
-  std::int64_t row, rows;
-  const float* sums = nullptr;   // [tile of rows][tile of weights][weight][row]
-  std::int64_t piece = kPieces;  // the next one
-
-  HWY_INLINE void store_piece(const ops::LinearParams& p) {
-    if (piece == kPieces) return;
-    const std::int64_t tile = piece / 4;
-    const std::int64_t first = row + tile * kTileSide;
-    const std::int64_t count = rows - tile * kTileSide;
-    const auto store = [&]<class T>(const T*) HWY_ATTR {
-      T* out = reinterpret_cast<T*>(row2(p.out, first)) + column;
-      const T* gate = nullptr;
-      if (!p.gate.empty()) gate = reinterpret_cast<const T*>(row2(p.gate, first)) + column;
-      store_turned<T>(
-          sums + tile * 2 * kTileSide * kTileSide, piece % 4 * 4, count, columns,
-          {out, p.out.stride(0), p.accumulate, gate, gate == nullptr ? 0 : p.gate.stride(0)});
-    };
-    switch (p.out.dtype) {
-      case DType::kBF16: store(static_cast<const BF16*>(nullptr)); break;
-      case DType::kF16: store(static_cast<const F16*>(nullptr)); break;
-      default: store(static_cast<const float*>(nullptr));
-    }
-    ++piece;
-    if (piece * 4 >= rows) piece = kPieces;
-  }
-  void store_rest(const ops::LinearParams& p) {
-    while (piece < kPieces) store_piece(p);
-  }
-};
-
 HWY_INLINE void copy_line(const std::byte* from, std::byte* to) {
   const hn::ScalableTag<std::uint8_t> d8;
   hn::Store(hn::LoadU(d8, reinterpret_cast<const std::uint8_t*>(from)), d8,
@@ -168,15 +28,15 @@ HWY_INLINE void copy_step(const std::byte* from, std::int64_t stride, std::byte*
   for (std::int64_t r = 0; r < kTileBlock; ++r) copy_line(from + r * stride, tiles + r * kTileLine);
 }
 
-/// Weights [column, column + 32) x inner elements from `at` on as `steps` pairs of tiles, zeros
-/// where there are none.
-inline void copy_weights(const ops::LinearParams& p, std::int64_t column, std::int64_t at,
+/// Weights [column, column + 32) x `steps` steps from one on as pairs of tiles, zeros where there
+/// are none.
+inline void copy_weights(const ops::LinearParams& p, std::int64_t column, std::int64_t first,
                          std::int64_t steps, std::byte* tiles) {
-  const std::int64_t left = (p.weight.dim(1) - at) * 2;
+  const std::int64_t left = inner_bytes(p) - first * kTileLine;
   for (std::int64_t r = 0; r < kTileBlock; ++r) {
     std::byte* to = tiles + r * kTileLine;
     const bool there = column + r < p.weight.dim(0);
-    const std::byte* from = there ? row2(p.weight, column + r) + at * 2 : nullptr;
+    const std::byte* from = there ? row2(p.weight, column + r) + first * kTileLine : nullptr;
     for (std::int64_t step = 0; step < steps; ++step, to += 2 * kTileBytes) {
       const std::int64_t bytes = there ? left - step * kTileLine : 0;
       if (bytes >= kTileLine) {
@@ -200,18 +60,18 @@ HWY_INLINE void load_rows(const std::uint32_t* x, std::int64_t x_line) {
 
 /// sums[weight][row] of 32 weights and the kTiles x 16 rows of a block, added to tiles 0 to 3.
 /// kOnce: x passes weights that are to stay in the first-level cache.
-template <int kTiles, bool kOnce>
+template <class Product, int kTiles, bool kOnce>
 HWY_INLINE void add_step(const std::byte* weights, std::int64_t stride, std::int64_t second,
                          const std::uint32_t* x, std::int64_t x_line) {
   tile_load<4>(weights, stride);
   load_rows<6, kOnce>(x, x_line);
-  tile_dot<0, 4, 6>();
+  Product::template dot<0, 4, 6>();
   tile_load<5>(weights + second, stride);
-  tile_dot<1, 5, 6>();
+  Product::template dot<1, 5, 6>();
   if constexpr (kTiles == 2) {
     load_rows<7, kOnce>(x + kTileSide * kTileSide, x_line);
-    tile_dot<2, 4, 7>();
-    tile_dot<3, 5, 7>();
+    Product::template dot<2, 4, 7>();
+    Product::template dot<3, 5, 7>();
   }
 }
 
@@ -265,9 +125,9 @@ class OutPrefetch {
 };
 
 /// Hands a block's sums, which lie in tiles 0 to 3, to those that wait; none do now.
-template <int kTiles>
+template <int kTiles, class Product>
 HWY_INLINE void finish_sums(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
-                            std::int64_t block, float* sums, PendingSums& pending) {
+                            std::int64_t block, float* sums, PendingSums<Product>& pending) {
   save_sums<kTiles>(sums);
   const std::int64_t columns = p.weight.dim(0) - column;
   const std::int64_t row = block * kTileBlock;
@@ -296,14 +156,14 @@ struct TileScratch {
 };
 
 /// The sums of one block of x and 32 weights where they lie.
-template <int kTiles>
+template <int kTiles, class Product>
 HWY_INLINE void stream_weights(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
                                std::int64_t block, const TileScratch& scratch,
-                               PendingSums& pending) {
-  const std::int64_t stride = p.weight.stride(0) * 2;
+                               PendingSums<Product>& pending) {
+  const std::int64_t stride = weight_stride(p);
   const std::byte* weights = row2(p.weight, column);
   const bool whole = column + kTileBlock <= p.weight.dim(0);
-  const std::int64_t steps = whole ? p.weight.dim(1) / kTileInner : 0;
+  const std::int64_t steps = whole ? inner_bytes(p) / kTileLine : 0;
   const std::int64_t x_line = x.width * 4;
   OutPrefetch out(p, x, column, block, x.steps);
   zero_sums<kTiles>();
@@ -312,13 +172,14 @@ HWY_INLINE void stream_weights(const ops::LinearParams& p, const PackedRows& x, 
   for (std::int64_t step = 0; step < steps; ++step) {
     out.call();
     pending.store_piece(p);
-    add_step<kTiles, false>(weights + step * kTileLine, stride, kTileSide * stride,
-                            x.tile(block, step, 0), x_line);
+    add_step<Product, kTiles, false>(weights + step * kTileLine, stride, kTileSide * stride,
+                                     x.tile(block, step, 0), x_line);
   }
   // What no whole tile covers.
   for (std::int64_t step = steps; step < x.steps; ++step) {
-    copy_weights(p, column, step * kTileInner, 1, scratch.weights);
-    add_step<kTiles, false>(scratch.weights, kTileLine, kTileBytes, x.tile(block, step, 0), x_line);
+    copy_weights(p, column, step, 1, scratch.weights);
+    add_step<Product, kTiles, false>(scratch.weights, kTileLine, kTileBytes, x.tile(block, step, 0),
+                                     x_line);
   }
   pending.store_rest(p);
   finish_sums<kTiles>(p, x, column, block, scratch.out + block % 2 * ops::kLinearTileSums, pending);
@@ -333,12 +194,12 @@ struct TileTask {
 
 /// Fetches a slab of 32 weights over `calls` calls.
 inline WeightPrefetch slab_prefetch(const ops::LinearParams& p, std::int64_t column,
-                                    std::int64_t at, std::int64_t calls) {
-  constexpr std::int64_t kBytes = ops::kLinearTileSlab * 2;
+                                    std::int64_t step, std::int64_t calls) {
+  constexpr std::int64_t kBytes = kSlabSteps * kTileLine;
   if (column + kTileBlock > p.weight.dim(0)) return {};
   const std::int64_t lines = kTileBlock * kBytes / kTileLine;
-  return WeightPrefetch(row2(p.weight, column) + at * 2, p.weight.stride(0) * 2, kTileBlock, kBytes,
-                        (lines + calls - 1) / calls);
+  return WeightPrefetch(row2(p.weight, column) + step * kTileLine, weight_stride(p), kTileBlock,
+                        kBytes, (lines + calls - 1) / calls);
 }
 
 struct TileSlab {
@@ -347,13 +208,13 @@ struct TileSlab {
 };
 
 /// `from`: weights that are not in their tiles yet, or nullptr: they are copied between the
-/// products of the first block, a step ahead of its loads.
-template <int kTiles>
+/// products of the first block.
+template <int kTiles, class Product>
 HWY_INLINE void slab_of_block(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
                               std::int64_t block, const TileSlab& slab, const std::byte* from,
                               float* sums, const TileScratch& scratch, WeightPrefetch& prefetch,
-                              PendingSums& pending) {
-  const std::int64_t stride = p.weight.stride(0) * 2;
+                              PendingSums<Product>& pending) {
+  const std::int64_t stride = weight_stride(p);
   OutPrefetch out(p, x, column, block, slab.last ? slab.steps : 0);
   if (slab.first) {
     zero_sums<kTiles>();
@@ -367,7 +228,7 @@ HWY_INLINE void slab_of_block(const ops::LinearParams& p, const PackedRows& x, s
     out.call();
     pending.store_piece(p);
     if (from != nullptr) copy_step(from + step * kTileLine, stride, weights);
-    add_step<kTiles, true>(weights, kTileLine, kTileBytes, units, kTileLine);
+    add_step<Product, kTiles, true>(weights, kTileLine, kTileBytes, units, kTileLine);
     units += kTiles * kTileSide * kTileSide;
   }
   if (slab.last) {
@@ -379,9 +240,10 @@ HWY_INLINE void slab_of_block(const ops::LinearParams& p, const PackedRows& x, s
   }
 }
 
-inline void run_tile_task(const ops::LinearParams& p, const PackedRows& x, const TileTask& task,
-                          const TileScratch& scratch) {
-  PendingSums pending;
+template <class Product>
+void run_tile_task(const Product& product, const ops::LinearParams& p, const PackedRows& x,
+                   const TileTask& task, const TileScratch& scratch) {
+  PendingSums<Product> pending(product);
   for (std::int64_t step = 0; step < x.steps; step += kSlabSteps) {
     const std::int64_t steps = x.steps - step < kSlabSteps ? x.steps - step : kSlabSteps;
     const TileSlab slab{step, steps, step == 0, step + steps == x.steps};
@@ -389,13 +251,13 @@ inline void run_tile_task(const ops::LinearParams& p, const PackedRows& x, const
     for (std::int64_t n = 0; n < task.columns; n += kTileBlock) {
       const std::int64_t column = task.column + n;
       const bool whole =
-          column + kTileBlock <= p.weight.dim(0) && (step + steps) * kTileInner <= p.weight.dim(1);
+          column + kTileBlock <= p.weight.dim(0) && (step + steps) * kTileLine <= inner_bytes(p);
       const std::byte* from = whole ? row2(p.weight, column) + step * kTileLine : nullptr;
-      if (!whole) copy_weights(p, column, step * kTileInner, steps, scratch.weights);
+      if (!whole) copy_weights(p, column, step, steps, scratch.weights);
       const bool next_slab = n + kTileBlock >= task.columns && !slab.last;
       WeightPrefetch prefetch =
           slab_prefetch(p, next_slab ? task.column : column + kTileBlock,
-                        (step + (next_slab ? kSlabSteps : 0)) * kTileInner, task.blocks * steps);
+                        step + (next_slab ? kSlabSteps : 0), task.blocks * steps);
       for (std::int64_t b = task.block; b < task.block + task.blocks; ++b, sums += 1024) {
         if (x.tiles_of(b) == 2) {
           slab_of_block<2>(p, x, column, b, slab, from, sums, scratch, prefetch, pending);
@@ -409,14 +271,16 @@ inline void run_tile_task(const ops::LinearParams& p, const PackedRows& x, const
   pending.store_rest(p);
 }
 
-inline void linear_few_rows(const ops::LinearParams& p, const PackedRows& x, core::Launch& launch) {
+template <class Product>
+void linear_few_rows(const Product& product, const ops::LinearParams& p, const PackedRows& x,
+                     core::Launch& launch) {
   constexpr std::int64_t kColumns = 128;  // of a task
   const std::int64_t columns = p.weight.dim(0);
   const std::int64_t blocks = x.blocks();
   parallel_for(launch.executor, (columns + kColumns - 1) / kColumns, [&](auto task, int worker) {
     const Tiles tiles(x.width);
     const TileScratch scratch(launch.scratch<std::byte>(worker));
-    PendingSums pending;
+    PendingSums<Product> pending(product);
     const std::int64_t end = (task + 1) * kColumns < columns ? (task + 1) * kColumns : columns;
     for (std::int64_t column = task * kColumns; column < end; column += kTileBlock) {
       for (std::int64_t b = 0; b < blocks; ++b) {
@@ -431,8 +295,9 @@ inline void linear_few_rows(const ops::LinearParams& p, const PackedRows& x, cor
   });
 }
 
-inline void linear_many_rows(const ops::LinearParams& p, const PackedRows& x,
-                             core::Launch& launch) {
+template <class Product>
+void linear_many_rows(const Product& product, const ops::LinearParams& p, const PackedRows& x,
+                      core::Launch& launch) {
   const std::int64_t columns = p.weight.dim(0);
   std::int64_t width = ops::kLinearTileColumns;
   const std::int64_t row_tasks = (x.blocks() + ops::kLinearTileBlocks - 1) / ops::kLinearTileBlocks;
@@ -447,19 +312,20 @@ inline void linear_many_rows(const ops::LinearParams& p, const PackedRows& x,
                   index / column_tasks * ops::kLinearTileBlocks, ops::kLinearTileBlocks};
     if (task.column + width > columns) task.columns = columns - task.column;
     if (task.block + task.blocks > x.blocks()) task.blocks = x.blocks() - task.block;
-    run_tile_task(p, x, task, TileScratch(launch.scratch<std::byte>(worker)));
+    run_tile_task(product, p, x, task, TileScratch(launch.scratch<std::byte>(worker)));
   });
 }
 
-inline void linear_tiles(const ops::LinearParams& p, core::Launch& launch) {
+template <class Product>
+void linear_tiles(const Product& product, const ops::LinearParams& p, core::Launch& launch) {
   launch.target = kTilesName;
   const PackedRows x(p);
   parallel_for(launch.executor, (x.rows + kTileSide - 1) / kTileSide,
                [&](auto tile, int) { pack_rows(p, x, tile); });
   if (x.blocks() <= kStreamBlocks) {
-    linear_few_rows(p, x, launch);
+    linear_few_rows(product, p, x, launch);
   } else {
-    linear_many_rows(p, x, launch);
+    linear_many_rows(product, p, x, launch);
   }
 }
 
