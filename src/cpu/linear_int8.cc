@@ -11,7 +11,7 @@
 #include "src/cpu/linear_amx-inl.h"
 #include "src/cpu/linear_blocks-inl.h"
 #include "src/cpu/variants.h"
-#include "src/ops/linear_int8_tiles.h"
+#include "src/ops/linear_int8_tile_params.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace hybridattn::cpu::HWY_NAMESPACE {

@@ -6,7 +6,7 @@
 #include "src/core/context_impl.h"
 #include "src/core/kernel.h"
 #include "src/ops/linear_gate.h"
-#include "src/ops/linear_int8_tiles.h"
+#include "src/ops/linear_int8_tile_params.h"
 
 namespace hybridattn {
 
