@@ -131,8 +131,8 @@ Status measure(engine::Engine& engine, const bench::Ceilings& ceilings, const Wo
   std::sort(decode.begin(), decode.end());
   std::sort(together.begin(), together.end());
   const bool int8 = engine.model().weights().format == engine::WeightFormat::kInt8;
-  const double rate = int8                    ? ceilings.int8_dot
-                      : ceilings.tiles > 0    ? ceilings.tiles
+  const double rate = ceilings.tiles > 0      ? ceilings.tiles * (int8 ? 2 : 1)
+                      : int8                  ? ceilings.int8_dot
                       : ceilings.bf16_dot > 0 ? ceilings.bf16_dot
                                               : ceilings.fma;
   const double flop = 2 * product_parameters(engine.model()) * prefill[kRounds / 2];

@@ -94,6 +94,7 @@ struct Problem {
 };
 
 double arithmetic_rate(const Ceilings& ceilings, std::int64_t weight_size) {
+  if (weight_size == 1 && ceilings.tiles > 0) return 2 * ceilings.tiles;  // of bytes
   if (weight_size == 1 && ceilings.int8_dot > 0) return ceilings.int8_dot;
   if (weight_size == 2 && ceilings.tiles > 0) return ceilings.tiles;
   if (weight_size == 2 && ceilings.bf16_dot > 0) return ceilings.bf16_dot;
