@@ -98,8 +98,9 @@ HWY_INLINE void save_sums(float* sums) {
   each_sum<kTiles>([&](auto tile, int at) HWY_ATTR { tile_store<tile.value>(sums + at); });
 }
 
-/// Fetches the lines that the sums of a block will be stored to, some at each of `steps` calls (0:
-/// none): stores that miss would soon fill the store buffer, and nothing else moves on.
+/// Fetches the lines that the sums of a block will be stored to, and those of a gate of its own,
+/// some at each of `steps` calls (0: none): stores that miss would soon fill the store buffer, and
+/// nothing else moves on.
 class OutPrefetch {
  public:
   OutPrefetch(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
@@ -111,17 +112,26 @@ class OutPrefetch {
     left_ = x.rows - row < kTileBlock ? x.rows - row : kTileBlock;
     second_ = size == 4 && column + kTileSide < p.weight.dim(0) ? kTileLine : 0;
     each_ = steps > 0 ? (left_ + steps - 1) / steps : 0;
+    if (p.gate.empty() || p.gate.data == p.out.data) return;
+    gate_ = row2(p.gate, row) + column * size;
+    gate_stride_ = p.gate.stride(0) * size;
   }
   HWY_INLINE void call() {
     for (std::int64_t i = 0; i < each_ && left_ > 0; ++i, --left_, to_ += stride_) {
       __builtin_prefetch(to_, 1, 3);
       __builtin_prefetch(to_ + second_, 1, 3);
+      if (gate_ == nullptr) continue;
+      __builtin_prefetch(gate_, 0, 3);
+      __builtin_prefetch(gate_ + second_, 0, 3);
+      gate_ += gate_stride_;
     }
   }
 
  private:
   const std::byte* to_;
   std::int64_t stride_, second_, left_, each_;
+  const std::byte* gate_ = nullptr;  // where it is not the output itself
+  std::int64_t gate_stride_ = 0;
 };
 
 /// Hands a block's sums, which lie in tiles 0 to 3, to those that wait; none do now.
