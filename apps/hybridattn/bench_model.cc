@@ -6,6 +6,7 @@
 
 #include "apps/hybridattn/commands.h"
 #include "bench/cpu/ceilings.h"
+#include "bench/cpu/timing.h"
 #include "bench/require.h"
 #include "hybridattn/status_macros.h"
 
@@ -22,9 +23,25 @@ struct Workload {
 };
 constexpr Workload kWorkloads[] = {{"one", 1, 512}, {"long", 1, 2048}, {"eight", 8, 128}};
 
-struct Rates {
-  double prefill = 0, decode = 0;  // tokens a second
+/// Tokens and seconds of a run.
+struct Spent {
+  double prefill_tokens = 0, prefill_seconds = 0, decode_tokens = 0, decode_seconds = 0;
+
+  double prefill() const { return prefill_tokens / prefill_seconds; }
+  double decode() const { return decode_tokens / decode_seconds; }
+  Spent operator-(const Spent& other) const {
+    return {prefill_tokens - other.prefill_tokens, prefill_seconds - other.prefill_seconds,
+            decode_tokens - other.decode_tokens, decode_seconds - other.decode_seconds};
+  }
 };
+
+Spent spent_by(const engine::Engine& engine) {
+  const engine::EngineStats& s = engine.stats();
+  return {static_cast<double>(s.prefill_tokens), s.prefill_seconds,
+          static_cast<double>(s.decode_tokens), s.decode_seconds};
+}
+
+using Tokens = std::map<std::uint64_t, std::vector<std::int32_t>>;
 
 std::vector<std::int32_t> random_prompt(std::int32_t length, std::int32_t vocab,
                                         std::uint32_t seed) {
@@ -36,21 +53,18 @@ std::vector<std::int32_t> random_prompt(std::int32_t length, std::int32_t vocab,
   return ids;
 }
 
-/// Runs a workload to its end; `out` gets the tokens of each request.
-Result<Rates> run_workload(engine::Engine& engine, const Workload& workload,
-                           std::map<std::uint64_t, std::vector<std::int32_t>>& out) {
-  const engine::EngineStats before = engine.stats();
-  std::vector<std::uint64_t> requests;
-  for (std::int32_t i = 0; i < workload.sequences; ++i) {
-    engine::Request request;
-    request.prompt = random_prompt(workload.length, engine.model().config().vocab_size,
-                                   static_cast<std::uint32_t>(i + 1));
-    request.max_new_tokens = kNewTokens;
-    request.ignore_eos = true;
-    HYBRIDATTN_ASSIGN(const std::uint64_t id, engine.submit(std::move(request)));
-    requests.push_back(id);
-  }
-  out.clear();
+/// Submits prompt `index` of a length.
+Result<std::uint64_t> submit(engine::Engine& engine, std::int32_t index, std::int32_t length) {
+  engine::Request request;
+  request.prompt = random_prompt(length, engine.model().config().vocab_size,
+                                 static_cast<std::uint32_t>(index + 1));
+  request.max_new_tokens = kNewTokens;
+  request.ignore_eos = true;
+  return engine.submit(std::move(request));
+}
+
+/// Steps until all requests are done; `out` gets the tokens of each.
+Status run_all(engine::Engine& engine, const std::vector<std::uint64_t>& requests, Tokens& out) {
   while (!engine.idle()) {
     HYBRIDATTN_ASSIGN(const std::vector<engine::TokenEvent> events, engine.step());
     for (const engine::TokenEvent& event : events) {
@@ -59,11 +73,22 @@ Result<Rates> run_workload(engine::Engine& engine, const Workload& workload,
       out[static_cast<std::uint64_t>(at - requests.begin())].push_back(event.token);
     }
   }
-  const engine::EngineStats after = engine.stats();
-  return Rates{static_cast<double>(after.prefill_tokens - before.prefill_tokens) /
-                   (after.prefill_seconds - before.prefill_seconds),
-               static_cast<double>(after.decode_tokens - before.decode_tokens) /
-                   (after.decode_seconds - before.decode_seconds)};
+  return {};
+}
+
+/// Runs a workload to its end, its prompts together or, if `apart`, one after the other.
+Result<Spent> run_workload(engine::Engine& engine, const Workload& workload, bool apart,
+                           Tokens& out) {
+  const Spent before = spent_by(engine);
+  std::vector<std::uint64_t> requests;
+  out.clear();
+  for (std::int32_t i = 0; i < workload.sequences; ++i) {
+    HYBRIDATTN_ASSIGN(const std::uint64_t id, submit(engine, i, workload.length));
+    requests.push_back(id);
+    if (apart) HYBRIDATTN_TRY(run_all(engine, requests, out));
+  }
+  HYBRIDATTN_TRY(run_all(engine, requests, out));
+  return spent_by(engine) - before;
 }
 
 /// Parameters of the products that each token goes through, or 0 where experts decide that.
@@ -89,21 +114,25 @@ double step_bytes(engine::Engine& engine, std::int32_t sequences) {
 
 Status measure(engine::Engine& engine, const bench::Ceilings& ceilings, const Workload& workload,
                bench::Report& report) {
-  std::vector<double> prefill, decode;
-  std::map<std::uint64_t, std::vector<std::int32_t>> first, tokens;
+  std::vector<double> prefill, decode, together;
+  Tokens first, tokens;
   for (int round = 0; round <= kRounds; ++round) {
-    HYBRIDATTN_ASSIGN(const Rates rates,
-                      run_workload(engine, workload, round == 0 ? first : tokens));
+    HYBRIDATTN_ASSIGN(const Spent times,
+                      run_workload(engine, workload, false, round == 0 ? first : tokens));
     if (round == 0) continue;
     bench::require(tokens == first, "model: the same prompts gave other tokens");
-    prefill.push_back(rates.prefill);
-    decode.push_back(rates.decode);
+    prefill.push_back(times.prefill());
+    decode.push_back(times.decode());
+    if (workload.sequences == 1) continue;
+    HYBRIDATTN_ASSIGN(const Spent apart, run_workload(engine, workload, true, tokens));
+    together.push_back(times.prefill() / apart.prefill());
   }
   std::sort(prefill.begin(), prefill.end());
   std::sort(decode.begin(), decode.end());
+  std::sort(together.begin(), together.end());
   const bool int8 = engine.model().weights().format == engine::WeightFormat::kInt8;
-  const double rate = int8                    ? ceilings.int8_dot
-                      : ceilings.tiles > 0    ? ceilings.tiles
+  const double rate = ceilings.tiles > 0      ? ceilings.tiles * (int8 ? 2 : 1)
+                      : int8                  ? ceilings.int8_dot
                       : ceilings.bf16_dot > 0 ? ceilings.bf16_dot
                                               : ceilings.fma;
   const double flop = 2 * product_parameters(engine.model()) * prefill[kRounds / 2];
@@ -117,9 +146,26 @@ Status measure(engine::Engine& engine, const bench::Ceilings& ceilings, const Wo
               {"prompt", std::int64_t{workload.length}},
               {"prefill_tokens_per_s", prefill[kRounds / 2], 1},
               {"of_rate", rate > 0 ? flop / rate : 0, 2},
+              {"of_one_by_one", together.empty() ? 1 : together[kRounds / 2], 2},
               {"decode_tokens_per_s", decode[kRounds / 2], 1},
               {"decode_gb_per_s", bytes / 1e9, 1},
               {"of_read", ceilings.read > 0 ? bytes / ceilings.read : 0, 2}});
+  return {};
+}
+
+/// From the load, which began at `begin`, to the first token behind a prompt of one; a first load
+/// before that has brought the weights into the page cache.
+Status measure_start(engine::Engine& engine, double begin, bench::Report& report) {
+  const double loaded = bench::now() - begin;
+  HYBRIDATTN_TRY(submit(engine, 0, 1).status());
+  for (bool any = false; !any;) {
+    HYBRIDATTN_ASSIGN(const std::vector<engine::TokenEvent> events, engine.step());
+    any = !events.empty();
+  }
+  const double first_token = bench::now() - begin;
+  while (!engine.idle()) HYBRIDATTN_TRY(engine.step().status());
+  report.row(
+      {{"suite", std::string("model")}, {"load_s", loaded, 3}, {"first_token_s", first_token, 3}});
   return {};
 }
 
@@ -127,9 +173,12 @@ Status measure(engine::Engine& engine, const bench::Ceilings& ceilings, const Wo
 
 Status bench_model(const BenchOptions& options) {
   if (options.model.empty()) return invalid_argument("bench model: --model is missing");
+  HYBRIDATTN_TRY(load_engine(options).status());
+  const double begin = bench::now();
   HYBRIDATTN_ASSIGN(const std::unique_ptr<engine::Engine> engine, load_engine(options));
   HYBRIDATTN_TRY(engine->allocate_caches({2048 + kNewTokens, 0}));
   bench::Report report(options.json);
+  HYBRIDATTN_TRY(measure_start(*engine, begin, report));
   for (const Workload& workload : kWorkloads) {
     const bench::Ceilings ceilings = bench::measure_ceilings(engine->context());
     bench::report_ceilings(engine->context(), ceilings, report);

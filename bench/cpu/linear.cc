@@ -1,6 +1,7 @@
 // The matrix product at the shapes of a small hybrid model: weights come from memory, never from a
 // cache.
 #include <cmath>
+#include <vector>
 
 #include "bench/cpu/memory.h"
 #include "bench/cpu/suites.h"
@@ -8,6 +9,7 @@
 #include "bench/require.h"
 #include "hybridattn/ops/linear.h"
 #include "hybridattn/ops/linear_int8.h"
+#include "hybridattn/ops/silu_mul.h"
 
 namespace hybridattn::bench {
 namespace {
@@ -92,6 +94,7 @@ struct Problem {
 };
 
 double arithmetic_rate(const Ceilings& ceilings, std::int64_t weight_size) {
+  if (weight_size == 1 && ceilings.tiles > 0) return 2 * ceilings.tiles;  // of bytes
   if (weight_size == 1 && ceilings.int8_dot > 0) return ceilings.int8_dot;
   if (weight_size == 2 && ceilings.tiles > 0) return ceilings.tiles;
   if (weight_size == 2 && ceilings.bf16_dot > 0) return ceilings.bf16_dot;
@@ -118,6 +121,45 @@ void measure(Context& context, const Ceilings& ceilings, const Problem& problem,
               {"of_rate", rate > 0 ? flop / t.median / rate : 0, 2}});
 }
 
+/// The second product of a feed-forward network with its gate in it, beside both apart.
+void measure_gate(Context& context, std::int64_t m, Report& report) {
+  constexpr std::int64_t n = 3584, k = 1024;
+  const Problem problem(m, n, k, 2);
+  const BigBlock values(m * n * 2), products(m * n * 2), results(m * n * 2);
+  Values random;
+  for (std::int64_t i = 0; i < m * n; ++i) Problem::bf16(values)[i] = to_bf16(random.next());
+  const ConstTensorView x(problem.x.data(), DType::kBF16, {m, k});
+  const ConstTensorView gate(values.data(), DType::kBF16, {m, n});
+  const TensorView up(products.data(), DType::kBF16, {m, n});
+  const TensorView out(results.data(), DType::kBF16, {m, n});
+  const auto weight = [&](std::int64_t i) {
+    const std::byte* from = problem.weights.data() + i % problem.copies * n * k * 2;
+    return ConstTensorView(from, DType::kBF16, {n, k});
+  };
+  const Times apart = time_calls(kSeconds, [&](std::int64_t i) {
+    require_ok(linear(context, {x, weight(i), up}));
+    require_ok(silu_mul(context, {gate, up, out}));
+  });
+  std::vector<float> want;
+  for (std::int64_t i = 0; i < m * n; ++i) want.push_back(to_float(Problem::bf16(results)[i]));
+  const Times t = time_calls(kSeconds, [&](std::int64_t i) {
+    require_ok(linear(context, {x, weight(i), out, false, gate}));
+  });
+  for (std::int64_t i = 0; i < m * n; ++i) {
+    const float a = want[static_cast<std::size_t>(i)], b = to_float(Problem::bf16(results)[i]);
+    require(std::abs(a - b) <= 0.02f * std::abs(a), "linear: the gated answer is wrong");
+  }
+  report.row({{"suite", std::string("linear")},
+              {"kernel", std::string(context.last_kernel_target())},
+              {"weights", std::string("bf16, gated")},
+              {"m", m},
+              {"n", n},
+              {"k", k},
+              {"us", t.median * 1e6, 0},
+              {"best_us", t.best * 1e6, 0},
+              {"apart_us", apart.median * 1e6, 0}});
+}
+
 }  // namespace
 
 void run_linear(Context& context, const Ceilings& ceilings, Report& report) {
@@ -128,6 +170,7 @@ void run_linear(Context& context, const Ceilings& ceilings, Report& report) {
       }
     }
   }
+  for (const std::int64_t m : {1, 32, 512}) measure_gate(context, m, report);
 }
 
 }  // namespace hybridattn::bench

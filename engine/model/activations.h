@@ -55,11 +55,10 @@ struct GdnBuffers {
 };
 
 struct MlpBuffers {
-  TensorView gate;  ///< [T, F]; silu(gate) * up is formed in place
-  TensorView up;    ///< [T, F]
+  TensorView gated;  ///< [T, F]; silu(gate) * up is formed in place of gate
 
   MlpBuffers(Arena& arena, DType dtype, std::int64_t tokens, std::int64_t width)
-      : gate(arena.take(dtype, {tokens, width})), up(arena.take(dtype, {tokens, width})) {}
+      : gated(arena.take(dtype, {tokens, width})) {}
 };
 
 struct MoeBuffers {

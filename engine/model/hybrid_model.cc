@@ -148,8 +148,17 @@ std::size_t HybridModel::activation_bytes(std::int64_t tokens) const {
 /// out = x w^T, or out += where it is to accumulate.
 Status HybridModel::multiply(const ConstTensorView& x, const WeightMatrix& w, const TensorView& out,
                              bool accumulate) {
-  if (w.dtype == DType::kI8) return linear_int8(context_, {x, w, w.scale, out, accumulate});
-  return linear(context_, {x, w, out, accumulate});
+  if (w.dtype == DType::kI8) return linear_int8(context_, {x, w, w.scale, out, accumulate, {}});
+  return linear(context_, {x, w, out, accumulate, {}});
+}
+
+/// out = silu(x gate^T) * x up^T.
+Status HybridModel::multiply_gated(const ConstTensorView& x, const MlpWeights& w,
+                                   const TensorView& out) {
+  HYBRIDATTN_TRY(multiply(x, w.gate, out));
+  if (w.up.dtype == DType::kI8)
+    return linear_int8(context_, {x, w.up, w.up.scale, out, false, out});
+  return linear(context_, {x, w.up, out, false, out});
 }
 
 Status HybridModel::reserve_products(std::int64_t rows) {
@@ -302,10 +311,8 @@ Status HybridModel::mlp(const LayerWeights& w) {
   const MlpBuffers x(arena_, dtype_, tokens_, w.mlp->gate.dim(0));
   HYBRIDATTN_TRY(rms_norm(context_, {residual.hidden, w.post_attention_norm, residual.normed,
                                      config_.rms_norm_eps, true}));
-  HYBRIDATTN_TRY(multiply(residual.normed, w.mlp->gate, x.gate));
-  HYBRIDATTN_TRY(multiply(residual.normed, w.mlp->up, x.up));
-  HYBRIDATTN_TRY(silu_mul(context_, {x.gate, x.up, x.gate}));
-  return multiply(x.gate, w.mlp->down, residual.hidden, true);
+  HYBRIDATTN_TRY(multiply_gated(residual.normed, *w.mlp, x.gated));
+  return multiply(x.gated, w.mlp->down, residual.hidden, true);
 }
 
 Status HybridModel::run_experts(const MoeWeights& w, const MoeBuffers& x) {
@@ -314,12 +321,9 @@ Status HybridModel::run_experts(const MoeWeights& w, const MoeBuffers& x) {
     const std::int64_t count = routing_.offsets[e + 1] - first;
     if (count == 0) continue;
     const TensorView in = rows_of(x.gathered, first, count);
-    const TensorView gate = rows_of(x.experts.gate, first, count);
-    const TensorView up = rows_of(x.experts.up, first, count);
-    HYBRIDATTN_TRY(multiply(in, w.experts[e].gate, gate));
-    HYBRIDATTN_TRY(multiply(in, w.experts[e].up, up));
-    HYBRIDATTN_TRY(silu_mul(context_, {gate, up, gate}));
-    HYBRIDATTN_TRY(multiply(gate, w.experts[e].down, rows_of(x.outputs, first, count)));
+    const TensorView gated = rows_of(x.experts.gated, first, count);
+    HYBRIDATTN_TRY(multiply_gated(in, w.experts[e], gated));
+    HYBRIDATTN_TRY(multiply(gated, w.experts[e].down, rows_of(x.outputs, first, count)));
   }
   return {};
 }
@@ -336,10 +340,8 @@ Status HybridModel::routed_experts(const MoeWeights& w, const MoeBuffers& x,
 
 Status HybridModel::shared_expert(const MoeWeights& w, const MoeBuffers& x,
                                   const TensorView& normed, const TensorView& hidden) {
-  HYBRIDATTN_TRY(multiply(normed, w.shared->gate, x.shared.gate));
-  HYBRIDATTN_TRY(multiply(normed, w.shared->up, x.shared.up));
-  HYBRIDATTN_TRY(silu_mul(context_, {x.shared.gate, x.shared.up, x.shared.gate}));
-  HYBRIDATTN_TRY(multiply(x.shared.gate, w.shared->down, x.shared_out));
+  HYBRIDATTN_TRY(multiply_gated(normed, *w.shared, x.shared.gated));
+  HYBRIDATTN_TRY(multiply(x.shared.gated, w.shared->down, x.shared_out));
   HYBRIDATTN_TRY(multiply(x.router_in, w.shared_gate, x.shared_gate));
   return run_or_record(context_, "add_gated", [this, x, hidden]() -> Status {
     add_gated(context_, x.shared_gate, x.shared_out, hidden);

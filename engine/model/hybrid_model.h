@@ -69,6 +69,7 @@ class HybridModel {
   Status reserve_products(std::int64_t rows);
   Status multiply(const ConstTensorView& x, const WeightMatrix& w, const TensorView& out,
                   bool accumulate = false);
+  Status multiply_gated(const ConstTensorView& x, const MlpWeights& w, const TensorView& out);
   Status full_attention(const LayerWeights& w, const RadixAttention& layer, const Plan& plan,
                         AttentionBackend& backend);
   Status gated_delta_net(const LayerWeights& w, const RadixLinearAttention& layer, const Plan& plan,

@@ -64,6 +64,12 @@ template <int kTile>
 HWY_INLINE void tile_load(const void* rows, std::int64_t stride = kTileLine) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(rows), "r"(stride), "i"(kTile) : "memory");
 }
+/// The same of what is not soon needed again: it goes past the first-level cache, where it would
+/// drive out what is.
+template <int kTile>
+HWY_INLINE void tile_load_once(const void* rows, std::int64_t stride = kTileLine) {
+  asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(rows), "r"(stride), "i"(kTile) : "memory");
+}
 template <int kTile>
 HWY_INLINE void tile_store(void* rows, std::int64_t stride = kTileLine) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(rows), "r"(stride), "i"(kTile) : "memory");
@@ -73,6 +79,12 @@ HWY_INLINE void tile_store(void* rows, std::int64_t stride = kTileLine) {
 template <int kSum, int kLeft, int kRight>
 HWY_INLINE void tile_dot() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
+}
+
+/// The same of four signed bytes at a time, with 32-bit integer sums.
+template <int kSum, int kLeft, int kRight>
+HWY_INLINE void tile_dot_bytes() {
+  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
 }
 
 }  // namespace hybridattn::cpu::HWY_NAMESPACE

@@ -216,8 +216,8 @@ void run_wide_task(const ops::AttentionParams& p, const Task& task, std::byte* s
     attend_wide<Products>(p, task.row, task.first_query, places, tile, std::max(tile, begin),
                           std::min(tile + kWideKeys, end), t);
   }
-  if (t.fresh) std::memset(t.out, 0, static_cast<std::size_t>(t.rows * t.v_dim) * sizeof(float));
-  store_results(p, task, {t.rows, t.v_dim, t.v_dim, t.out, t.top, t.sum});
+  if (t.fresh) std::memset(t.out, 0, static_cast<std::size_t>(t.rows * t.v_stride) * sizeof(float));
+  store_results(p, task, {t.rows, t.v_dim, t.v_stride, t.out, t.top, t.sum});
 }
 #endif
 

@@ -29,7 +29,7 @@ void run_block_of(const ops::LinearParams& p, const Block& block, const Scratch&
 
 void linear(const ops::LinearParams& p, core::Launch& launch) {
 #if HYBRIDATTN_TARGET_HAS_TILES
-  if (p.packed_x != nullptr) return linear_tiles(p, launch);
+  if (p.packed_x != nullptr) return linear_tiles(Bf16Tiles(), p, launch);
 #endif
   launch.target = hwy::TargetName(HWY_TARGET);
   for_blocks(p, launch,

@@ -1,11 +1,10 @@
-// linear on tiles of AMX, bf16 times bf16. Weights are the left operand, as they are stored; x is
-// the right one, packed once a call into pairs of k; sums come out turned and are turned back.
+// Products on tiles of AMX, bf16 times bf16 or bytes times bytes. Weights are the left operand, as
+// they are stored; x is the right one, packed once a call into units of 4 bytes of k; sums come out
+// turned and are turned back.
 //
 // Every output is one chain over pairs of k, whatever is computed beside it and however K is cut:
-// a slab of K goes on from the float32 sums of the slab before.
-#include "src/cpu/amx-inl.h"
-#include "src/cpu/panel-inl.h"
-#include "src/ops/linear_params.h"
+// a slab of K goes on from the float32 sums of the slab before. (Sums of bytes are exact.)
+#include "src/cpu/linear_tile_rows-inl.h"
 
 #if defined(HYBRIDATTN_CPU_LINEAR_AMX_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef HYBRIDATTN_CPU_LINEAR_AMX_INL_H_
@@ -18,142 +17,30 @@
 HWY_BEFORE_NAMESPACE();
 namespace hybridattn::cpu::HWY_NAMESPACE {
 
-inline constexpr std::int64_t kTileBlock = 2 * kTileSide;  // rows of x, or weights, of one block
-static_assert(kTileBlock == ops::kLinearTileBlock && kTileInner == ops::kLinearTileInner);
-
-inline constexpr std::int64_t kSlabSteps = ops::kLinearTileSlab / kTileInner;
-
-/// x as right operands: slab after slab of k, in a slab blocks of up to 32 rows one after the
-/// other, as they will be read; in a block [step of k][tile][pair of k][row].
-struct PackedRows {
-  PackedRows(const ops::LinearParams& p)
-      : rows(p.x.dim(0)), steps((p.x.dim(1) + kTileInner - 1) / kTileInner),
-        width(rows < kTileSide ? rows : kTileSide), units(p.packed_x) {}
-
-  std::int64_t blocks() const { return (rows + kTileBlock - 1) / kTileBlock; }
-  std::int64_t tiles_of(std::int64_t block) const {
-    return rows - block * kTileBlock > kTileSide ? 2 : 1;
-  }
-  std::uint32_t* tile(std::int64_t block, std::int64_t step, std::int64_t tile) const {
-    const std::int64_t slab = step / kSlabSteps * kSlabSteps;
-    const std::int64_t left = steps - slab < kSlabSteps ? steps - slab : kSlabSteps;
-    const std::int64_t tiles = (rows + kTileSide - 1) / kTileSide;
-    return units + (slab * tiles + 2 * block * left + (step - slab) * tiles_of(block) + tile) *
-                       kTileSide * width;
-  }
-
-  std::int64_t rows;
-  std::int64_t steps;
-  std::int64_t width;  // rows of x in a tile
-  std::uint32_t* units;
-};
-
-/// Packs the rows of one tile.
-inline void pack_rows(const ops::LinearParams& p, const PackedRows& x, std::int64_t index) {
-  const std::int64_t block = index / 2;
-  const std::int64_t inner = p.x.dim(1);
-  const BF16* rows[kTileSide];
-  for (std::int64_t r = 0; r < kTileSide; ++r) {
-    // Rows past the last are copies of it, whose sums are not stored.
-    const std::int64_t row = index * kTileSide + r;
-    rows[r] = reinterpret_cast<const BF16*>(row2(p.x, row < x.rows ? row : x.rows - 1));
-  }
-  constexpr std::int64_t kStep = kTurn<BF16>;
-  for (std::int64_t k = 0; k < x.steps * kTileInner; k += kStep) {
-    VU turned[4] = {hn::Zero(DU()), hn::Zero(DU()), hn::Zero(DU()), hn::Zero(DU())};
-    if (k + kStep <= inner) {
-      turn<true>(rows, k, kStep, turned);
-    } else if (k < inner) {
-      turn<false>(rows, k, inner - k, turned);
-    }
-    std::uint32_t* to = x.tile(block, k / kTileInner, index % 2) + k % kTileInner / 2 * x.width;
-    for (int u = 0; u < 4; ++u) {
-      hn::StoreN(turned[u], DU(), to + u * x.width, static_cast<std::size_t>(x.width));
-    }
-  }
+HWY_INLINE void copy_line(const std::byte* from, std::byte* to) {
+  const hn::ScalableTag<std::uint8_t> d8;
+  hn::Store(hn::LoadU(d8, reinterpret_cast<const std::uint8_t*>(from)), d8,
+            reinterpret_cast<std::uint8_t*>(to));
 }
 
-/// turned[m], lane i: sums[i][row + m], the sum of 16 weights i.
-HWY_INLINE void turn_sums(const float* sums, std::int64_t row, VU* turned) {
-  const float* weights[kTileSide];
-  for (int r = 0; r < kTileSide; ++r) weights[r] = sums + r * kTileSide;
-  turn<true>(weights, row, 4, turned);
+/// One step of 32 whole weights as a pair of tiles.
+HWY_INLINE void copy_step(const std::byte* from, std::int64_t stride, std::byte* tiles) {
+  for (std::int64_t r = 0; r < kTileBlock; ++r) copy_line(from + r * stride, tiles + r * kTileLine);
 }
 
-/// Four rows of the output from row `row` of the tile on, from two tiles of sums[weight][row].
-template <class T>
-HWY_INLINE void store_turned(const float* sums, std::int64_t row, std::int64_t rows, T* out,
-                             std::int64_t stride, std::int64_t columns, bool accumulate) {
-  const DF d;
-  VU low[4], high[4];
-  turn_sums(sums, row, low);
-  if (columns > kTileSide) turn_sums(sums + kTileSide * kTileSide, row, high);
-  for (std::int64_t m = 0; m < 4 && row + m < rows; ++m) {
-    T* to = out + (row + m) * stride;
-    if (std::is_same_v<T, BF16> && columns == 2 * kTileSide && !accumulate) {
-      // A whole cache line at once.
-      const hn::Repartition<hwy::bfloat16_t, DF> db;
-      hn::StoreU(hn::OrderedDemote2To(db, hn::BitCast(d, low[m]), hn::BitCast(d, high[m])), db,
-                 reinterpret_cast<hwy::bfloat16_t*>(to));
-      continue;
-    }
-    for (std::int64_t at = 0; at < columns; at += kTileSide) {
-      const std::int64_t count = columns - at < kTileSide ? columns - at : kTileSide;
-      VF sum = hn::BitCast(d, at == 0 ? low[m] : high[m]);
-      if (accumulate) sum = hn::Add(load_part(to + at, count), sum);
-      store_part(sum, to + at, count);
-    }
-  }
-}
-
-/// Sums of 32 weights and a block of rows that wait to be stored. They are turned and stored in
-/// pieces between the products of the next block, whose unit would idle otherwise.
-struct PendingSums {
-  static constexpr std::int64_t kPieces = 8;  // of four rows
-
-  std::int64_t column, columns;  // of the output: which weights
-  std::int64_t row, rows;
-  const float* sums = nullptr;   // [tile of rows][tile of weights][weight][row]
-  std::int64_t piece = kPieces;  // the next one
-
-  HWY_INLINE void store_piece(const ops::LinearParams& p) {
-    if (piece == kPieces) return;
-    const std::int64_t tile = piece / 4;
-    const std::int64_t first = row + tile * kTileSide;
-    const std::int64_t count = rows - tile * kTileSide;
-    const auto store = [&](auto* out) HWY_ATTR {
-      store_turned(sums + tile * 2 * kTileSide * kTileSide, piece % 4 * 4, count, out,
-                   p.out.stride(0), columns, p.accumulate);
-    };
-    void* out = row2(p.out, first) + column * static_cast<std::int64_t>(dtype_size(p.out.dtype));
-    switch (p.out.dtype) {
-      case DType::kBF16: store(static_cast<BF16*>(out)); break;
-      case DType::kF16: store(static_cast<F16*>(out)); break;
-      default: store(static_cast<float*>(out));
-    }
-    ++piece;
-    if (piece * 4 >= rows) piece = kPieces;
-  }
-  void store_rest(const ops::LinearParams& p) {
-    while (piece < kPieces) store_piece(p);
-  }
-};
-
-/// Weights [column, column + 32) x inner elements from `at` on as `steps` pairs of tiles, zeros
-/// where there are none.
-inline void copy_weights(const ops::LinearParams& p, std::int64_t column, std::int64_t at,
+/// Weights [column, column + 32) x `steps` steps from one on as pairs of tiles, zeros where there
+/// are none.
+inline void copy_weights(const ops::LinearParams& p, std::int64_t column, std::int64_t first,
                          std::int64_t steps, std::byte* tiles) {
-  const std::int64_t left = (p.weight.dim(1) - at) * 2;
+  const std::int64_t left = inner_bytes(p) - first * kTileLine;
   for (std::int64_t r = 0; r < kTileBlock; ++r) {
     std::byte* to = tiles + r * kTileLine;
     const bool there = column + r < p.weight.dim(0);
-    const std::byte* from = there ? row2(p.weight, column + r) + at * 2 : nullptr;
+    const std::byte* from = there ? row2(p.weight, column + r) + first * kTileLine : nullptr;
     for (std::int64_t step = 0; step < steps; ++step, to += 2 * kTileBytes) {
       const std::int64_t bytes = there ? left - step * kTileLine : 0;
       if (bytes >= kTileLine) {
-        const hn::ScalableTag<std::uint8_t> d8;
-        hn::Store(hn::LoadU(d8, reinterpret_cast<const std::uint8_t*>(from) + step * kTileLine), d8,
-                  reinterpret_cast<std::uint8_t*>(to));
+        copy_line(from + step * kTileLine, to);
         continue;
       }
       std::memset(to, 0, kTileLine);
@@ -162,19 +49,29 @@ inline void copy_weights(const ops::LinearParams& p, std::int64_t column, std::i
   }
 }
 
+template <int kTile, bool kOnce>
+HWY_INLINE void load_rows(const std::uint32_t* x, std::int64_t x_line) {
+  if constexpr (kOnce) {
+    tile_load_once<kTile>(x, x_line);
+  } else {
+    tile_load<kTile>(x, x_line);
+  }
+}
+
 /// sums[weight][row] of 32 weights and the kTiles x 16 rows of a block, added to tiles 0 to 3.
-template <int kTiles>
+/// kOnce: x passes weights that are to stay in the first-level cache.
+template <class Product, int kTiles, bool kOnce>
 HWY_INLINE void add_step(const std::byte* weights, std::int64_t stride, std::int64_t second,
                          const std::uint32_t* x, std::int64_t x_line) {
   tile_load<4>(weights, stride);
-  tile_load<6>(x, x_line);
-  tile_dot<0, 4, 6>();
+  load_rows<6, kOnce>(x, x_line);
+  Product::template dot<0, 4, 6>();
   tile_load<5>(weights + second, stride);
-  tile_dot<1, 5, 6>();
+  Product::template dot<1, 5, 6>();
   if constexpr (kTiles == 2) {
-    tile_load<7>(x + kTileSide * kTileSide, x_line);
-    tile_dot<2, 4, 7>();
-    tile_dot<3, 5, 7>();
+    load_rows<7, kOnce>(x + kTileSide * kTileSide, x_line);
+    Product::template dot<2, 4, 7>();
+    Product::template dot<3, 5, 7>();
   }
 }
 
@@ -201,10 +98,46 @@ HWY_INLINE void save_sums(float* sums) {
   each_sum<kTiles>([&](auto tile, int at) HWY_ATTR { tile_store<tile.value>(sums + at); });
 }
 
+/// Fetches the lines that the sums of a block will be stored to, and those of a gate of its own,
+/// some at each of `steps` calls (0: none): stores that miss would soon fill the store buffer, and
+/// nothing else moves on.
+class OutPrefetch {
+ public:
+  OutPrefetch(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
+              std::int64_t block, std::int64_t steps) {
+    const auto size = static_cast<std::int64_t>(dtype_size(p.out.dtype));
+    const std::int64_t row = block * kTileBlock;
+    to_ = row2(p.out, row) + column * size;
+    stride_ = p.out.stride(0) * size;
+    left_ = x.rows - row < kTileBlock ? x.rows - row : kTileBlock;
+    second_ = size == 4 && column + kTileSide < p.weight.dim(0) ? kTileLine : 0;
+    each_ = steps > 0 ? (left_ + steps - 1) / steps : 0;
+    if (p.gate.empty() || p.gate.data == p.out.data) return;
+    gate_ = row2(p.gate, row) + column * size;
+    gate_stride_ = p.gate.stride(0) * size;
+  }
+  HWY_INLINE void call() {
+    for (std::int64_t i = 0; i < each_ && left_ > 0; ++i, --left_, to_ += stride_) {
+      __builtin_prefetch(to_, 1, 3);
+      __builtin_prefetch(to_ + second_, 1, 3);
+      if (gate_ == nullptr) continue;
+      __builtin_prefetch(gate_, 0, 3);
+      __builtin_prefetch(gate_ + second_, 0, 3);
+      gate_ += gate_stride_;
+    }
+  }
+
+ private:
+  const std::byte* to_;
+  std::int64_t stride_, second_, left_, each_;
+  const std::byte* gate_ = nullptr;  // where it is not the output itself
+  std::int64_t gate_stride_ = 0;
+};
+
 /// Hands a block's sums, which lie in tiles 0 to 3, to those that wait; none do now.
-template <int kTiles>
+template <int kTiles, class Product>
 HWY_INLINE void finish_sums(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
-                            std::int64_t block, float* sums, PendingSums& pending) {
+                            std::int64_t block, float* sums, PendingSums<Product>& pending) {
   save_sums<kTiles>(sums);
   const std::int64_t columns = p.weight.dim(0) - column;
   const std::int64_t row = block * kTileBlock;
@@ -216,7 +149,10 @@ HWY_INLINE void finish_sums(const ops::LinearParams& p, const PackedRows& x, std
   pending.piece = 0;
 }
 
-// ---- Few rows: weights stream past x, which stays near.
+// ---- Few rows: weights stream past x, which stays near. The first block takes them from memory,
+// another from the second-level cache; with more blocks their copy into tiles pays.
+
+inline constexpr std::int64_t kStreamBlocks = 3;
 
 /// The scratch of one worker, cut up.
 struct TileScratch {
@@ -229,29 +165,34 @@ struct TileScratch {
   float* sums;         // of all blocks of a task, between two slabs
 };
 
-template <int kTiles>
+/// The sums of one block of x and 32 weights where they lie.
+template <int kTiles, class Product>
 HWY_INLINE void stream_weights(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
-                               const TileScratch& scratch) {
-  const std::int64_t stride = p.weight.stride(0) * 2;
+                               std::int64_t block, const TileScratch& scratch,
+                               PendingSums<Product>& pending) {
+  const std::int64_t stride = weight_stride(p);
   const std::byte* weights = row2(p.weight, column);
   const bool whole = column + kTileBlock <= p.weight.dim(0);
-  const std::int64_t steps = whole ? p.weight.dim(1) / kTileInner : 0;
+  const std::int64_t steps = whole ? inner_bytes(p) / kTileLine : 0;
   const std::int64_t x_line = x.width * 4;
+  OutPrefetch out(p, x, column, block, x.steps);
   zero_sums<kTiles>();
   // Nothing is fetched ahead by hand: it takes the line buffers that the tiles' own loads need, and
   // the processor follows the rows by itself (17 % faster than with it).
   for (std::int64_t step = 0; step < steps; ++step) {
-    add_step<kTiles>(weights + step * kTileLine, stride, kTileSide * stride, x.tile(0, step, 0),
-                     x_line);
+    out.call();
+    pending.store_piece(p);
+    add_step<Product, kTiles, false>(weights + step * kTileLine, stride, kTileSide * stride,
+                                     x.tile(block, step, 0), x_line);
   }
   // What no whole tile covers.
   for (std::int64_t step = steps; step < x.steps; ++step) {
-    copy_weights(p, column, step * kTileInner, 1, scratch.weights);
-    add_step<kTiles>(scratch.weights, kTileLine, kTileBytes, x.tile(0, step, 0), x_line);
+    copy_weights(p, column, step, 1, scratch.weights);
+    add_step<Product, kTiles, false>(scratch.weights, kTileLine, kTileBytes, x.tile(block, step, 0),
+                                     x_line);
   }
-  PendingSums pending;
-  finish_sums<kTiles>(p, x, column, 0, scratch.out, pending);
   pending.store_rest(p);
+  finish_sums<kTiles>(p, x, column, block, scratch.out + block % 2 * ops::kLinearTileSums, pending);
 }
 
 // ---- Many rows: a slab of 32 weights stays in the first-level cache while blocks of x pass.
@@ -263,12 +204,12 @@ struct TileTask {
 
 /// Fetches a slab of 32 weights over `calls` calls.
 inline WeightPrefetch slab_prefetch(const ops::LinearParams& p, std::int64_t column,
-                                    std::int64_t at, std::int64_t calls) {
-  constexpr std::int64_t kBytes = ops::kLinearTileSlab * 2;
+                                    std::int64_t step, std::int64_t calls) {
+  constexpr std::int64_t kBytes = kSlabSteps * kTileLine;
   if (column + kTileBlock > p.weight.dim(0)) return {};
   const std::int64_t lines = kTileBlock * kBytes / kTileLine;
-  return WeightPrefetch(row2(p.weight, column) + at * 2, p.weight.stride(0) * 2, kTileBlock, kBytes,
-                        (lines + calls - 1) / calls);
+  return WeightPrefetch(row2(p.weight, column) + step * kTileLine, weight_stride(p), kTileBlock,
+                        kBytes, (lines + calls - 1) / calls);
 }
 
 struct TileSlab {
@@ -276,11 +217,15 @@ struct TileSlab {
   bool first, last;
 };
 
-template <int kTiles>
+/// `from`: weights that are not in their tiles yet, or nullptr: they are copied between the
+/// products of the first block.
+template <int kTiles, class Product>
 HWY_INLINE void slab_of_block(const ops::LinearParams& p, const PackedRows& x, std::int64_t column,
-                              std::int64_t block, const TileSlab& slab, float* sums,
-                              const TileScratch& scratch, WeightPrefetch& prefetch,
-                              PendingSums& pending) {
+                              std::int64_t block, const TileSlab& slab, const std::byte* from,
+                              float* sums, const TileScratch& scratch, WeightPrefetch& prefetch,
+                              PendingSums<Product>& pending) {
+  const std::int64_t stride = weight_stride(p);
+  OutPrefetch out(p, x, column, block, slab.last ? slab.steps : 0);
   if (slab.first) {
     zero_sums<kTiles>();
   } else {
@@ -288,10 +233,12 @@ HWY_INLINE void slab_of_block(const ops::LinearParams& p, const PackedRows& x, s
   }
   const std::uint32_t* units = x.tile(block, slab.step, 0);
   for (std::int64_t step = 0; step < slab.steps; ++step) {
+    std::byte* weights = scratch.weights + step * 2 * kTileBytes;
     prefetch.call();
+    out.call();
     pending.store_piece(p);
-    add_step<kTiles>(scratch.weights + step * 2 * kTileBytes, kTileLine, kTileBytes, units,
-                     kTileLine);
+    if (from != nullptr) copy_step(from + step * kTileLine, stride, weights);
+    add_step<Product, kTiles, true>(weights, kTileLine, kTileBytes, units, kTileLine);
     units += kTiles * kTileSide * kTileSide;
   }
   if (slab.last) {
@@ -303,51 +250,64 @@ HWY_INLINE void slab_of_block(const ops::LinearParams& p, const PackedRows& x, s
   }
 }
 
-inline void run_tile_task(const ops::LinearParams& p, const PackedRows& x, const TileTask& task,
-                          const TileScratch& scratch) {
-  PendingSums pending;
+template <class Product>
+void run_tile_task(const Product& product, const ops::LinearParams& p, const PackedRows& x,
+                   const TileTask& task, const TileScratch& scratch) {
+  PendingSums<Product> pending(product);
   for (std::int64_t step = 0; step < x.steps; step += kSlabSteps) {
     const std::int64_t steps = x.steps - step < kSlabSteps ? x.steps - step : kSlabSteps;
     const TileSlab slab{step, steps, step == 0, step + steps == x.steps};
     float* sums = scratch.sums;
     for (std::int64_t n = 0; n < task.columns; n += kTileBlock) {
       const std::int64_t column = task.column + n;
-      copy_weights(p, column, step * kTileInner, steps, scratch.weights);
+      const bool whole =
+          column + kTileBlock <= p.weight.dim(0) && (step + steps) * kTileLine <= inner_bytes(p);
+      const std::byte* from = whole ? row2(p.weight, column) + step * kTileLine : nullptr;
+      if (!whole) copy_weights(p, column, step, steps, scratch.weights);
       const bool next_slab = n + kTileBlock >= task.columns && !slab.last;
       WeightPrefetch prefetch =
           slab_prefetch(p, next_slab ? task.column : column + kTileBlock,
-                        (step + (next_slab ? kSlabSteps : 0)) * kTileInner, task.blocks * steps);
+                        step + (next_slab ? kSlabSteps : 0), task.blocks * steps);
       for (std::int64_t b = task.block; b < task.block + task.blocks; ++b, sums += 1024) {
         if (x.tiles_of(b) == 2) {
-          slab_of_block<2>(p, x, column, b, slab, sums, scratch, prefetch, pending);
+          slab_of_block<2>(p, x, column, b, slab, from, sums, scratch, prefetch, pending);
         } else {
-          slab_of_block<1>(p, x, column, b, slab, sums, scratch, prefetch, pending);
+          slab_of_block<1>(p, x, column, b, slab, from, sums, scratch, prefetch, pending);
         }
+        from = nullptr;
       }
     }
   }
   pending.store_rest(p);
 }
 
-inline void linear_few_rows(const ops::LinearParams& p, const PackedRows& x, core::Launch& launch) {
+template <class Product>
+void linear_few_rows(const Product& product, const ops::LinearParams& p, const PackedRows& x,
+                     core::Launch& launch) {
   constexpr std::int64_t kColumns = 128;  // of a task
   const std::int64_t columns = p.weight.dim(0);
+  const std::int64_t blocks = x.blocks();
   parallel_for(launch.executor, (columns + kColumns - 1) / kColumns, [&](auto task, int worker) {
     const Tiles tiles(x.width);
     const TileScratch scratch(launch.scratch<std::byte>(worker));
+    PendingSums<Product> pending(product);
     const std::int64_t end = (task + 1) * kColumns < columns ? (task + 1) * kColumns : columns;
     for (std::int64_t column = task * kColumns; column < end; column += kTileBlock) {
-      if (x.tiles_of(0) == 2) {
-        stream_weights<2>(p, x, column, scratch);
-      } else {
-        stream_weights<1>(p, x, column, scratch);
+      for (std::int64_t b = 0; b < blocks; ++b) {
+        if (x.tiles_of(b) == 2) {
+          stream_weights<2>(p, x, column, b, scratch, pending);
+        } else {
+          stream_weights<1>(p, x, column, b, scratch, pending);
+        }
       }
     }
+    pending.store_rest(p);
   });
 }
 
-inline void linear_many_rows(const ops::LinearParams& p, const PackedRows& x,
-                             core::Launch& launch) {
+template <class Product>
+void linear_many_rows(const Product& product, const ops::LinearParams& p, const PackedRows& x,
+                      core::Launch& launch) {
   const std::int64_t columns = p.weight.dim(0);
   std::int64_t width = ops::kLinearTileColumns;
   const std::int64_t row_tasks = (x.blocks() + ops::kLinearTileBlocks - 1) / ops::kLinearTileBlocks;
@@ -362,19 +322,20 @@ inline void linear_many_rows(const ops::LinearParams& p, const PackedRows& x,
                   index / column_tasks * ops::kLinearTileBlocks, ops::kLinearTileBlocks};
     if (task.column + width > columns) task.columns = columns - task.column;
     if (task.block + task.blocks > x.blocks()) task.blocks = x.blocks() - task.block;
-    run_tile_task(p, x, task, TileScratch(launch.scratch<std::byte>(worker)));
+    run_tile_task(product, p, x, task, TileScratch(launch.scratch<std::byte>(worker)));
   });
 }
 
-inline void linear_tiles(const ops::LinearParams& p, core::Launch& launch) {
+template <class Product>
+void linear_tiles(const Product& product, const ops::LinearParams& p, core::Launch& launch) {
   launch.target = kTilesName;
   const PackedRows x(p);
   parallel_for(launch.executor, (x.rows + kTileSide - 1) / kTileSide,
                [&](auto tile, int) { pack_rows(p, x, tile); });
-  if (x.blocks() == 1) {
-    linear_few_rows(p, x, launch);
+  if (x.blocks() <= kStreamBlocks) {
+    linear_few_rows(product, p, x, launch);
   } else {
-    linear_many_rows(p, x, launch);
+    linear_many_rows(product, p, x, launch);
   }
 }
 

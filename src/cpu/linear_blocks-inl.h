@@ -6,6 +6,7 @@
 #include <numeric>
 #include <type_traits>
 
+#include "src/cpu/linear_gate-inl.h"
 #include "src/cpu/panel-inl.h"
 #include "src/ops/linear_params.h"
 
@@ -46,7 +47,7 @@ struct Scratch {
   float* sums;            // [rows, kColumns]
   std::uint32_t* panels;  // two of [kColumns / panel_columns(), units, panel_columns()]
   float* tile;            // rows of x in the type that is multiplied, kLinearTileStride apart
-  float* row;             // [kColumns] a row of the output that is added to
+  float* row;             // [kColumns] a row of the gate, or of the output that is added to
 };
 
 /// The pieces of a block: slab after slab of one group of columns, then the next.
@@ -158,6 +159,13 @@ void store_sums(const ops::LinearParams& p, const Block& block, std::int64_t fir
   for (std::int64_t m = first; m < first + rows; ++m) {
     float* sums = scratch.sums + m * kColumns;
     finish(block.row + m, piece.column, piece.columns, sums);
+    if (!p.gate.empty()) {
+      const std::byte* gate = element(p.gate, (block.row + m) * p.gate.stride(0) + piece.column);
+      const float* factors = row_f32(gate, p.gate.dtype, piece.columns, scratch.row);
+      for_vectors(piece.columns, [&](std::int64_t i, std::int64_t n) HWY_ATTR {
+        store_part(silu_times(load_part(factors + i, n), load_part(sums + i, n)), sums + i, n);
+      });
+    }
     std::byte* out = element(p.out, (block.row + m) * p.out.stride(0) + piece.column);
     if (p.accumulate) {
       const float* before = row_f32(out, p.out.dtype, piece.columns, scratch.row);

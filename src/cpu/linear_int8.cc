@@ -8,8 +8,10 @@
 #include "hwy/foreach_target.h"
 
 #include "src/cpu/kernels.h"
+#include "src/cpu/linear_amx-inl.h"
 #include "src/cpu/linear_blocks-inl.h"
 #include "src/cpu/variants.h"
+#include "src/ops/linear_int8_tile_params.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace hybridattn::cpu::HWY_NAMESPACE {
@@ -76,15 +78,10 @@ void quantize(const ops::LinearInt8Params& p, std::int64_t row, const QuantizedR
   }
 }
 
-void linear_int8(const ops::LinearInt8Params& p, core::Launch& launch) {
+/// Products of x in bytes in vectors.
+void multiply_bytes(const ops::LinearParams& bytes, const QuantizedRows& q,
+                    const float* weight_scales, core::Launch& launch) {
   launch.target = hwy::TargetName(HWY_TARGET);
-  const QuantizedRows q(p);
-  const std::int64_t rows = p.x.dim(0);
-  constexpr std::int64_t kRows = 8;  // of one task
-  parallel_for(launch.executor, (rows + kRows - 1) / kRows, [&](auto task, int) {
-    for (std::int64_t m = task * kRows; m < rows && m < (task + 1) * kRows; ++m) quantize(p, m, q);
-  });
-  const auto* weight_scales = static_cast<const float*>(p.weight_scale.data);
   const auto finish = [&](std::int64_t row, std::int64_t column, std::int64_t columns,
                           float* sums) HWY_ATTR {
     const DF d;
@@ -98,11 +95,35 @@ void linear_int8(const ops::LinearInt8Params& p, core::Launch& launch) {
       store_part(hn::Mul(scales, hn::ConvertTo(d, sum)), sums + i, count);
     });
   };
-  ops::LinearParams bytes{ConstTensorView(q.bytes, DType::kI8, {rows, q.inner}, {q.stride, 1}),
-                          p.weight, p.out, p.accumulate, nullptr};
   for_blocks(bytes, launch, [&](const Block& block, const Scratch& scratch) {
     run_block<Int8Product>(bytes, block, finish, scratch);
   });
+}
+
+void linear_int8(const ops::LinearInt8Params& p, core::Launch& launch) {
+  const QuantizedRows q(p);
+  const std::int64_t rows = p.x.dim(0);
+  constexpr std::int64_t kRows = 8;  // of one task
+  parallel_for(launch.executor, (rows + kRows - 1) / kRows, [&](auto task, int) {
+    for (std::int64_t m = task * kRows; m < rows && m < (task + 1) * kRows; ++m) quantize(p, m, q);
+  });
+  const auto* weight_scales = static_cast<const float*>(p.weight_scale.data);
+  ops::LinearParams bytes{ConstTensorView(q.bytes, DType::kI8, {rows, q.inner}, {q.stride, 1}),
+                          p.weight,
+                          p.out,
+                          p.accumulate,
+                          p.gate,
+                          nullptr};
+#if HYBRIDATTN_TARGET_HAS_TILES
+  // Sums are exact, so rows may take either way; vectors read the weights of few rows faster.
+  constexpr std::int64_t kRowsInVectors = 4;
+  if (launch.isa == Isa::kAmx && rows > kRowsInVectors) {
+    bytes.packed_x = reinterpret_cast<std::uint32_t*>(
+        p.quantized + ops::linear_int8_packed_offset(rows, q.inner));
+    return linear_tiles(Int8Tiles{q.scales, weight_scales}, bytes, launch);
+  }
+#endif
+  multiply_bytes(bytes, q, weight_scales, launch);
 }
 
 }  // namespace hybridattn::cpu::HWY_NAMESPACE

@@ -135,6 +135,8 @@ constexpr std::size_t attention_scratch(std::int64_t group, std::int64_t dim, st
 
 inline constexpr std::int64_t kAttentionBf16Keys = 256;  // of one tile
 inline constexpr std::int64_t kAttentionBf16Rows = 128;  // query rows of one tile, at most
+/// Units of 4 bytes behind each row of scratch.
+inline constexpr std::int64_t kAttentionBf16Spare = 16;
 
 constexpr std::int64_t attention_bf16_tokens(std::int64_t group) {
   return group >= kAttentionBf16Rows ? 1 : kAttentionBf16Rows / group;
@@ -154,9 +156,10 @@ constexpr std::size_t attention_bf16_scratch(std::int64_t group, std::int64_t di
                                              std::int64_t v_dim) {
   const std::int64_t rows = (attention_bf16_tokens(group) * group + 15) / 16 * 16;
   const std::int64_t keys = kAttentionBf16Keys;
+  const std::int64_t spare = kAttentionBf16Spare * 4 * (dim / 2 + 2 * keys + 2 * rows);
   return static_cast<std::size_t>(dim * 2 * (rows + keys) + keys * v_dim * 2 +
-                                  rows * keys * (4 + 2 + 2) + rows * v_dim * 4 + 6 * rows * 4 +
-                                  kMaxTreeTokens * rows * 4 + 16 * 64);
+                                  rows * keys * (4 + 2 + 2) + rows * v_dim * 4 + spare +
+                                  6 * rows * 4 + kMaxTreeTokens * rows * 4 + 16 * 64);
 }
 
 // ---- The CPU kernel for rows of few tokens.

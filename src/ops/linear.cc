@@ -6,6 +6,7 @@
 #include "src/core/arg_check.h"
 #include "src/core/context_impl.h"
 #include "src/core/kernel.h"
+#include "src/ops/linear_gate.h"
 #include "src/ops/linear_params.h"
 
 namespace hybridattn {
@@ -15,8 +16,9 @@ Status linear(Context& context, const LinearArgs& args) {
   check.input("x", args.x, {"M", "K"}).input("weight", args.weight, {"N", "K"});
   check.output("out", args.out, {"M", "N"});
   check.distinct("out", args.out, "x", args.x).distinct("out", args.out, "weight", args.weight);
+  ops::check_gate(check, args.gate, args.out);
   if (!check.ok()) return check.status();
-  ops::LinearParams params{args.x, args.weight, args.out, args.accumulate, nullptr};
+  ops::LinearParams params{args.x, args.weight, args.out, args.accumulate, args.gate, nullptr};
   if (args.weight.dtype == DType::kBF16) {
     const std::size_t packed =
         linear_shared_workspace_bytes(context, args.x.dtype, args.x.dim(0), args.x.dim(1));

@@ -13,6 +13,7 @@ struct LinearInt8Params {
   ConstTensorView weight_scale;  // [n] f32
   TensorView out;                // [m, n]
   bool accumulate;
+  ConstTensorView gate;  // [m, n] of the type of out, or no data
   std::byte* quantized;  // room for linear_int8_quantized_bytes
 };
 

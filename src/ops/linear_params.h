@@ -12,6 +12,7 @@ struct LinearParams {
   ConstTensorView weight;  // [n, k]
   TensorView out;          // [m, n]
   bool accumulate;
+  ConstTensorView gate;     // [m, n] of the type of out, or no data
   std::uint32_t* packed_x;  // room for linear_packed_bytes, where that is not 0
 };
 
@@ -43,7 +44,7 @@ inline constexpr std::int64_t kLinearTileInner = 32;
 /// task and its sums the second-level one.
 inline constexpr std::int64_t kLinearTileColumns = 256;
 inline constexpr std::int64_t kLinearTileBlocks = 16;
-inline constexpr std::int64_t kLinearTileSlab = 256;
+inline constexpr std::int64_t kLinearTileSlab = 512;
 
 /// Scratch of one worker in bytes: a slab of 32 weights, the sums of two blocks; those of a task.
 inline constexpr std::int64_t kLinearTileWeights = kLinearTileSlab * kLinearTileBlock * 2;

@@ -23,14 +23,14 @@ class ConformanceLinearInt8 : public Conformance {
     return values;
   }
   void expect_rounded_products(std::int64_t m, std::int64_t n, std::int64_t k, DType out_type,
-                               bool accumulate);
+                               bool accumulate, bool gated = false);
 };
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceLinearInt8, ::testing::ValuesIn(all_setups()),
                          setup_name);
 
 void ConformanceLinearInt8::expect_rounded_products(std::int64_t m, std::int64_t n, std::int64_t k,
-                                                    DType out_type, bool accumulate) {
+                                                    DType out_type, bool accumulate, bool gated) {
   SCOPED_TRACE(::testing::Message() << m << " x " << n << " x " << k);
   const std::vector<double> weights = whole_values(n * k);
   const std::vector<double> scales = random.values(n, 0.001, 0.01);
@@ -38,6 +38,10 @@ void ConformanceLinearInt8::expect_rounded_products(std::int64_t m, std::int64_t
   Operand weight(DType::kI8, {n, k}, Layout::kSliced, weights);
   Operand scale(DType::kF32, {n}, Layout::kDense, scales);
   Operand out(out_type, {m, n}, Layout::kSliced, random.values(m * n, -0.1, 0.1));
+  Operand factors(out_type, {m, n}, Layout::kSliced, random.values(m * n, 0.5, 6));
+  const auto gate = [&](Source s) {
+    return gated ? ConstTensorView(factors(s)) : ConstTensorView();
+  };
   Buffer exact(DType::kF64, {m, n});
   exact.fill(out.of(Source::kRounded).values());
   Buffer wide(DType::kF64, {n, k});
@@ -47,9 +51,10 @@ void ConformanceLinearInt8::expect_rounded_products(std::int64_t m, std::int64_t
   }
   wide.fill(scaled);
   run(linear_int8, reference::linear_int8, [&](Source s) {
-    return LinearInt8Args{x(s), weight(s), scale(s), out(s), accumulate};
+    return LinearInt8Args{x(s), weight(s), scale(s), out(s), accumulate, gate(s)};
   });
-  reference::linear({x(Source::kRounded), wide.view(), exact.view(), accumulate});
+  reference::linear(
+      {x(Source::kRounded), wide.view(), exact.view(), accumulate, gate(Source::kRounded)});
   const auto got = out.of(Source::kKernel).gather(everything(m));
   const double rounding = half_ulp(out_type);
   EXPECT_TRUE(near(got, round_to(out_type, out.of(Source::kRounded).gather(everything(m))),
@@ -70,6 +75,13 @@ TEST_P(ConformanceLinearInt8, SumsOfSeveralSlabsAndRowsOfSeveralBlocks) {
   for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{
            {1, 67, 3000}, {6, 16, 1025}, {17, 130, 1027}, {200, 66, 1030}, {409, 3, 1024}}) {
     expect_rounded_products(m, n, k, DType::kF32, false);
+  }
+}
+
+TEST_P(ConformanceLinearInt8, AGateMultipliesTheSum) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
+    expect_rounded_products(3, 70, 77, type, false, true);
+    expect_rounded_products(40, 9, 515, type, true, true);
   }
 }
 

@@ -53,6 +53,51 @@ TEST_P(ConformanceLinear, EveryPairOfTypesAndAccumulation) {
   }
 }
 
+// Sums of few and of many rows and columns, of one slab and of several, each whole and not.
+TEST_P(ConformanceLinear, AGateMultipliesTheSum) {
+  for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{
+           {1, 7, 33}, {5, 64, 64}, {40, 67, 515}, {130, 96, 1024}}) {
+    for (const DType out_type : {DType::kF32, DType::kBF16, DType::kF16}) {
+      const bool accumulate = k == 64;
+      Operand x(dtype(), {m, k}, Layout::kSliced, random.values(m * k, -1, 1));
+      Operand weight(dtype(), {n, k}, Layout::kSliced, random.values(n * k, -1, 1));
+      Operand gate(out_type, {m, n}, Layout::kSliced, random.values(m * n, -6, 6));
+      Operand out(out_type, {m, n}, Layout::kSliced, random.values(m * n, -4, 4));
+      run(linear, reference::linear, [&](Source s) {
+        return LinearArgs{x(s), weight(s), out(s), accumulate, gate(s)};
+      });
+      const DType in = half_ulp(out_type) > half_ulp(dtype()) ? out_type : dtype();
+      expect_conforms(out, everything(m), kLinearBound, in);
+    }
+  }
+}
+
+TEST_P(ConformanceLinear, AGateMayBeTheOutputItself) {
+  for (const std::int64_t m : {3, 130}) {
+    Operand x(dtype(), {m, 70}, Layout::kSliced, random.values(m * 70, -1, 1));
+    Operand weight(dtype(), {45, 70}, Layout::kSliced, random.values(45 * 70, -1, 1));
+    Operand out(dtype(), {m, 45}, Layout::kSliced, random.values(m * 45, -6, 6));
+    run(linear, reference::linear, [&](Source s) {
+      return LinearArgs{x(s), weight(s), out(s), false, out(s)};
+    });
+    expect_conforms(out, everything(m), kLinearBound, dtype());
+  }
+}
+
+TEST_P(ConformanceLinear, RowsOnEitherSideOfAnotherWayThroughTilesAreTheSame) {
+  const std::int64_t m = 130, n = 70, k = 1100;  // up to 96 rows take weights where they lie
+  Operand x(dtype(), {m, k}, Layout::kDense, random.values(m * k, -1, 1));
+  Operand weight(dtype(), {n, k}, Layout::kDense, random.values(n * k, -1, 1));
+  Buffer all(dtype(), {m, n});
+  ASSERT_OK(linear(context(), {x.kernel().view(), weight.kernel().view(), all.view()}));
+  for (const std::int64_t rows : {1, 17, 33, 96, 97}) {
+    Buffer some(dtype(), {rows, n});
+    const ConstTensorView first = ConstTensorView(x.kernel().view()).at(0, {rows, k}, {k, 1});
+    ASSERT_OK(linear(context(), {first, weight.kernel().view(), some.view()}));
+    for (std::int64_t i = 0; i < rows; ++i) EXPECT_EQ(some.bytes(i), all.bytes(i));
+  }
+}
+
 TEST_P(ConformanceLinear, AnEmptySumIsZero) {
   Buffer x(dtype(), {3, 0});
   Buffer weight(dtype(), {4, 0});

@@ -53,6 +53,25 @@ TEST(Shapes, ScalarsAreChecked) {
   EXPECT_TRUE(x.is_poison({}));
 }
 
+TEST(Shapes, TheGateOfAProductHasTheFormOfItsOutput) {
+  const auto context = make_context();
+  Buffer x(DType::kF32, {16, 16});
+  Buffer w(DType::kF32, {16, 16});
+  Buffer bytes(DType::kI8, {16, 16});
+  Buffer scale(DType::kF32, {16});
+  Buffer out(DType::kF32, {16, 16});
+  Buffer halves(DType::kBF16, {16, 16});
+  Buffer narrow(DType::kF32, {16, 8});
+  EXPECT_ERROR(linear(*context, {x.view(), w.view(), out.view(), false, halves.view()}),
+               kInvalidArgument, "linear: gate is bf16", "out is f32");
+  EXPECT_ERROR(linear(*context, {x.view(), w.view(), out.view(), false, narrow.view()}),
+               kInvalidArgument, "linear: gate", "N = 8");
+  EXPECT_ERROR(linear_int8(*context, {x.view(), bytes.view(), scale.view(), out.view(), false,
+                                      halves.view()}),
+               kInvalidArgument, "linear_int8: gate is bf16");
+  EXPECT_TRUE(out.is_poison({}));
+}
+
 TEST(Shapes, OpsThatCannotWorkInPlaceSaySo) {
   const auto context = make_context();
   Buffer x(DType::kF32, {16, 16});

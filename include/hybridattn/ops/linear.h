@@ -12,12 +12,14 @@ struct LinearArgs {
   ConstTensorView x{};       ///< [M, K] f32, bf16 or f16; any row stride
   ConstTensorView weight{};  ///< [N, K] f32, bf16 or f16; any row stride
   TensorView out{};          ///< [M, N] f32, bf16 or f16; any row stride; may not overlap an input
-  bool accumulate = false;   ///< out += x W^T in place of out = x W^T
+  bool accumulate = false;   ///< out += in place of out =
+  ConstTensorView gate{};    ///< [M, N] of the type of out, or none; any row stride; may be out
 };
 
-/// out = x W^T, no bias, summed in float32, rounded once. Where both operands are bf16, AMX
-/// tiles or bf16 dot products serve if the processor has them. The order of the sum over K is the
-/// same for every M: a row's result does not depend on the rows beside it. Errors:
+/// out = x W^T, no bias, summed in float32, rounded once; with a gate out = silu(gate) * x W^T, the
+/// second half of a SwiGLU network without a pass of its own: see silu_mul. Where both operands are
+/// bf16, AMX tiles or bf16 dot products serve if the processor has them. The order of the sum over
+/// K is the same for every M: a row's result does not depend on the rows beside it. Errors:
 /// invalid_argument, unsupported. Nothing is written on an error.
 HYBRIDATTN_API Status linear(Context& context, const LinearArgs& args);
 

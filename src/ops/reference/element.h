@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "hybridattn/tensor.h"
+#include "src/core/formulas.h"
 
 namespace hybridattn::reference {
 
@@ -40,5 +41,7 @@ inline void store(const TensorView& view, double value, std::int64_t i, std::int
     default: return;
   }
 }
+
+inline double silu(double x) { return x * core::sigmoid(x); }
 
 }  // namespace hybridattn::reference

@@ -29,8 +29,9 @@ void linear_int8(const LinearInt8Args& args) {
       for (std::int64_t k = 0; k < inner; ++k) {
         sum += q[static_cast<std::size_t>(k)] * load(args.weight, n, k);
       }
-      const double before = args.accumulate ? load(args.out, m, n) : 0.0;
-      store(args.out, before + scale * load(args.weight_scale, n) * sum, m, n);
+      sum *= scale * load(args.weight_scale, n);
+      if (!args.gate.empty()) sum *= silu(load(args.gate, m, n));
+      store(args.out, sum + (args.accumulate ? load(args.out, m, n) : 0.0), m, n);
     }
   }
 }

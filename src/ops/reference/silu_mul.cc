@@ -10,8 +10,7 @@ namespace hybridattn::reference {
 void silu_mul(const SiluMulArgs& args) {
   for (std::int64_t t = 0; t < args.gate.dim(0); ++t) {
     for (std::int64_t i = 0; i < args.gate.dim(1); ++i) {
-      const double gate = load(args.gate, t, i);
-      store(args.out, gate * core::sigmoid(gate) * load(args.up, t, i), t, i);
+      store(args.out, silu(load(args.gate, t, i)) * load(args.up, t, i), t, i);
     }
   }
 }
