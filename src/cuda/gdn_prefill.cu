@@ -1,4 +1,5 @@
 // The implementations of gdn_prefill on CUDA.
+#include <cstdlib>
 #include "hybridattn/status_macros.h"
 #include "src/cuda/kernels.h"
 #include "src/cuda/sm80/gdn_walk.cuh"
@@ -16,6 +17,8 @@ template <WalkChunks kBF16, WalkChunks kF16>
 Status run_chunks(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch) {
   const ChunkParams params = chunk_params(p, launch);
   if (params.rows.chunks == 0) return {};
+  if (const char* f = getenv("GDN_FUSED"); f != nullptr && f[0] == '1' && p.q.dtype == DType::kBF16) return run_chunks_fused<__nv_bfloat16>(params, launch);
+  if (const char* f = getenv("GDN_FUSED"); f != nullptr && f[0] == '1') return run_chunks_fused<__half>(params, launch);
   if (p.q.dtype == DType::kBF16) {
     HYBRIDATTN_TRY(prepare_chunks<__nv_bfloat16>(params, launch));
     return kBF16(params, launch);

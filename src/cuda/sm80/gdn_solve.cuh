@@ -39,8 +39,7 @@ struct SplitBlock {
 inline constexpr int kFloatStride = 20;
 
 struct SolveShared {
-  alignas(128) ChunkMatrices matrices;  // T; P, then P T
-  SplitBlock diagonal[4];               // T_ii^T
+  alignas(128) SplitBlock diagonal[4];  // T_ii^T
   SplitBlock below[2];                  // T_10^T, T_32^T
   uint4 lower[6][2][32];                // L_im, m < i, as right operands: high parts, low parts
   float floats[4][16 * kFloatStride];   // L_ii^T, then T_ii^T
@@ -146,7 +145,8 @@ __device__ void write_solve(const SolvePlace& at, const float* beta, int i, int 
 
 /// The warp's block of the diagonal: T_ii by substitution, a lane for each column, twice.
 template <class X>
-__device__ void solve_diagonal(const SolvePlace& at, const float* beta, SolveShared& shared) {
+__device__ void solve_diagonal(const SolvePlace& at, const float* beta, SolveShared& shared,
+                               ChunkMatrices& matrices) {
   const int column = at.lane % 16;
   float* lower = shared.floats[at.block];
   float x[16];
@@ -186,7 +186,7 @@ __device__ void solve_diagonal(const SolvePlace& at, const float* beta, SolveSha
     }
   }
   store_block(at, shared.diagonal[at.block], to_left(block));
-  write_solve<X>(at, beta, at.block, at.block, block, 1.0f, shared.matrices);
+  write_solve<X>(at, beta, at.block, at.block, block, 1.0f, matrices);
   __syncwarp();
 }
 
@@ -201,26 +201,29 @@ __device__ inline void multiply_split(BlockSums& sums, const SplitOperand& a,
 /// T_ij of neighbouring blocks, i = I and j = I - 1: -T_ii L_ij T_jj. The others need T_10 and
 /// T_32. I is a constant: as a variable it costs registers that are not there.
 template <class X, int I>
-__device__ void solve_neighbour(const SolvePlace& at, const float* beta, SolveShared& shared) {
+__device__ void solve_neighbour(const SolvePlace& at, const float* beta, SolveShared& shared,
+                           ChunkMatrices& matrices) {
   BlockSums n = {}, x = {};
   multiply_split(n, load_left(at, shared.diagonal[I - 1]), load_lower(at, shared, I, I - 1));
   multiply_split(x, to_left(n), load_right(at, shared.diagonal[I]));
   if constexpr (I % 2 == 1) store_block(at, shared.below[I / 2], to_left(x, -1.0f));
-  write_solve<X>(at, beta, I, I - 1, x, -1.0f, shared.matrices);
+  write_solve<X>(at, beta, I, I - 1, x, -1.0f, matrices);
 }
 
 template <class X>
-__device__ void solve_20(const SolvePlace& at, const float* beta, SolveShared& shared) {
+__device__ void solve_20(const SolvePlace& at, const float* beta, SolveShared& shared,
+                           ChunkMatrices& matrices) {
   BlockSums n = {}, x = {};
   multiply_split(n, load_left(at, shared.diagonal[0]), load_lower(at, shared, 2, 0));
   multiply_split(n, load_left(at, shared.below[0]), load_lower(at, shared, 2, 1));
   multiply_split(x, to_left(n), load_right(at, shared.diagonal[2]));
-  write_solve<X>(at, beta, 2, 0, x, -1.0f, shared.matrices);
+  write_solve<X>(at, beta, 2, 0, x, -1.0f, matrices);
 }
 
 /// T_3a.
 template <class X, int A>
-__device__ void solve_last(const SolvePlace& at, const float* beta, SolveShared& shared) {
+__device__ void solve_last(const SolvePlace& at, const float* beta, SolveShared& shared,
+                           ChunkMatrices& matrices) {
   BlockSums n[2] = {}, x = {};  // N_3a, N_2a
 #pragma unroll
   for (int m = A; m < 2; ++m) {
@@ -229,21 +232,22 @@ __device__ void solve_last(const SolvePlace& at, const float* beta, SolveShared&
   }
   multiply_split(x, to_left(n[0]), load_right(at, shared.diagonal[3]));
   multiply_split(x, to_left(n[1]), load_right(at, shared.below[1]));
-  write_solve<X>(at, beta, 3, A, x, -1.0f, shared.matrices);
+  write_solve<X>(at, beta, 3, A, x, -1.0f, matrices);
 }
 
 /// The blocks of T below the diagonal, of which the diagonal's must be there: each warp does what
-/// it needs again rather than wait for another.
-template <class X>
-__device__ void solve_below(const SolvePlace& at, const float* beta, SolveShared& shared) {
-  __syncthreads();
-  if (at.block == 0) solve_neighbour<X, 1>(at, beta, shared);
-  if (at.block == 1) solve_neighbour<X, 2>(at, beta, shared);
-  if (at.block == 2) solve_neighbour<X, 3>(at, beta, shared);
-  __syncthreads();
-  if (at.block == 1) solve_20<X>(at, beta, shared);
-  if (at.block == 2) solve_last<X, 1>(at, beta, shared);
-  if (at.block == 3) solve_last<X, 0>(at, beta, shared);
+/// it needs again rather than wait for another. `meet`: a barrier of the four warps.
+template <class X, class Meet>
+__device__ void solve_below(const SolvePlace& at, const float* beta, SolveShared& shared,
+                            ChunkMatrices& matrices, const Meet& meet) {
+  meet();
+  if (at.block == 0) solve_neighbour<X, 1>(at, beta, shared, matrices);
+  if (at.block == 1) solve_neighbour<X, 2>(at, beta, shared, matrices);
+  if (at.block == 2) solve_neighbour<X, 3>(at, beta, shared, matrices);
+  meet();
+  if (at.block == 1) solve_20<X>(at, beta, shared, matrices);
+  if (at.block == 2) solve_last<X, 1>(at, beta, shared, matrices);
+  if (at.block == 3) solve_last<X, 0>(at, beta, shared, matrices);
 }
 
 }  // namespace hybridattn::cuda

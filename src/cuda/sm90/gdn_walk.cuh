@@ -7,6 +7,13 @@ namespace hybridattn::cuda {
 
 struct WalkMaps;
 
+/// The inputs as tensor maps.
+Status encode_maps(const ChunkParams& p, WalkMaps* maps);
+
+/// Both halves in one kernel: needs no records, writes the outputs and, in place, the states.
+template <class X>
+Status run_chunks_fused(const ChunkParams& p, const core::DeviceLaunch& launch);
+
 /// Reads the records of all chunks, writes the outputs and, in place, the states.
 template <class X>
 Status walk_chunks_sm90(const ChunkParams& p, const core::DeviceLaunch& launch);

@@ -27,6 +27,10 @@ __device__ inline std::uint64_t narrow_descriptor(std::uint32_t address) {
   constexpr std::uint64_t kRowGroup = std::uint64_t{256 >> 4} << 32;  // 8 rows
   return kSwizzle32 | kRowGroup | ((address & 0x3ffff) >> 4);
 }
+/// The same whose 16 columns are the dense dimension; `leading`: bytes to the next 16.
+__device__ inline std::uint64_t narrow_columns(std::uint32_t address, int leading) {
+  return narrow_descriptor(address) | (static_cast<std::uint64_t>(leading >> 4) << 16);
+}
 /// The operand `bytes` further on.
 __device__ inline std::uint64_t advance(std::uint64_t descriptor, int bytes) {
   const auto low = static_cast<std::uint32_t>(descriptor) + static_cast<std::uint32_t>(bytes >> 4);
