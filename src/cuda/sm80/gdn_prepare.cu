@@ -93,15 +93,9 @@ template <class X>
 __device__ void scale_products(PrepareShared& shared, const HeadGates& gates, const SolvePlace& at,
                                const KeyProducts& products) {
   const ScaleInputs in{gates, shared.norms, shared.columns};
-  const RowFactors rows(shared.norms, gates, at);
-#pragma unroll
-  for (int m = 0; m < 4; ++m) {
-    if (m > at.block) break;
-    std::uint32_t words[4];
-    scale_lower(shared.solve, in, at, rows, m, products.kk);
-    scale_scores<X>(in, at, rows, m, products.qk, words);
-    store_matrices(scores_address(shared.matrices, at, m), words);
-  }
+  const RowFactors rows(shared.norms, gates, at, at.block);
+  scale_lower(shared.solve, in, at, rows, products.kk);
+  scale_scores<X>(shared.matrices, in, at, rows, products.qk);
   __syncwarp();
 }
 

@@ -75,11 +75,12 @@ struct RowFactors {
   float entry[2], query[2];  // beta r, scale / |q|
   float decay[2];            // exp(G - G_ref)
 
-  __device__ RowFactors(const RowNorms& norms, const HeadGates& gates, const SolvePlace& at) {
-    const int before = max(16 * at.block - 1, 0);
+  __device__ RowFactors(const RowNorms& norms, const HeadGates& gates, const SolvePlace& at,
+                        int block) {
+    const int before = max(16 * block - 1, 0);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int i = 16 * at.block + at.g + 8 * half;
+      const int i = 16 * block + at.g + 8 * half;
       high[half] = gates.sum_high[i];
       low[half] = gates.sum_low[i];
       entry[half] = gates.beta[i] * norms.key[i];
@@ -95,9 +96,9 @@ struct RowFactors {
 struct DiagonalDecays {
   float of[2][2];  // by row and column
 
-  __device__ DiagonalDecays(const HeadGates& gates, const RowNorms& norms, const SolvePlace& at,
-                            const RowFactors& rows, int column) {
-    const int j = 16 * at.block + column;
+  __device__ DiagonalDecays(const HeadGates& gates, const RowNorms& norms, const RowFactors& rows,
+                            int block, int column) {
+    const int j = 16 * block + column;
     const float2 high = load_float2(&gates.sum_high[j]), low = load_float2(&gates.sum_low[j]);
     const float2 norm = load_float2(&norms.key[j]);
 #pragma unroll
@@ -115,24 +116,33 @@ struct ScaleInputs {
   const ColumnFactors& columns;
 };
 
-/// 16 columns of L to shared memory: on the diagonal as floats for the substitution, with anything
-/// above it; left of it as an operand.
-__device__ inline void scale_lower(SolveShared& solve, const ScaleInputs& in, const SolvePlace& at,
-                                   const RowFactors& rows, int m, const float (&kk)[8][4]) {
-  if (m == at.block) {
+/// The sums of 16 columns on the diagonal.
+struct DiagonalSums {
+  float of[2][4];
+
+  __device__ DiagonalSums(const float (&products)[8][4], int block) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-      const int column = 8 * n + 2 * at.t;
-      const DiagonalDecays decays(in.gates, in.norms, at, rows, column);
-      float* to = solve.floats[at.block] + column * kFloatStride + at.g;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float* k = &kk[2 * m + n][2 * half];
-        to[8 * half] = rows.entry[half] * decays.of[half][0] * k[0];
-        to[8 * half + kFloatStride] = rows.entry[half] * decays.of[half][1] * k[1];
+      for (int e = 0; e < 4; ++e) {
+        of[n][e] = products[n][e];
+#pragma unroll
+        for (int m = 1; m < 4; ++m) {
+          if (m == block) of[n][e] = products[2 * m + n][e];
+        }
       }
     }
-  } else if (m < at.block && m < 3) {
+  }
+};
+
+/// The rows of L of the warp's block to shared memory: on the diagonal as floats for the
+/// substitution, with anything above it; left of it as operands. One code for all blocks, as here
+/// and below instructions take longer to come than to do.
+__device__ inline void scale_lower(SolveShared& solve, const ScaleInputs& in, const SolvePlace& at,
+                                   const RowFactors& rows, const float (&kk)[8][4]) {
+#pragma unroll
+  for (int m = 0; m < 3; ++m) {
+    if (m >= at.block) break;
     SplitOperand split;
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
@@ -144,38 +154,19 @@ __device__ inline void scale_lower(SolveShared& solve, const ScaleInputs& in, co
         split.set(2 * half + n, k[0] * column.x * entry, k[1] * column.y * entry);
       }
     }
-    store_lower(at, solve, m, split);
+    store_lower(solve, at.block, m, at.lane, split);
   }
-}
-
-/// 16 columns of P as words of a left operand, zeros above the diagonal.
-template <class X>
-__device__ void scale_scores(const ScaleInputs& in, const SolvePlace& at, const RowFactors& rows,
-                             int m, const float (&qk)[8][4], std::uint32_t (&words)[4]) {
+  const DiagonalSums sums(kk, at.block);
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     const int column = 8 * n + 2 * at.t;
-    if (m == at.block) {
-      const DiagonalDecays decays(in.gates, in.norms, at, rows, column);
+    const DiagonalDecays decays(in.gates, in.norms, rows, at.block, column);
+    float* to = solve.floats[at.block] + column * kFloatStride + at.g;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = at.g + 8 * half;
-        const float* q = &qk[2 * m + n][2 * half];
-        const auto score = [&](int e) {
-          return column + e <= row ? rows.query[half] * decays.of[half][e] * q[e] : 0.0f;
-        };
-        words[2 * n + half] = pack<X>(score(0), score(1));
-      }
-    } else if (m < at.block && m < 3) {
-      const float2 factor = load_float2(&in.columns[at.block][16 * m + column]);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float* q = &qk[2 * m + n][2 * half];
-        const float query = rows.query[half] * rows.decay[half];
-        words[2 * n + half] = pack<X>(q[0] * factor.x * query, q[1] * factor.y * query);
-      }
-    } else {
-      words[2 * n] = words[2 * n + 1] = 0;
+    for (int half = 0; half < 2; ++half) {
+      const float* k = &sums.of[n][2 * half];
+      to[8 * half] = rows.entry[half] * decays.of[half][0] * k[0];
+      to[8 * half + kFloatStride] = rows.entry[half] * decays.of[half][1] * k[1];
     }
   }
 }
@@ -185,6 +176,44 @@ __device__ inline std::uint32_t scores_address(const ChunkMatrices& matrices, co
                                                int m) {
   return shared_address(matrices.columns[m][kScores]) +
          narrow_swizzled(16 * at.block + at.lane % 16, at.lane / 16);
+}
+
+/// The same rows of P to the place of P T.
+template <class X>
+__device__ void scale_scores(ChunkMatrices& matrices, const ScaleInputs& in, const SolvePlace& at,
+                             const RowFactors& rows, const float (&qk)[8][4]) {
+  std::uint32_t words[4];
+#pragma unroll
+  for (int m = 0; m < 3; ++m) {
+    if (m >= at.block) break;
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const float2 column = load_float2(&in.columns[at.block][16 * m + 8 * n + 2 * at.t]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* q = &qk[2 * m + n][2 * half];
+        const float query = rows.query[half] * rows.decay[half];
+        words[2 * n + half] = pack<X>(q[0] * column.x * query, q[1] * column.y * query);
+      }
+    }
+    store_matrices(scores_address(matrices, at, m), words);
+  }
+  const DiagonalSums sums(qk, at.block);
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+    const int column = 8 * n + 2 * at.t;
+    const DiagonalDecays decays(in.gates, in.norms, rows, at.block, column);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = at.g + 8 * half;
+      const auto score = [&](int e) {  // above the diagonal the decay may be infinite
+        return column + e <= row ? rows.query[half] * decays.of[half][e] * sums.of[n][2 * half + e]
+                                 : 0.0f;
+      };
+      words[2 * n + half] = pack<X>(score(0), score(1));
+    }
+  }
+  store_matrices(scores_address(matrices, at, at.block), words);
 }
 
 /// What the state is multiplied with: the factors of token i.

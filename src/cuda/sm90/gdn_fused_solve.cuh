@@ -1,4 +1,5 @@
-// The matrices of a chunk by one warpgroup, from keys and queries as the copy engine brought them.
+// The matrices of a chunk by two warpgroups, from keys and queries as the copy engine brought them:
+// one finds factors and P, the other T and P T.
 #pragma once
 
 #include "src/cuda/sm90/gdn_fused_stage.cuh"
@@ -28,10 +29,12 @@ __device__ inline void end_key_product(float (&products)[8][4]) {
   hold(reinterpret_cast<float(&)[32]>(products));
 }
 
-/// P T from P in registers.
+/// P T in the place of P.
 template <class X>
-__device__ void multiply_scores(ChunkMatrices& matrices, const SolvePlace& at,
-                                const std::uint32_t (&scores)[4][4]) {
+__device__ void multiply_scores(ChunkMatrices& matrices, const SolvePlace& at) {
+  std::uint32_t scores[4][4];
+#pragma unroll
+  for (int m = 0; m < 4; ++m) load_matrices(scores[m], scores_address(matrices, at, m));
   float sums[32];
 #pragma unroll
   for (float& x : sums) x = 0.0f;
@@ -56,42 +59,106 @@ __device__ void multiply_scores(ChunkMatrices& matrices, const SolvePlace& at,
   }
 }
 
-/// The matrices of all chunks of a head.
+/// T and P T of all chunks of a head.
 template <class X>
 __device__ void solve_chunks(int chunks, FusedShared& shared) {
   StageRing ring;
   const auto meet = [] { asm volatile("bar.sync 1, 128;" ::: "memory"); };
   for (; chunks > 0; --chunks, ring.next()) {
     FusedStage& stage = shared.stages[ring.stage()];
+    STAMP(0);
     wait_barrier(&shared.full[ring.stage()], ring.parity());
+    STAMP(1);
     const SolvePlace at(static_cast<int>(threadIdx.x) % 128 / 32);
-    const ScaleInputs in{stage.gates, stage.norms, stage.columns};
-    float products[8][4];
-    begin_key_product<X>(stage, 0, products);
-    wait_barrier(&shared.factored[ring.stage()], ring.parity());
-    end_key_product(products);
     {
-      const RowFactors rows(stage.norms, stage.gates, at);
-#pragma unroll
-      for (int m = 0; m < 4; ++m) scale_lower(shared.solve, in, at, rows, m, products);
+      float products[8][4];
+      begin_key_product<X>(stage, 0, products);
+      wait_barrier(&shared.factored[ring.stage()], ring.parity());
+      STAMP(2);
+      const RowFactors rows(stage.norms, stage.gates, at, at.block);
+      end_key_product(products);
+      STAMP(3);
+      scale_lower(shared.solve, {stage.gates, stage.norms, stage.columns}, at, rows, products);
     }
     __syncwarp();
-    begin_key_product<X>(stage, 1, products);
-    end_key_product(products);
-    std::uint32_t scores[4][4];
-    {
-      const RowFactors rows(stage.norms, stage.gates, at);
-#pragma unroll
-      for (int m = 0; m < 4; ++m) scale_scores<X>(in, at, rows, m, products, scores[m]);
-    }
+    STAMP(4);
     solve_diagonal<X>(at, stage.gates.beta, shared.solve, stage.matrices);
+    STAMP(5);
     solve_below<X>(at, stage.gates.beta, shared.solve, stage.matrices, meet);
+    STAMP(6);
     fence_async_proxy();
     meet();
-    multiply_scores<X>(stage.matrices, at, scores);
+    STAMP(7);
+    wait_barrier(&shared.scored[ring.stage()], ring.parity());
+    STAMP(8);
+    multiply_scores<X>(stage.matrices, at);
     fence_async_proxy();
+    STAMP(9);
     arrive(&shared.solved[ring.stage()]);
   }
+}
+
+/// Factors and P of all chunks of a head; the first warp also moves what comes and goes.
+template <class X>
+__device__ void help_chunks(const ChunkParams& p, const WalkTask& task, Carrier carrier,
+                            FusedShared& shared) {
+  const auto meet = [] { asm volatile("bar.sync 2, 128;" ::: "memory"); };
+  StageRing ring, ahead, behind;
+  int first = task.row.start, count = task.row.length;
+  const bool carries = threadIdx.x % 128 < 32, sums = threadIdx.x % 128 >= 96;
+  if (carries) {
+    carrier.load(ahead, first, count);
+    ahead.next();
+    if (count > kChunk) carrier.load(ahead, first + kChunk, count - kChunk);
+    ahead.next();
+  }
+  for (; count > 0; count -= kChunk, first += kChunk, ring.next()) {
+    FusedStage& stage = shared.stages[ring.stage()];
+    STAMP(0);
+    if (sums) {
+      if (first > task.row.start + (kStages - 1) * kChunk) {
+        StageRing last = ring;
+        wait_barrier(&shared.empty[last.stage()], last.parity() ^ 1);
+      }
+      int head = task.head;
+      asm volatile("" : "+r"(head));  // what follows from it would stay in registers
+      const LaneGates gates(p, first, count, head);
+      sum_decays(gates, stage.gates.sum_high, stage.gates.sum_low);
+      *reinterpret_cast<float2*>(&stage.gates.beta[threadIdx.x % 32 * 2]) =
+          make_float2(gates.beta[0], gates.beta[1]);
+    }
+    wait_barrier(&shared.full[ring.stage()], ring.parity());
+    STAMP(1);
+    float products[8][4];
+    begin_key_product<X>(stage, 1, products);
+    STAMP(2);
+    find_norms<X>(p, stage);
+    STAMP(3);
+    meet();
+    STAMP(4);
+    write_factors(stage);
+    arrive(&shared.factored[ring.stage()]);
+    meet();
+    STAMP(5);
+    const SolvePlace at(static_cast<int>(threadIdx.x) % 128 / 32);
+    const RowFactors rows(stage.norms, stage.gates, at, at.block);
+    end_key_product(products);
+    STAMP(6);
+    scale_scores<X>(stage.matrices, {stage.gates, stage.norms, stage.columns}, at, rows, products);
+    STAMP(7);
+    arrive(&shared.scored[ring.stage()]);
+    if (carries) {
+      const int left = count - 2 * kChunk;  // from the second chunk behind this on
+      if (first > task.row.start) {
+        carrier.store(behind, first - kChunk, first + 2 * kChunk, left);
+        behind.next();
+      } else if (left > 0) {
+        carrier.load(ahead, first + 2 * kChunk, left);
+      }
+    }
+  }
+  // Those who walk store the output of a tail.
+  if (carries && task.row.length % kChunk == 0) carrier.store(behind, first - kChunk, 0, 0);
 }
 
 }  // namespace hybridattn::cuda

@@ -21,13 +21,18 @@ struct alignas(1024) FusedStage {
 };
 
 inline constexpr int kFusedThreads = 4 * 128;  // two warpgroups walk, one solves, one helps
-inline constexpr int kHelpers = 96;            // threads that find factors
+
+struct FusedMaps {
+  WalkMaps inputs;
+  CUtensorMap out;
+};
 
 struct FusedShared {
   FusedStage stages[kStages];
   SolveShared solve;
-  // Of a stage: its inputs are there; its factors; its matrices; it may be filled again.
-  std::uint64_t full[kStages], factored[kStages], solved[kStages], empty[kStages];
+  // Of a stage: its inputs are there; its factors; P; its matrices; what was made of it, or it may
+  // be filled again.
+  std::uint64_t full[kStages], factored[kStages], scored[kStages], solved[kStages], empty[kStages];
   std::uint64_t tail;
 };
 
@@ -53,91 +58,99 @@ __device__ inline WalkTask fused_task(const ChunkParams& p) {
   return task;
 }
 
-/// The inputs of all chunks, by one warp: see load_chunks.
-__device__ inline void load_inputs(const ChunkParams& p, const WalkMaps& maps, const WalkTask& task,
-                                   FusedShared& shared) {
-  const bool first_lane = threadIdx.x % 32 == 0;
-  const int k_head = task.head / p.group;
-  StageRing ring;
-  int first = task.row.start;
-  for (int count = task.row.length; count > 0; count -= kChunk, first += kChunk, ring.next()) {
-    FusedStage& stage = shared.stages[ring.stage()];
-    if (first >= task.row.start + kStages * kChunk) wait_barrier(&shared.empty[ring.stage()], ring.parity() ^ 1);
-    const bool whole = count >= kChunk;
-    std::uint64_t* full = &shared.full[ring.stage()];
-    if (first_lane) {
-      std::uint64_t* barrier = whole ? full : &shared.tail;
-      arrive_expecting(barrier, FusedStage::kTiles * kTileBytes);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        copy_box(stage.kq[half][0], maps.k, 64 * half, k_head, first, barrier);
-        copy_box(stage.kq[half][1], maps.q, 64 * half, k_head, first, barrier);
-      }
+/// The warp that brings the inputs of chunks, and takes away outputs.
+class Carrier {
+ public:
+  __device__ Carrier(const FusedMaps& maps, int k_head, int head, FusedShared& shared)
+      : maps_(maps), k_head_(k_head), head_(head), shared_(shared) {}
+
+  /// The output of a whole chunk, which those who walk have left in the place of V: first K and Q
+  /// of the chunk that follows there, if there is one, then V behind the output.
+  __device__ void store(const StageRing& ring, int first, int next, int next_count) {
+    FusedStage& stage = shared_.stages[ring.stage()];
+    wait_barrier(&shared_.empty[ring.stage()], ring.parity());
+    if (is_first()) {
 #pragma unroll
       for (int part = 0; part < kWalkParts; ++part) {
-        copy_box(stage.v[part], maps.v, kChannels * part, task.head, first, barrier);
+        store_box(maps_.out, kChannels * part, head_, first, stage.v[part]);
       }
-      if (whole) continue;
+      if (next_count > 0) load_keys(ring, next, next_count);
+      wait_stored();
     }
-    if (!whole) {
-      wait_barrier(&shared.tail, 0);
-      clear_tail(stage, count);
-      fence_async_proxy();
-    }
-    arrive(full);
+    if (next_count > 0) load_values(ring, next, next_count);
   }
-}
+  __device__ void load(const StageRing& ring, int first, int count) {
+    if (is_first()) load_keys(ring, first, count);
+    load_values(ring, first, count);
+  }
 
-/// Norms of the rows of K or Q, by one warp; Q stands behind K in each half.
+ private:
+  __device__ static bool is_first() { return threadIdx.x % 32 == 0; }
+  __device__ std::uint64_t* barrier(const StageRing& ring, int count) {
+    return count >= kChunk ? &shared_.full[ring.stage()] : &shared_.tail;
+  }
+  __device__ void load_keys(const StageRing& ring, int first, int count) {
+    FusedStage& stage = shared_.stages[ring.stage()];
+    std::uint64_t* to = barrier(ring, count);
+    arrive_expecting(to, FusedStage::kTiles * kTileBytes);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      copy_box(stage.kq[half][0], maps_.inputs.k, 64 * half, k_head_, first, to);
+      copy_box(stage.kq[half][1], maps_.inputs.q, 64 * half, k_head_, first, to);
+    }
+  }
+  __device__ void load_values(const StageRing& ring, int first, int count) {
+    FusedStage& stage = shared_.stages[ring.stage()];
+    if (is_first()) {
+      std::uint64_t* to = barrier(ring, count);
+#pragma unroll
+      for (int part = 0; part < kWalkParts; ++part) {
+        copy_box(stage.v[part], maps_.inputs.v, kChannels * part, head_, first, to);
+      }
+    }
+    if (count >= kChunk) return;
+    wait_barrier(&shared_.tail, 0);
+    clear_tail(stage, count);
+    fence_async_proxy();
+    __syncwarp();
+    if (is_first()) arrive(&shared_.full[ring.stage()]);
+  }
+
+  const FusedMaps& maps_;
+  int k_head_, head_;
+  FusedShared& shared_;
+};
+
+/// Factors of the rows of K and Q, by 128 threads: two lanes a row.
 template <class X>
-__device__ void find_norms(const FusedStage& stage, int which, bool normalize, float scale,
-                           float* out) {
-  int lane = static_cast<int>(threadIdx.x) % 32;
-  asm volatile("" : "+r"(lane));  // what follows from it would stay in registers
-  const unsigned char* tile = stage.kq[lane % 2][which];
-#pragma unroll 1
-  for (int row = lane / 2; row < kChunk; row += 16) {
-    const float squares = row_squares<X, 2>([&](int i) {
-      return *reinterpret_cast<const uint4*>(tile + swizzled(row, i ^ (4 * (lane % 2))));
+__device__ void find_norms(const ChunkParams& p, FusedStage& stage) {
+  int thread = static_cast<int>(threadIdx.x) % 128;
+  asm volatile("" : "+r"(thread));  // what follows from it would stay in registers
+  const int row = thread / 2, half = thread % 2;
+#pragma unroll
+  for (int which = 0; which < 2; ++which) {  // Q stands behind K in each half
+    const unsigned char* tile = stage.kq[half][which];
+    const float squares = row_squares<X, 4>([&](int i) {
+      return *reinterpret_cast<const uint4*>(tile + swizzled(row, i ^ (4 * half)));
     });
-    if (lane % 2 == 0) out[row] = row_factor(squares, normalize, scale);
+    const float factor = row_factor(squares, p.qk_l2norm, which == 0 ? 1.0f : p.scale);
+    if (half == 0) (which == 0 ? stage.norms.key : stage.norms.query)[row] = factor;
   }
 }
 
-/// The factors of all chunks of a head, by the three warps behind the one that loads.
-template <class X>
-__device__ void find_factors(const ChunkParams& p, const WalkTask& task, FusedShared& shared) {
-  StageRing ring;
-  int first = task.row.start;
-  for (int count = task.row.length; count > 0; count -= kChunk, first += kChunk, ring.next()) {
-    FusedStage& stage = shared.stages[ring.stage()];
-    int thread = static_cast<int>(threadIdx.x) % 128 - 32, head = task.head;
-    asm volatile("" : "+r"(thread), "+r"(head));  // what follows from them would stay in registers
-    const int lane = thread % 32;
-    if (thread < 32) {
-      wait_barrier(&shared.full[ring.stage()], ring.parity());
-      const LaneGates gates(p, first, count, head);
-      sum_decays(gates, stage.gates.sum_high, stage.gates.sum_low);
-      *reinterpret_cast<float2*>(&stage.gates.beta[2 * lane]) =
-          make_float2(gates.beta[0], gates.beta[1]);
-    } else {
-      wait_barrier(&shared.full[ring.stage()], ring.parity());
-      const bool keys = thread < 64;
-      find_norms<X>(stage, keys ? 0 : 1, p.qk_l2norm, keys ? 1.0f : p.scale,
-                    keys ? stage.norms.key : stage.norms.query);
-    }
-    asm volatile("bar.sync 2, %0;" ::"n"(kHelpers) : "memory");
-    if (thread < 64) {
-      write_state_factors(stage.gates, stage.norms, thread, stage.factors);
-    } else {
-      write_update_factor(stage.gates, stage.norms, lane, stage.factors);
-      write_update_factor(stage.gates, stage.norms, lane + 32, stage.factors);
-    }
-    // Columns of the rows of the last three blocks: 16, 32 and 48 of them.
+/// What a chunk is scaled with, once its gates and norms are there, by 128 threads.
+__device__ inline void write_factors(FusedStage& stage) {
+  int thread = static_cast<int>(threadIdx.x) % 128;
+  asm volatile("" : "+r"(thread));
+  if (thread < kChunk) {
+    write_state_factors(stage.gates, stage.norms, thread, stage.factors);
+  } else {
+    write_update_factor(stage.gates, stage.norms, thread - kChunk, stage.factors);
+  }
+  if (thread < 96) {  // columns of the rows of the last three blocks: 16, 32 and 48 of them
     const int block = thread < 16 ? 1 : thread < 48 ? 2 : 3;
     const int j = thread - (block == 1 ? 0 : block == 2 ? 16 : 48);
     stage.columns[block][j] = column_factor(stage.gates, stage.norms, block, j);
-    arrive(&shared.factored[ring.stage()]);
   }
 }
 

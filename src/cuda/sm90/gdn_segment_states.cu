@@ -15,8 +15,9 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, bool with_v, St
                      StateShared& shared) {
   for (int c = 0; c < task.chunks; ++c) {
     const int s = c % kStages;
-    walk_chunk<X>(rows, [] {}, shared.stages[s], with_v, kChunk,
-                  [&] { wait_barrier(&shared.full[s], c / kStages % 2); }, [] {});
+    walk_chunk<X>(
+        rows, shared.stages[s], with_v, [&] { wait_barrier(&shared.full[s], c / kStages % 2); },
+        [] {}, [](const float*) {});
     arrive_as_warp(&shared.empty[s]);
   }
 }

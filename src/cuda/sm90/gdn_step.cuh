@@ -9,30 +9,50 @@ namespace hybridattn::cuda {
 
 /// One chunk: S after it and, from a stage with outputs, the output of the warpgroup's channels.
 /// `wait` returns when the chunk is there, `wait_solved` when its matrices and factors are.
-/// `left`: tokens from the chunk's first to the row's end. V is zero where `with_v` is false.
-/// `place`: returns where the output goes.
-template <class X, class Stage, class Place, class Wait, class WaitSolved>
-__device__ void walk_chunk(StateRows& rows, const Place& place, Stage& stage, bool with_v, int left,
-                           const Wait& wait, const WaitSolved& wait_solved) {
+/// V is zero where `with_v` is false. `store` is given the output.
+template <class X, class Stage, class Wait, class WaitSolved, class Store>
+__device__ void walk_chunk(StateRows& rows, Stage& stage, bool with_v, const Wait& wait,
+                           const WaitSolved& wait_solved, const Store& store) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) % 128 / 32;
   auto& s = rows.s;
-  std::uint32_t state[8][4], operand[4][4];
+  std::uint32_t operand[4][4];
   // [64 channels][64 tokens]: S K^T, then U; with outputs also S Q^T, then the output.
   float xo[Stage::kOutputs ? 64 : 32];
-  to_operand<X, 8>(s, state);
+  // As much of S as there are registers for is an operand at a time.
+  constexpr int kAtOnce = Stage::kStateSteps;
+  std::uint32_t state[kAtOnce][4];
+  const auto convert = [&](int first) {
+#pragma unroll
+    for (int i = 0; i < 4 * kAtOnce; ++i) {
+      state[i / 4][i % 4] = pack<X>(s[8 * first + 2 * i], s[8 * first + 2 * i + 1]);
+    }
+  };
+  convert(0);
+  STAMP(0);
   wait();
+  STAMP(1);
   const int half_bytes = static_cast<int>(stage.keys(1) - stage.keys(0));
   const std::uint64_t rows_of_kq = matrix_descriptor(shared_address(stage.keys(0)), 16);
-  begin_products();
 #pragma unroll
-  for (int step = 0; step < 8; ++step) {
-    multiply_rows<X>(xo, state[step], advance(rows_of_kq, step / 4 * half_bytes + step % 4 * 32),
-                     step > 0);
+  for (int first = 0; first < 8; first += kAtOnce) {
+    if (first > 0) {
+      wait_products<0>();
+      hold(s);
+      convert(first);
+    }
+    begin_products();
+#pragma unroll
+    for (int step = first; step < first + kAtOnce; ++step) {
+      multiply_rows<X>(xo, state[step - first],
+                       advance(rows_of_kq, step / 4 * half_bytes + step % 4 * 32), step > 0);
+    }
+    commit_products();
   }
-  commit_products();
-  wait_solved();
   wait_products<0>();
+  STAMP(2);
+  wait_solved();
+  STAMP(3);
   hold(xo);
   // V - exp(G) r S k, as the left operand.
 #pragma unroll
@@ -60,6 +80,7 @@ __device__ void walk_chunk(StateRows& rows, const Place& place, Stage& stage, bo
       }
     }
   }
+  STAMP(4);
   const int column_bytes = static_cast<int>(stage.solve(1) - stage.solve(0));
   const std::uint64_t columns = narrow_descriptor(shared_address(stage.solve(0)));
   begin_products();
@@ -73,6 +94,7 @@ __device__ void walk_chunk(StateRows& rows, const Place& place, Stage& stage, bo
   for (int i = 0; i < 64; ++i) s[i] *= state_factor;
   wait_products<0>();
   hold(xo);
+  STAMP(5);
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
     const float2 factor = column_factors(stage.factors.update_factor, n);
@@ -82,6 +104,7 @@ __device__ void walk_chunk(StateRows& rows, const Place& place, Stage& stage, bo
       operand[n / 2][n % 2 * 2 + half] = pack<X>(factor.x * xo[at], factor.y * xo[at + 1]);
     }
   }
+  STAMP(6);
   const std::uint64_t columns_of_k = matrix_descriptor(shared_address(stage.keys(0)), half_bytes);
   begin_products();
 #pragma unroll
@@ -89,12 +112,11 @@ __device__ void walk_chunk(StateRows& rows, const Place& place, Stage& stage, bo
     multiply_columns<X>(s, operand[step], advance(columns_of_k, step * 2048));
   }
   commit_products();
-  if constexpr (Stage::kOutputs) {
-    auto&& to = place();
-    store_output<4>(to, shared_address(stage.v), xo + 32, left);
-  }
+  if constexpr (Stage::kOutputs) store(xo + 32);
+  STAMP(7);
   wait_products<0>();
   hold(s);
+  STAMP(8);
 }
 
 }  // namespace hybridattn::cuda

@@ -19,8 +19,12 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, StateRows& rows
   OutputPlace<X> place(p, task);
   for (int c = 0; c < task.chunks; ++c) {
     const int s = c % kStages;
-    walk_chunk<X>(rows, [to = &place]() -> OutputPlace<X>& { return *to; }, shared.stages[s], true, task.row.length - c * kChunk,
-                  [&] { wait_barrier(&shared.full[s], c / kStages % 2); }, [] {});
+    OutputStage& stage = shared.stages[s];
+    walk_chunk<X>(
+        rows, stage, true, [&] { wait_barrier(&shared.full[s], c / kStages % 2); }, [] {},
+        [&](const float* out) {
+          store_output<4>(place, shared_address(stage.v), out, task.row.length - c * kChunk);
+        });
     arrive_as_warp(&shared.empty[s]);
   }
 }

@@ -287,6 +287,19 @@ __device__ inline void copy_box(void* to, const CUtensorMap& map, int first, int
       : "memory");
 }
 
+/// The other way, by one thread, which knows with wait_stored that shared memory has been read.
+__device__ inline void store_box(const CUtensorMap& map, int first, int second, int third,
+                                 const void* from) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(
+          &map),
+      "r"(first), "r"(second), "r"(third), "r"(shared_address(from))
+      : "memory");
+}
+__device__ inline void wait_stored() {
+  asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
 /// The same of five dimensions.
 __device__ inline void copy_box(std::uint32_t to, const CUtensorMap& map, const int (&at)[5],
                                 Barrier barrier) {
