@@ -1,5 +1,4 @@
 // The implementations of gdn_prefill on CUDA.
-#include <cstdlib>
 #include "hybridattn/status_macros.h"
 #include "src/cuda/kernels.h"
 #include "src/cuda/sm80/gdn_walk.cuh"
@@ -17,8 +16,6 @@ template <WalkChunks kBF16, WalkChunks kF16>
 Status run_chunks(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch) {
   const ChunkParams params = chunk_params(p, launch);
   if (params.rows.chunks == 0) return {};
-  if (const char* f = getenv("GDN_FUSED"); f != nullptr && f[0] == '1' && p.q.dtype == DType::kBF16) return run_chunks_fused<__nv_bfloat16>(params, launch);
-  if (const char* f = getenv("GDN_FUSED"); f != nullptr && f[0] == '1') return run_chunks_fused<__half>(params, launch);
   if (p.q.dtype == DType::kBF16) {
     HYBRIDATTN_TRY(prepare_chunks<__nv_bfloat16>(params, launch));
     return kBF16(params, launch);
@@ -31,6 +28,12 @@ Status run_chunks(const ops::GdnPrefillParams& p, const core::DeviceLaunch& laun
 const char* refusal_sm90(const ops::GdnPrefillParams& p, const core::DeviceInfo& info) {
   if (info.compute_major != 9) return "the sm90 kernels run on compute capability 9.0 alone";
   return chunk_refusal(p);
+}
+Status run_sm90_fused(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch) {
+  const ChunkParams params = chunk_params(p, launch);
+  if (params.rows.chunks == 0) return {};
+  return p.q.dtype == DType::kBF16 ? run_chunks_fused<__nv_bfloat16>(params, launch)
+                                   : run_chunks_fused<__half>(params, launch);
 }
 constexpr auto run_sm90 = run_chunks<walk_chunks_sm90<__nv_bfloat16>, walk_chunks_sm90<__half>>;
 #endif
@@ -50,6 +53,7 @@ Status run_smxx(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch
 core::DeviceKernels<ops::GdnPrefillParams> gdn_prefill_kernels() {
   return {{
 #if defined(HYBRIDATTN_CUDA_SM90)
+      {"sm90_fused", refusal_sm90, nullptr, run_sm90_fused, fused_is_faster},
       {"sm90", refusal_sm90, chunk_needs, run_sm90},
 #endif
       {"sm80", refusal_sm80, chunk_needs, run_sm80},

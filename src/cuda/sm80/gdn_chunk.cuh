@@ -20,14 +20,6 @@
 #include "src/ops/gdn_prefill_params.h"
 
 namespace hybridattn::cuda {
-#ifdef GDN_STAMPS
-struct Stamps { unsigned last[16]; unsigned sum[16][12]; };
-static __device__ unsigned g_stamps[16][12];
-static __shared__ Stamps g_sh;
-#define STAMP(i) do { if (threadIdx.x % 32 == 0) { const unsigned n_ = clock(); g_sh.sum[threadIdx.x / 32][i] += n_ - g_sh.last[threadIdx.x / 32]; g_sh.last[threadIdx.x / 32] = n_; } } while (0)
-#else
-#define STAMP(i)
-#endif
 
 inline constexpr int kChunk = kGdnChunk;
 static_assert(kChunk == 64, "the kernels' tiles are of 64 tokens");

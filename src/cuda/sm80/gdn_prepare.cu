@@ -88,14 +88,87 @@ __device__ void write_columns(PrepareShared& shared, const HeadGates& gates, con
   __syncwarp();
 }
 
+// scale_lower and scale_scores by columns: at once they spill beside the products of all heads.
+
+/// 16 columns of L to shared memory: on the diagonal as floats for the substitution, with anything
+/// above it; left of it as an operand.
+__device__ void scale_lower_columns(SolveShared& solve, const ScaleInputs& in, const SolvePlace& at,
+                                   const RowFactors& rows, int m, const float (&kk)[8][4]) {
+  if (m == at.block) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const int column = 8 * n + 2 * at.t;
+      const DiagonalDecays decays(in, rows, at.block, column);
+      float* to = solve.floats[at.block] + column * kFloatStride + at.g;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* k = &kk[2 * m + n][2 * half];
+        to[8 * half] = rows.entry[half] * decays.of[half][0] * k[0];
+        to[8 * half + kFloatStride] = rows.entry[half] * decays.of[half][1] * k[1];
+      }
+    }
+  } else if (m < at.block && m < 3) {
+    SplitOperand split;
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const float2 column = load_float2(&in.columns[at.block][16 * m + 8 * n + 2 * at.t]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* k = &kk[2 * m + n][2 * half];
+        const float entry = rows.entry[half] * rows.decay[half];
+        split.set(2 * half + n, k[0] * column.x * entry, k[1] * column.y * entry);
+      }
+    }
+    store_lower(solve, at.block, m, at.lane, split);
+  }
+}
+
+/// 16 columns of P as words of a left operand, zeros above the diagonal.
+template <class X>
+__device__ void scale_score_columns(const ScaleInputs& in, const SolvePlace& at, const RowFactors& rows,
+                             int m, const float (&qk)[8][4], std::uint32_t (&words)[4]) {
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+    const int column = 8 * n + 2 * at.t;
+    if (m == at.block) {
+      const DiagonalDecays decays(in, rows, at.block, column);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = at.g + 8 * half;
+        const float* q = &qk[2 * m + n][2 * half];
+        const auto score = [&](int e) {
+          return column + e <= row ? rows.query[half] * decays.of[half][e] * q[e] : 0.0f;
+        };
+        words[2 * n + half] = pack<X>(score(0), score(1));
+      }
+    } else if (m < at.block && m < 3) {
+      const float2 factor = load_float2(&in.columns[at.block][16 * m + column]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* q = &qk[2 * m + n][2 * half];
+        const float query = rows.query[half] * rows.decay[half];
+        words[2 * n + half] = pack<X>(q[0] * factor.x * query, q[1] * factor.y * query);
+      }
+    } else {
+      words[2 * n] = words[2 * n + 1] = 0;
+    }
+  }
+}
+
 /// L and P to shared memory.
 template <class X>
 __device__ void scale_products(PrepareShared& shared, const HeadGates& gates, const SolvePlace& at,
                                const KeyProducts& products) {
   const ScaleInputs in{gates, shared.norms, shared.columns};
-  const RowFactors rows(shared.norms, gates, at, at.block);
-  scale_lower(shared.solve, in, at, rows, products.kk);
-  scale_scores<X>(shared.matrices, in, at, rows, products.qk);
+  const RowFactors rows(shared.norms, gates, at);
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+    if (m > at.block) break;
+    std::uint32_t words[4];
+    scale_lower_columns(shared.solve, in, at, rows, m, products.kk);
+    scale_score_columns<X>(in, at, rows, m, products.qk, words);
+    store_matrices(scores_address(shared.matrices, at, m), words);
+  }
   __syncwarp();
 }
 

@@ -69,14 +69,21 @@ __device__ inline float column_factor(const HeadGates& gates, const RowNorms& no
   return j < first ? decay_between(gates, first - 1, j) * norms.key[j] : 0.0f;
 }
 
+/// What the products of a chunk are scaled with.
+struct ScaleInputs {
+  const HeadGates& gates;
+  const RowNorms& norms;
+  const ColumnFactors& columns;
+};
+
 /// What a thread multiplies its rows with.
 struct RowFactors {
   float high[2], low[2];     // G / log(2)
   float entry[2], query[2];  // beta r, scale / |q|
   float decay[2];            // exp(G - G_ref)
 
-  __device__ RowFactors(const RowNorms& norms, const HeadGates& gates, const SolvePlace& at,
-                        int block) {
+  __device__ RowFactors(const RowNorms& norms, const HeadGates& gates, const SolvePlace& at) {
+    const int block = at.block;
     const int before = max(16 * block - 1, 0);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -96,8 +103,9 @@ struct RowFactors {
 struct DiagonalDecays {
   float of[2][2];  // by row and column
 
-  __device__ DiagonalDecays(const HeadGates& gates, const RowNorms& norms, const RowFactors& rows,
-                            int block, int column) {
+  __device__ DiagonalDecays(const ScaleInputs& in, const RowFactors& rows, int block, int column) {
+    const HeadGates& gates = in.gates;
+    const RowNorms& norms = in.norms;
     const int j = 16 * block + column;
     const float2 high = load_float2(&gates.sum_high[j]), low = load_float2(&gates.sum_low[j]);
     const float2 norm = load_float2(&norms.key[j]);
@@ -109,14 +117,7 @@ struct DiagonalDecays {
   }
 };
 
-/// What the products of a chunk are scaled with.
-struct ScaleInputs {
-  const HeadGates& gates;
-  const RowNorms& norms;
-  const ColumnFactors& columns;
-};
-
-/// The sums of 16 columns on the diagonal.
+/// The sums of the warp's 16 columns on the diagonal.
 struct DiagonalSums {
   float of[2][4];
 
@@ -136,8 +137,7 @@ struct DiagonalSums {
 };
 
 /// The rows of L of the warp's block to shared memory: on the diagonal as floats for the
-/// substitution, with anything above it; left of it as operands. One code for all blocks, as here
-/// and below instructions take longer to come than to do.
+/// substitution, with anything above it; left of it as operands.
 __device__ inline void scale_lower(SolveShared& solve, const ScaleInputs& in, const SolvePlace& at,
                                    const RowFactors& rows, const float (&kk)[8][4]) {
 #pragma unroll
@@ -160,7 +160,7 @@ __device__ inline void scale_lower(SolveShared& solve, const ScaleInputs& in, co
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     const int column = 8 * n + 2 * at.t;
-    const DiagonalDecays decays(in.gates, in.norms, rows, at.block, column);
+    const DiagonalDecays decays(in, rows, at.block, column);
     float* to = solve.floats[at.block] + column * kFloatStride + at.g;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -202,13 +202,13 @@ __device__ void scale_scores(ChunkMatrices& matrices, const ScaleInputs& in, con
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     const int column = 8 * n + 2 * at.t;
-    const DiagonalDecays decays(in.gates, in.norms, rows, at.block, column);
+    const DiagonalDecays decays(in, rows, at.block, column);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = at.g + 8 * half;
       const auto score = [&](int e) {  // above the diagonal the decay may be infinite
-        return column + e <= row ? rows.query[half] * decays.of[half][e] * sums.of[n][2 * half + e]
-                                 : 0.0f;
+        const float q = sums.of[n][2 * half + e];
+        return column + e <= row ? rows.query[half] * decays.of[half][e] * q : 0.0f;
       };
       words[2 * n + half] = pack<X>(score(0), score(1));
     }

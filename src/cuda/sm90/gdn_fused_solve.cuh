@@ -66,34 +66,24 @@ __device__ void solve_chunks(int chunks, FusedShared& shared) {
   const auto meet = [] { asm volatile("bar.sync 1, 128;" ::: "memory"); };
   for (; chunks > 0; --chunks, ring.next()) {
     FusedStage& stage = shared.stages[ring.stage()];
-    STAMP(0);
     wait_barrier(&shared.full[ring.stage()], ring.parity());
-    STAMP(1);
     const SolvePlace at(static_cast<int>(threadIdx.x) % 128 / 32);
     {
       float products[8][4];
       begin_key_product<X>(stage, 0, products);
       wait_barrier(&shared.factored[ring.stage()], ring.parity());
-      STAMP(2);
-      const RowFactors rows(stage.norms, stage.gates, at, at.block);
+      const RowFactors rows(stage.norms, stage.gates, at);
       end_key_product(products);
-      STAMP(3);
       scale_lower(shared.solve, {stage.gates, stage.norms, stage.columns}, at, rows, products);
     }
     __syncwarp();
-    STAMP(4);
     solve_diagonal<X>(at, stage.gates.beta, shared.solve, stage.matrices);
-    STAMP(5);
     solve_below<X>(at, stage.gates.beta, shared.solve, stage.matrices, meet);
-    STAMP(6);
     fence_async_proxy();
     meet();
-    STAMP(7);
     wait_barrier(&shared.scored[ring.stage()], ring.parity());
-    STAMP(8);
     multiply_scores<X>(stage.matrices, at);
     fence_async_proxy();
-    STAMP(9);
     arrive(&shared.solved[ring.stage()]);
   }
 }
@@ -103,62 +93,43 @@ template <class X>
 __device__ void help_chunks(const ChunkParams& p, const WalkTask& task, Carrier carrier,
                             FusedShared& shared) {
   const auto meet = [] { asm volatile("bar.sync 2, 128;" ::: "memory"); };
-  StageRing ring, ahead, behind;
+  StageRing ring;
   int first = task.row.start, count = task.row.length;
   const bool carries = threadIdx.x % 128 < 32, sums = threadIdx.x % 128 >= 96;
-  if (carries) {
-    carrier.load(ahead, first, count);
-    ahead.next();
-    if (count > kChunk) carrier.load(ahead, first + kChunk, count - kChunk);
-    ahead.next();
-  }
+  LaneGates gates(p, first, sums ? count : 0, task.head);
+  const auto load_gates = [&](int from, int left) {  // a chunk ahead: memory is far
+    int head = task.head;
+    asm volatile("" : "+r"(head));  // what follows from it would stay in registers
+    gates = LaneGates(p, from, left, head);
+  };
+  if (carries) carrier.begin(task);
   for (; count > 0; count -= kChunk, first += kChunk, ring.next()) {
     FusedStage& stage = shared.stages[ring.stage()];
-    STAMP(0);
+    wait_barrier(&shared.full[ring.stage()], ring.parity());
+    find_norms<X>(p, stage);
     if (sums) {
-      if (first > task.row.start + (kStages - 1) * kChunk) {
-        StageRing last = ring;
-        wait_barrier(&shared.empty[last.stage()], last.parity() ^ 1);
-      }
-      int head = task.head;
-      asm volatile("" : "+r"(head));  // what follows from it would stay in registers
-      const LaneGates gates(p, first, count, head);
       sum_decays(gates, stage.gates.sum_high, stage.gates.sum_low);
       *reinterpret_cast<float2*>(&stage.gates.beta[threadIdx.x % 32 * 2]) =
           make_float2(gates.beta[0], gates.beta[1]);
+      load_gates(first + kChunk, count - kChunk);
     }
-    wait_barrier(&shared.full[ring.stage()], ring.parity());
-    STAMP(1);
-    float products[8][4];
-    begin_key_product<X>(stage, 1, products);
-    STAMP(2);
-    find_norms<X>(p, stage);
-    STAMP(3);
     meet();
-    STAMP(4);
     write_factors(stage);
     arrive(&shared.factored[ring.stage()]);
+    if (carries) carrier.try_change(first);
+    float products[8][4];
+    begin_key_product<X>(stage, 1, products);
     meet();
-    STAMP(5);
     const SolvePlace at(static_cast<int>(threadIdx.x) % 128 / 32);
-    const RowFactors rows(stage.norms, stage.gates, at, at.block);
     end_key_product(products);
-    STAMP(6);
+    const RowFactors rows(stage.norms, stage.gates, at);
     scale_scores<X>(stage.matrices, {stage.gates, stage.norms, stage.columns}, at, rows, products);
-    STAMP(7);
     arrive(&shared.scored[ring.stage()]);
-    if (carries) {
-      const int left = count - 2 * kChunk;  // from the second chunk behind this on
-      if (first > task.row.start) {
-        carrier.store(behind, first - kChunk, first + 2 * kChunk, left);
-        behind.next();
-      } else if (left > 0) {
-        carrier.load(ahead, first + 2 * kChunk, left);
-      }
-    }
+    // The next chunk's inputs come when that of two before this one has gone.
+    if (carries) carrier.change_all(first - kChunk);
+    if (carries) carrier.try_change(first);
   }
-  // Those who walk store the output of a tail.
-  if (carries && task.row.length % kChunk == 0) carrier.store(behind, first - kChunk, 0, 0);
+  if (carries) carrier.change_all(first);
 }
 
 }  // namespace hybridattn::cuda

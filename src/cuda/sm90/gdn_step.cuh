@@ -29,9 +29,7 @@ __device__ void walk_chunk(StateRows& rows, Stage& stage, bool with_v, const Wai
     }
   };
   convert(0);
-  STAMP(0);
   wait();
-  STAMP(1);
   const int half_bytes = static_cast<int>(stage.keys(1) - stage.keys(0));
   const std::uint64_t rows_of_kq = matrix_descriptor(shared_address(stage.keys(0)), 16);
 #pragma unroll
@@ -50,9 +48,7 @@ __device__ void walk_chunk(StateRows& rows, Stage& stage, bool with_v, const Wai
     commit_products();
   }
   wait_products<0>();
-  STAMP(2);
   wait_solved();
-  STAMP(3);
   hold(xo);
   // V - exp(G) r S k, as the left operand.
 #pragma unroll
@@ -80,7 +76,6 @@ __device__ void walk_chunk(StateRows& rows, Stage& stage, bool with_v, const Wai
       }
     }
   }
-  STAMP(4);
   const int column_bytes = static_cast<int>(stage.solve(1) - stage.solve(0));
   const std::uint64_t columns = narrow_descriptor(shared_address(stage.solve(0)));
   begin_products();
@@ -94,7 +89,6 @@ __device__ void walk_chunk(StateRows& rows, Stage& stage, bool with_v, const Wai
   for (int i = 0; i < 64; ++i) s[i] *= state_factor;
   wait_products<0>();
   hold(xo);
-  STAMP(5);
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
     const float2 factor = column_factors(stage.factors.update_factor, n);
@@ -104,7 +98,6 @@ __device__ void walk_chunk(StateRows& rows, Stage& stage, bool with_v, const Wai
       operand[n / 2][n % 2 * 2 + half] = pack<X>(factor.x * xo[at], factor.y * xo[at + 1]);
     }
   }
-  STAMP(6);
   const std::uint64_t columns_of_k = matrix_descriptor(shared_address(stage.keys(0)), half_bytes);
   begin_products();
 #pragma unroll
@@ -113,10 +106,8 @@ __device__ void walk_chunk(StateRows& rows, Stage& stage, bool with_v, const Wai
   }
   commit_products();
   if constexpr (Stage::kOutputs) store(xo + 32);
-  STAMP(7);
   wait_products<0>();
   hold(s);
-  STAMP(8);
 }
 
 }  // namespace hybridattn::cuda

@@ -269,6 +269,18 @@ __device__ inline void wait_barrier(Barrier barrier, int parity) {
       "r"(parity)
       : "memory");
 }
+/// Whether that would return at once.
+__device__ inline bool test_barrier(Barrier barrier, int parity) {
+  std::uint32_t done;
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n}"
+      : "=r"(done)
+      : "r"(barrier.address()), "r"(parity)
+      : "memory");
+  return done != 0;
+}
 /// A contiguous copy of global to shared memory, by one thread, counted by the barrier.
 __device__ inline void copy_bulk(void* to, const void* from, int bytes, Barrier barrier) {
   asm volatile(
