@@ -107,36 +107,73 @@ __global__ void __launch_bounds__(kFusedThreads, 1)
   }
 }
 
-/// Microseconds of a chunk: a key head's half that does not depend on the state; the walk over half
-/// of a head; both over a head. Measured on an H100.
-constexpr double kPrepare = 2.6, kWalk = 1.76, kFused = 3.4;
+/// Microseconds of a chunk and a multiprocessor: a key head's half that does not depend on the
+/// state; the walk over half of a head; both over a head. Measured on an H100.
+constexpr double kPrepare = 2.6, kWalk = 1.76, kFused = 3.5;
 
-/// The chunks that the busiest multiprocessor walks over, where `rows` rows of `heads` walks each
-/// are given out in order.
-std::int64_t busiest(std::int64_t rows, std::int64_t heads, std::int64_t longest,
-                     std::int64_t chunks, std::int64_t processors) {
-  return std::min((rows * heads + processors - 1) / processors * longest,
-                  chunks * heads / processors + longest);
-}
+/// Rows for which that is done; where there are more they even out.
+constexpr std::int32_t kMostRows = 64;
+
+/// When multiprocessors end that are given walks in order, each to the first that is free.
+class Schedule {
+ public:
+  explicit Schedule(std::int64_t processors) : groups_{{processors, 0}} {}
+
+  void add(std::int64_t walks, std::int64_t chunks) {
+    while (walks > 0) {
+      Group* first = std::min_element(groups_, groups_ + size_, ends_before);
+      const Group taken{std::min(walks, first->count), first->end + chunks};
+      walks -= taken.count;
+      first->count -= taken.count;
+      if (first->count == 0) *first = groups_[--size_];
+      Group* same = std::find_if(groups_, groups_ + size_,
+                                 [&](const Group& other) { return other.end == taken.end; });
+      if (same == groups_ + kMost) {  // too many to know apart
+        std::max_element(groups_, groups_ + size_, ends_before)->count += taken.count;
+      } else if (same == groups_ + size_) {
+        groups_[size_++] = taken;
+      } else {
+        same->count += taken.count;
+      }
+    }
+  }
+  double end() const {
+    return static_cast<double>(std::max_element(groups_, groups_ + size_, ends_before)->end);
+  }
+
+ private:
+  static constexpr int kMost = 16;
+  struct Group {
+    std::int64_t count, end;
+  };
+  static bool ends_before(const Group& a, const Group& b) { return a.end < b.end; }
+
+  Group groups_[kMost];
+  int size_ = 1;
+};
 
 }  // namespace
 
 bool fused_is_faster(const ops::GdnPrefillParams& p, const core::DeviceInfo& info) {
-  std::int64_t rows = 0, longest = 0, chunks = 0;
+  const std::int64_t heads = p.v.dim(1), processors = info.num_sms;
+  if (p.rows.count * heads < processors / 2) return false;
+  std::int64_t chunks = 0, longest = 0;
   for (std::int32_t r = 0; r < p.rows.count; ++r) {
     const std::int64_t of_row = (p.rows.length[r] + kChunk - 1) / kChunk;
-    longest = std::max(longest, of_row);
     chunks += of_row;
-    rows += of_row > 0 ? 1 : 0;
+    longest = std::max(longest, of_row);
   }
-  const std::int64_t heads = p.v.dim(1), processors = info.num_sms;
+  const auto end = [&](std::int64_t walks) {  // of each row
+    const double even = static_cast<double>(chunks * walks) / static_cast<double>(processors);
+    if (p.rows.count > kMostRows) return std::max(even, static_cast<double>(longest));
+    Schedule schedule(processors);
+    for (std::int32_t r = 0; r < p.rows.count; ++r) {
+      if (p.rows.length[r] > 0) schedule.add(walks, (p.rows.length[r] + kChunk - 1) / kChunk);
+    }
+    return schedule.end();
+  };
   const auto prepared = static_cast<double>(chunks * p.k.dim(1)) / static_cast<double>(processors);
-  const double halves =
-      kPrepare * prepared +
-      kWalk * static_cast<double>(busiest(rows, kWalkParts * heads, longest, chunks, processors));
-  const double fused =
-      kFused * static_cast<double>(busiest(rows, heads, longest, chunks, processors));
-  return fused < halves;
+  return kFused * end(heads) < kPrepare * prepared + kWalk * end(kWalkParts * heads);
 }
 
 template <class X>
