@@ -149,7 +149,7 @@ TEST_P(GdnChunksAgain, OneKernelGivesTheBitsOfTwo) {
   EXPECT_EQ(context().last_kernel_target(), "sm90_fused");
   EXPECT_EQ(two->last_kernel_target(), "sm90");
   EXPECT_EQ(chosen->last_kernel_target(), "sm90_fused");
-  for (const GdnProblem* other : {&same, &third}) {
+  for (GdnProblem* other : {&same, &third}) {
     EXPECT_TRUE(problem.out.kernel().memory() == other->out.kernel().memory());
     EXPECT_TRUE(problem.state.kernel().memory() == other->state.kernel().memory());
   }

@@ -88,12 +88,13 @@ __device__ void write_columns(PrepareShared& shared, const HeadGates& gates, con
   __syncwarp();
 }
 
-// scale_lower and scale_scores by columns: at once they spill beside the products of all heads.
+// scale_lower and scale_scores column by column: in one piece they would spill beside the products,
+// which stay for all heads.
 
 /// 16 columns of L to shared memory: on the diagonal as floats for the substitution, with anything
 /// above it; left of it as an operand.
 __device__ void scale_lower_columns(SolveShared& solve, const ScaleInputs& in, const SolvePlace& at,
-                                   const RowFactors& rows, int m, const float (&kk)[8][4]) {
+                                    const RowFactors& rows, int m, const float (&kk)[8][4]) {
   if (m == at.block) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
@@ -125,8 +126,9 @@ __device__ void scale_lower_columns(SolveShared& solve, const ScaleInputs& in, c
 
 /// 16 columns of P as words of a left operand, zeros above the diagonal.
 template <class X>
-__device__ void scale_score_columns(const ScaleInputs& in, const SolvePlace& at, const RowFactors& rows,
-                             int m, const float (&qk)[8][4], std::uint32_t (&words)[4]) {
+__device__ void scale_score_columns(const ScaleInputs& in, const SolvePlace& at,
+                                    const RowFactors& rows, int m, const float (&qk)[8][4],
+                                    std::uint32_t (&words)[4]) {
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     const int column = 8 * n + 2 * at.t;

@@ -209,12 +209,12 @@ __device__ void solve_neighbour(const SolvePlace& at, int i, const float* beta, 
   write_solve<X>(at, beta, i, i - 1, x, -1.0f, matrices);
 }
 
-/// T_20, T_31 or T_30.
+/// T_20, T_31 or T_30, by one code: less of it is faster.
 template <class X>
 __device__ void solve_last(const SolvePlace& at, int i, int j, const float* beta,
                            SolveShared& shared, ChunkMatrices& matrices) {
   BlockSums n[2] = {}, x = {};  // N_ij, N_2j
-#pragma unroll
+#pragma unroll 1
   for (int m = j; m < 2; ++m) {
     const SplitOperand t = load_left(at, m == j ? shared.diagonal[m] : shared.below[0]);
     multiply_split<2>(n, {t, t}, {load_lower(at, shared, i, m), load_lower(at, shared, 2, m)});
@@ -230,14 +230,11 @@ template <class X, class Meet>
 __device__ void solve_below(const SolvePlace& at, const float* beta, SolveShared& shared,
                             ChunkMatrices& matrices, const Meet& meet) {
   meet();
-  // Constants: variables cost registers that are not there.
-  if (at.block == 0) solve_neighbour<X>(at, 1, beta, shared, matrices);
-  if (at.block == 1) solve_neighbour<X>(at, 2, beta, shared, matrices);
-  if (at.block == 2) solve_neighbour<X>(at, 3, beta, shared, matrices);
+  if (at.block < 3) solve_neighbour<X>(at, at.block + 1, beta, shared, matrices);
   meet();
-  if (at.block == 1) solve_last<X>(at, 2, 0, beta, shared, matrices);
-  if (at.block == 2) solve_last<X>(at, 3, 1, beta, shared, matrices);
-  if (at.block == 3) solve_last<X>(at, 3, 0, beta, shared, matrices);
+  if (at.block > 0) {
+    solve_last<X>(at, at.block == 1 ? 2 : 3, at.block == 2 ? 1 : 0, beta, shared, matrices);
+  }
 }
 
 }  // namespace hybridattn::cuda

@@ -1,7 +1,7 @@
 // Both halves of the chunked delta rule in one kernel, for rows and heads that fill the card: what
-// the halves exchange stays in shared memory. A block: one head of one row after another. Two
-// warpgroups walk, each with 64 of the V channels; one finds the matrices of the chunks ahead; of
-// the last, a warp loads and three find factors.
+// the halves exchange stays in shared memory. A block: one head of one row, in four warpgroups. Two
+// walk, each with 64 of the V channels; one finds T and P T of the chunks ahead; the last finds
+// factors and P, and its first warp moves what comes and goes.
 #include <algorithm>
 
 #include "src/cuda/grid.cuh"
@@ -21,10 +21,11 @@ struct WalkView {
   unsigned char* v;
   const ChunkFactors& factors;
 
-  __device__ WalkView(FusedStage& of, int part)
-      : stage(of), v(of.v[part]), factors(of.factors) {}
+  __device__ WalkView(FusedStage& of, int part) : stage(of), v(of.v[part]), factors(of.factors) {}
   __device__ unsigned char* keys(int half) const { return stage.kq[half][0]; }
-  __device__ unsigned char* solve(int column) const { return stage.matrices.columns[column][kSolve]; }
+  __device__ unsigned char* solve(int column) const {
+    return stage.matrices.columns[column][kSolve];
+  }
 };
 
 template <class X>
@@ -103,7 +104,8 @@ __global__ void __launch_bounds__(kFusedThreads, 1)
     solve_chunks<X>(fused_task(p).chunks, shared);
   } else {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 80;");
-    help_chunks<X>(p, fused_task(p), Carrier(p, maps, shared), shared);
+    const WalkTask task = fused_task(p);
+    help_chunks<X>(p, task, Carrier(p, maps, task, shared), shared);
   }
 }
 

@@ -39,8 +39,7 @@ __device__ void multiply_scores(ChunkMatrices& matrices, const SolvePlace& at) {
 #pragma unroll
   for (float& x : sums) x = 0.0f;
   constexpr int kColumnBytes = sizeof(matrices.columns[0]);
-  const std::uint64_t t =
-      narrow_columns(shared_address(matrices.columns[0][kSolve]), kColumnBytes);
+  const std::uint64_t t = narrow_columns(shared_address(matrices.columns[0][kSolve]), kColumnBytes);
   hold(sums);
   begin_products();
 #pragma unroll
@@ -102,7 +101,7 @@ __device__ void help_chunks(const ChunkParams& p, const WalkTask& task, Carrier 
     asm volatile("" : "+r"(head));  // what follows from it would stay in registers
     gates = LaneGates(p, from, left, head);
   };
-  if (carries) carrier.begin(task);
+  if (carries) carrier.begin();
   for (; count > 0; count -= kChunk, first += kChunk, ring.next()) {
     FusedStage& stage = shared.stages[ring.stage()];
     wait_barrier(&shared.full[ring.stage()], ring.parity());
@@ -121,8 +120,8 @@ __device__ void help_chunks(const ChunkParams& p, const WalkTask& task, Carrier 
     begin_key_product<X>(stage, 1, products);
     meet();
     const SolvePlace at(static_cast<int>(threadIdx.x) % 128 / 32);
-    end_key_product(products);
     const RowFactors rows(stage.norms, stage.gates, at);
+    end_key_product(products);
     scale_scores<X>(stage.matrices, {stage.gates, stage.norms, stage.columns}, at, rows, products);
     arrive(&shared.scored[ring.stage()]);
     // The next chunk's inputs come when that of two before this one has gone.

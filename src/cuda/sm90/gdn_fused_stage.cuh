@@ -11,8 +11,8 @@ namespace hybridattn::cuda {
 /// A chunk of a whole head.
 struct alignas(1024) FusedStage {
   static constexpr int kTiles = 6;
-  unsigned char kq[2][2][kTileBytes];         // as in OutputStage
-  unsigned char v[kWalkParts][kTileBytes];    // then the output
+  unsigned char kq[2][2][kTileBytes];       // as in OutputStage
+  unsigned char v[kWalkParts][kTileBytes];  // then the output
   ChunkMatrices matrices;
   ChunkFactors factors;
   HeadGates gates;
@@ -34,28 +34,25 @@ struct FusedShared {
   // be filled again.
   std::uint64_t full[kStages], factored[kStages], scored[kStages], solved[kStages], empty[kStages];
   std::uint64_t tail;
-  // Of a Carrier: the oldest chunk whose output is here, its first token, tokens from there on.
-  volatile int oldest, oldest_first, oldest_left;
 };
 
 /// A place in the ring of stages, in one register: turns of even and odd parity after each other.
 class StageRing {
  public:
-  __device__ explicit StageRing(int place = 0) : at_(place) {}
-  __device__ int place() const { return at_; }
   __device__ int stage() const { return at_ < kStages ? at_ : at_ - kStages; }
   __device__ int parity() const { return at_ < kStages ? 0 : 1; }
   __device__ void next() { at_ = at_ == 2 * kStages - 1 ? 0 : at_ + 1; }
 
  private:
-  int at_;
+  int at_ = 0;
 };
 
 /// What the block walks over: a whole head of a row.
 __device__ inline WalkTask fused_task(const ChunkParams& p) {
   WalkTask task;
   auto block = static_cast<int>(blockIdx.x);
-  asm volatile("" : "+r"(block));  // each warpgroup finds it again: nothing is kept before they part
+  asm volatile(""
+               : "+r"(block));  // each warpgroup finds it again: nothing is kept before they part
   task.row = load_row(p.rows, block / p.v_heads);
   task.head = block % p.v_heads;
   task.first_v = 0;
@@ -67,14 +64,15 @@ __device__ inline WalkTask fused_task(const ChunkParams& p) {
 /// The warp that brings the inputs of chunks and takes away outputs, between other work.
 class Carrier {
  public:
-  __device__ Carrier(const ChunkParams& p, const FusedMaps& maps, FusedShared& shared)
-      : p_(p), maps_(maps), shared_(shared) {}
+  __device__ Carrier(const ChunkParams& p, const FusedMaps& maps, const WalkTask& task,
+                     FusedShared& shared)
+      : maps_(maps), shared_(shared), head_(task.head), k_head_(task.head / p.group),
+        first_(task.row.start), left_(task.row.length) {}
 
   /// The first chunks, of which there is room for as many as there are stages.
-  __device__ void begin(const WalkTask& task) {
-    put(0, task.row.start, task.row.length);
+  __device__ void begin() {
     for (int i = 0; i < kStages; ++i) {
-      const int left = task.row.length - i * kChunk, first = task.row.start + i * kChunk;
+      const int left = left_ - i * kChunk, first = first_ + i * kChunk;
       if (left <= 0) break;
       if (is_first()) load_keys(shared_.stages[i], shared_.full[i], first, left);
       load_values(shared_.stages[i], shared_.full[i], first, left);
@@ -84,8 +82,8 @@ class Carrier {
   /// output leaves, from the place of V, and the inputs of the next come to its stage.
   __device__ void try_change(int end) {
     if (!due(end)) return;
-    const StageRing ring(shared_.oldest);
-    if (__any_sync(kAllLanes, test_barrier(&shared_.empty[ring.stage()], ring.parity()))) change();
+    const bool done = test_barrier(&shared_.empty[ring_.stage()], ring_.parity());
+    if (__any_sync(kAllLanes, done)) change();
   }
   /// Waits for all of those before token `end`. Of a tail who walk store the output.
   __device__ void change_all(int end) {
@@ -94,50 +92,35 @@ class Carrier {
 
  private:
   __device__ static bool is_first() { return threadIdx.x % 32 == 0; }
-  __device__ bool due(int end) const {
-    return shared_.oldest_left >= kChunk && shared_.oldest_first < end;
-  }
-  __device__ void put(int oldest, int first, int left) {
-    __syncwarp();
-    if (is_first()) {
-      shared_.oldest = oldest;
-      shared_.oldest_first = first;
-      shared_.oldest_left = left;
-    }
-    __syncwarp();
-  }
+  __device__ bool due(int end) const { return left_ >= kChunk && first_ < end; }
   __device__ void change() {
-    StageRing ring(shared_.oldest);
-    const int first = shared_.oldest_first, left = shared_.oldest_left;
-    wait_barrier(&shared_.empty[ring.stage()], ring.parity());
-    FusedStage& stage = shared_.stages[ring.stage()];
-    std::uint64_t& full = shared_.full[ring.stage()];
-    const int next = first + kStages * kChunk, next_left = left - kStages * kChunk;
+    wait_barrier(&shared_.empty[ring_.stage()], ring_.parity());
+    FusedStage& stage = shared_.stages[ring_.stage()];
+    std::uint64_t& full = shared_.full[ring_.stage()];
+    const int next = first_ + kStages * kChunk, next_left = left_ - kStages * kChunk;
     if (is_first()) {
 #pragma unroll
       for (int part = 0; part < kWalkParts; ++part) {
-        store_box(maps_.out, kChannels * part, head(), first, stage.v[part]);
+        store_box(maps_.out, kChannels * part, head_, first_, stage.v[part]);
       }
       if (next_left > 0) load_keys(stage, full, next, next_left);
       wait_stored();
     }
     if (next_left > 0) load_values(stage, full, next, next_left);
-    ring.next();
-    put(ring.place(), first + kChunk, left - kChunk);
+    ring_.next();
+    first_ += kChunk;
+    left_ -= kChunk;
   }
-  // Found again rather than kept: registers are few.
-  __device__ int head() const { return static_cast<int>(blockIdx.x) % p_.v_heads; }
   __device__ std::uint64_t* barrier(std::uint64_t& full, int count) {
     return count >= kChunk ? &full : &shared_.tail;
   }
   __device__ void load_keys(FusedStage& stage, std::uint64_t& full, int first, int count) {
     std::uint64_t* to = barrier(full, count);
     arrive_expecting(to, FusedStage::kTiles * kTileBytes);
-    const int k_head = head() / p_.group;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      copy_box(stage.kq[half][0], maps_.inputs.k, 64 * half, k_head, first, to);
-      copy_box(stage.kq[half][1], maps_.inputs.q, 64 * half, k_head, first, to);
+      copy_box(stage.kq[half][0], maps_.inputs.k, 64 * half, k_head_, first, to);
+      copy_box(stage.kq[half][1], maps_.inputs.q, 64 * half, k_head_, first, to);
     }
   }
   __device__ void load_values(FusedStage& stage, std::uint64_t& full, int first, int count) {
@@ -145,7 +128,7 @@ class Carrier {
       std::uint64_t* to = barrier(full, count);
 #pragma unroll
       for (int part = 0; part < kWalkParts; ++part) {
-        copy_box(stage.v[part], maps_.inputs.v, kChannels * part, head(), first, to);
+        copy_box(stage.v[part], maps_.inputs.v, kChannels * part, head_, first, to);
       }
     }
     if (count >= kChunk) return;
@@ -156,9 +139,11 @@ class Carrier {
     if (is_first()) arrive(&full);
   }
 
-  const ChunkParams& p_;
   const FusedMaps& maps_;
   FusedShared& shared_;
+  int head_, k_head_;
+  StageRing ring_;    // the oldest chunk whose output is here
+  int first_, left_;  // its first token, tokens from there on
 };
 
 /// Factors of the rows of K and Q, by 128 threads: two lanes a row.
