@@ -65,7 +65,7 @@ __device__ void walk(const ChunkParams& p, FusedShared& shared) {
 __device__ void begin_block(FusedShared& shared) {
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
-      init_barrier(&shared.full[s], 1);
+      init_barrier(&shared.full[s], kArrivalsOfWarp);
       init_barrier(&shared.factored[s], 128);
       init_barrier(&shared.scored[s], 128);
       init_barrier(&shared.solved[s], 128);

@@ -131,12 +131,14 @@ class Carrier {
         copy_box(stage.v[part], maps_.inputs.v, kChannels * part, head_, first, to);
       }
     }
-    if (count >= kChunk) return;
+    if (count >= kChunk) {  // the first lane has arrived with the copies
+      if (kArrivalsOfWarp > 1 && !is_first()) arrive(&full);
+      return;
+    }
     wait_barrier(&shared_.tail, 0);
     clear_tail(stage, count);
     fence_async_proxy();
-    __syncwarp();
-    if (is_first()) arrive(&full);
+    arrive_as_warp(&full);
   }
 
   const FusedMaps& maps_;
