@@ -280,7 +280,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     scale_products<X>(shared, gates, at, products);
     write_factors(shared, gates, at, record.factors);
     solve_diagonal<X>(at, gates.beta, shared.solve, shared.matrices);
-    solve_below<X>(at, gates.beta, shared.solve, shared.matrices, [] { __syncthreads(); });
+    solve_below<X, false>(at, gates.beta, shared.solve, shared.matrices, [] { __syncthreads(); });
     __syncthreads();
     multiply_scores<X>(shared.matrices, at);
     __syncthreads();

@@ -209,12 +209,12 @@ __device__ void solve_neighbour(const SolvePlace& at, int i, const float* beta, 
   write_solve<X>(at, beta, i, i - 1, x, -1.0f, matrices);
 }
 
-/// T_20, T_31 or T_30, by one code: less of it is faster.
-template <class X>
+/// T_20, T_31 or T_30. kAtOnce: terms of N in registers at a time.
+template <class X, int kAtOnce>
 __device__ void solve_last(const SolvePlace& at, int i, int j, const float* beta,
                            SolveShared& shared, ChunkMatrices& matrices) {
   BlockSums n[2] = {}, x = {};  // N_ij, N_2j
-#pragma unroll 1
+#pragma unroll kAtOnce
   for (int m = j; m < 2; ++m) {
     const SplitOperand t = load_left(at, m == j ? shared.diagonal[m] : shared.below[0]);
     multiply_split<2>(n, {t, t}, {load_lower(at, shared, i, m), load_lower(at, shared, 2, m)});
@@ -225,15 +225,27 @@ __device__ void solve_last(const SolvePlace& at, int i, int j, const float* beta
 }
 
 /// The blocks of T below the diagonal, of which the diagonal's must be there: each warp does what
-/// it needs again rather than wait for another. `meet`: a barrier of the four warps.
-template <class X, class Meet>
+/// it needs again rather than wait for another. `meet`: a barrier of the four warps. OneCode: they
+/// share instructions, which is faster beside other warps; else less is in registers.
+template <class X, bool OneCode, class Meet>
 __device__ void solve_below(const SolvePlace& at, const float* beta, SolveShared& shared,
                             ChunkMatrices& matrices, const Meet& meet) {
   meet();
-  if (at.block < 3) solve_neighbour<X>(at, at.block + 1, beta, shared, matrices);
+  if constexpr (OneCode) {
+    if (at.block < 3) solve_neighbour<X>(at, at.block + 1, beta, shared, matrices);
+  } else {
+    if (at.block == 0) solve_neighbour<X>(at, 1, beta, shared, matrices);
+    if (at.block == 1) solve_neighbour<X>(at, 2, beta, shared, matrices);
+    if (at.block == 2) solve_neighbour<X>(at, 3, beta, shared, matrices);
+  }
   meet();
-  if (at.block > 0) {
-    solve_last<X>(at, at.block == 1 ? 2 : 3, at.block == 2 ? 1 : 0, beta, shared, matrices);
+  if constexpr (OneCode) {
+    if (at.block == 0) return;
+    solve_last<X, 1>(at, at.block == 1 ? 2 : 3, at.block == 2 ? 1 : 0, beta, shared, matrices);
+  } else {
+    if (at.block == 1) solve_last<X, 2>(at, 2, 0, beta, shared, matrices);
+    if (at.block == 2) solve_last<X, 2>(at, 3, 1, beta, shared, matrices);
+    if (at.block == 3) solve_last<X, 2>(at, 3, 0, beta, shared, matrices);
   }
 }
 

@@ -77,7 +77,7 @@ __device__ void solve_chunks(int chunks, FusedShared& shared) {
     }
     __syncwarp();
     solve_diagonal<X>(at, stage.gates.beta, shared.solve, stage.matrices);
-    solve_below<X>(at, stage.gates.beta, shared.solve, stage.matrices, meet);
+    solve_below<X, true>(at, stage.gates.beta, shared.solve, stage.matrices, meet);
     fence_async_proxy();
     meet();
     wait_barrier(&shared.scored[ring.stage()], ring.parity());
