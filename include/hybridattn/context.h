@@ -79,9 +79,9 @@ struct ContextOptions {
   void* stream = nullptr;
   /// CUDA: wait for each op, so that it reports its own faults. For finding one; slow.
   bool synchronous = false;
-  /// CUDA: take only this family where an op has several: "sm90", "sm80" or "smxx"; an op that it
-  /// cannot serve is refused. Unset = HYBRIDATTN_CUDA_FAMILY from the environment, else the fastest
-  /// that serves each call.
+  /// CUDA: take only this family where an op has several: "sm90", "sm80", "smxx" or, for
+  /// gdn_prefill, "sm90_fused"; an op that it cannot serve is refused. Unset =
+  /// HYBRIDATTN_CUDA_FAMILY from the environment, else the fastest that serves each call.
   std::optional<std::string> kernel_family{};
   /// Threads of the context's own pool; 0 = one for each core of the affinity mask. Ignored when
   /// `executor` is given.

@@ -107,11 +107,11 @@ Result<std::string> choose_family(const ContextOptions& options) {
   std::optional<std::string> family = options.kernel_family;
   if (!family.has_value()) family = core::read_env(core::kEnvCudaFamily);
   if (!family.has_value()) return std::string();
-  for (const char* known : {"sm90", "sm80", "smxx"}) {
+  for (const char* known : {"sm90_fused", "sm90", "sm80", "smxx"}) {
     if (*family == known) return *family;
   }
   return invalid_argument("Context::create: kernel_family is \"", *family,
-                          "\", must be sm90, sm80 or smxx");
+                          "\", must be sm90_fused, sm90, sm80 or smxx");
 }
 
 /// Opens the accelerator that the options ask for.

@@ -56,17 +56,21 @@ struct DeviceNeeds {
 /// One implementation of an op on CUDA.
 template <class Params>
 struct DeviceKernel {
-  /// "sm90", "sm80" (and newer), or "smxx": plain CUDA C++ for all.
+  /// "sm90", "sm90_fused" (several kernels of "sm90" in one), "sm80" (and newer), or "smxx": plain
+  /// CUDA C++ for all.
   const char* family = nullptr;
   /// Why it cannot serve a call, nullptr when it can. No function: it serves every call.
   const char* (*refusal)(const Params&, const DeviceInfo&) = nullptr;
   DeviceNeeds (*needs)(const Params&, const DeviceInfo&) = nullptr;
   /// Orders the kernel on the stream and returns. Allocates nothing.
   Status (*run)(const Params&, const DeviceLaunch&) = nullptr;
+  /// Whether it is faster than those behind it, which is not asked where it is forced. No function:
+  /// it always is.
+  bool (*faster)(const Params&, const DeviceInfo&) = nullptr;
 };
-/// The first that serves a call is taken.
+/// The first that serves a call and is faster is taken.
 template <class Params>
-using DeviceKernels = std::array<DeviceKernel<Params>, 3>;
+using DeviceKernels = std::array<DeviceKernel<Params>, 4>;
 
 /// The table entry of one op. Filled once by register.cc, read ever after.
 template <class Params>
@@ -122,11 +126,16 @@ DeviceChoice<Params> choose_device_kernel(Context& context, const Params& params
     if (choice.family != nullptr && std::string_view(choice.family) != kernel.family) continue;
     const char* why =
         kernel.refusal == nullptr ? nullptr : kernel.refusal(params, device_info(context));
-    if (why == nullptr) {
-      choice.kernel = &kernel;
-      break;
+    if (why != nullptr) {
+      choice.refusal = why;
+      continue;
     }
-    choice.refusal = why;
+    if (choice.family == nullptr && kernel.faster != nullptr &&
+        !kernel.faster(params, device_info(context))) {
+      continue;
+    }
+    choice.kernel = &kernel;
+    break;
   }
   return choice;
 }

@@ -29,6 +29,12 @@ const char* refusal_sm90(const ops::GdnPrefillParams& p, const core::DeviceInfo&
   if (info.compute_major != 9) return "the sm90 kernels run on compute capability 9.0 alone";
   return chunk_refusal(p);
 }
+Status run_sm90_fused(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch) {
+  const ChunkParams params = chunk_params(p, launch);
+  if (params.rows.chunks == 0) return {};
+  return p.q.dtype == DType::kBF16 ? run_chunks_fused<__nv_bfloat16>(params, launch)
+                                   : run_chunks_fused<__half>(params, launch);
+}
 constexpr auto run_sm90 = run_chunks<walk_chunks_sm90<__nv_bfloat16>, walk_chunks_sm90<__half>>;
 #endif
 
@@ -47,6 +53,7 @@ Status run_smxx(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch
 core::DeviceKernels<ops::GdnPrefillParams> gdn_prefill_kernels() {
   return {{
 #if defined(HYBRIDATTN_CUDA_SM90)
+      {"sm90_fused", refusal_sm90, nullptr, run_sm90_fused, fused_is_faster},
       {"sm90", refusal_sm90, chunk_needs, run_sm90},
 #endif
       {"sm80", refusal_sm80, chunk_needs, run_sm80},

@@ -55,7 +55,8 @@ inline bool products_in_bf16(std::string_view target) {
 }
 /// What the kernel of gdn_prefill that ran is held to, by what it reports.
 inline const OpBound& gdn_prefill_bound(std::string_view target, DType dtype) {
-  if (target != "sm90" && target != "sm80" && !products_in_bf16(target)) return kGdnPrefillBound;
+  const bool chunked = target == "sm90_fused" || target == "sm90" || target == "sm80";
+  if (!chunked && !products_in_bf16(target)) return kGdnPrefillBound;
   return dtype == DType::kBF16 ? kGdnChunksBF16Bound : kGdnChunksF16Bound;
 }
 // Logits in float32, then exp: an error of the logit is one of the weight.

@@ -13,17 +13,19 @@ class ConformanceGdnChunks : public Conformance {
   void expect_prefill_conforms(GdnProblem& problem);
 };
 
-/// The kernels that newer devices take for want of their own.
-void add_sm80(std::vector<Setup>& out) {
+/// The kernels that newer devices take for want of their own, and one that few rows are not given.
+void add_families(std::vector<Setup>& out) {
   if (!built_with_cuda()) return;
-  for (const DType dtype : {DType::kBF16, DType::kF16}) {
-    out.push_back({Isa::kBaseline, 1, dtype, "sm80"});
+  for (const char* family : {"sm80", "sm90_fused"}) {
+    for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      out.push_back({Isa::kBaseline, 1, dtype, family});
+    }
   }
 }
 
 std::vector<Setup> setups() {
   std::vector<Setup> out = cuda_setups();
-  add_sm80(out);
+  add_families(out);
   for (const DType dtype : {DType::kF32, DType::kBF16}) out.push_back({best_isa(), 2, dtype});
   // The same products in tiles and in vectors.
   if (isa_supported(Isa::kAmx)) out.push_back({Isa::kAvx512Bf16, 1, DType::kBF16});
@@ -33,7 +35,12 @@ INSTANTIATE_TEST_SUITE_P(Table, ConformanceGdnChunks, ::testing::ValuesIn(setups
 
 /// The same problem again and again.
 class GdnChunksAgain : public Conformance {};
-INSTANTIATE_TEST_SUITE_P(Cuda, GdnChunksAgain, ::testing::ValuesIn(cuda_setups()), setup_name);
+std::vector<Setup> again_setups() {
+  std::vector<Setup> out = cuda_setups();
+  add_families(out);
+  return out;
+}
+INSTANTIATE_TEST_SUITE_P(Cuda, GdnChunksAgain, ::testing::ValuesIn(again_setups()), setup_name);
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GdnChunksAgain);
 
 constexpr std::int64_t kDim = 128, kTokens = 420, kSlots = 9;
@@ -108,9 +115,10 @@ TEST_P(ConformanceGdnChunks, OfUnalignedTensors) {
   rows.add(3, 150, 2, 9);
   for (const Layout layout : {Layout::kSliced, Layout::kTransposed}) {
     GdnProblem problem = make_problem(random, dtype(), DType::kF32, 2, rows, layout);
-    if (GetParam().cuda_family == "sm80") {
+    const std::string& family = GetParam().cuda_family;
+    if (family == "sm80" || family == "sm90_fused") {
       EXPECT_ERROR(gdn_prefill(context(), problem.args(Source::kKernel)), kUnsupported,
-                   "sm80 is forced", "aligned to 16 bytes");
+                   family + " is forced", "aligned to 16 bytes");
     } else {
       expect_prefill_conforms(problem);
     }
@@ -125,6 +133,26 @@ TEST_P(ConformanceGdnChunks, OfKeysAsTheyAre) {
   problem.l2norm = false;
   problem.set_keys(random, -0.16, 0.16);
   expect_prefill_conforms(problem);
+}
+
+/// Both halves in one kernel give the bits of the two, and are taken where rows and heads are many.
+TEST_P(GdnChunksAgain, OneKernelGivesTheBitsOfTwo) {
+  if (GetParam().cuda_family != "sm90_fused") return;
+  const auto two = make_cuda_context("sm90", true), chosen = make_cuda_context();
+  Rows rows;
+  for (int i = 0; i < 6; ++i) rows.add(70 * i, i == 4 ? 1 : 64 + i, i, i);
+  GdnProblem problem = make_problem(random, dtype(), DType::kF32, 66, rows);
+  GdnProblem same = problem, third = problem;
+  ASSERT_OK(gdn_prefill(context(), problem.args(Source::kKernel)));
+  ASSERT_OK(gdn_prefill(*two, same.args(Source::kKernel)));
+  ASSERT_OK(gdn_prefill(*chosen, third.args(Source::kKernel)));
+  EXPECT_EQ(context().last_kernel_target(), "sm90_fused");
+  EXPECT_EQ(two->last_kernel_target(), "sm90");
+  EXPECT_EQ(chosen->last_kernel_target(), "sm90_fused");
+  for (GdnProblem* other : {&same, &third}) {
+    EXPECT_TRUE(problem.out.kernel().memory() == other->out.kernel().memory());
+    EXPECT_TRUE(problem.state.kernel().memory() == other->state.kernel().memory());
+  }
 }
 
 TEST_P(GdnChunksAgain, AThousandRunsAreOne) {

@@ -24,7 +24,8 @@ inline constexpr int kGdnMaxSegments = 16;
 /// CUDA, where rows and heads are too few for the device: long rows are cut into segments that are
 /// walked side by side from states found beforehand, S_end = S_start M + B with M and B of each
 /// segment computed from the identity and from zero. A state that has decayed below 2^-64 is taken
-/// for zero there. Contexts with batch_invariant never cut.
+/// for zero there. Contexts with batch_invariant never cut. Hopper, where they fill the device: one
+/// kernel in place of two, with the same bits as these for rows that are not cut.
 /// Errors: invalid_argument, out_of_range, unsupported; nothing is written on an error.
 HYBRIDATTN_API Status gdn_prefill(Context& context, const GdnArgs& args);
 

@@ -1,9 +1,7 @@
 // The half of the chunked delta rule that does not depend on the state: a block for each chunk and
 // key head, which serves all value heads of that key head.
-#include "hybridattn/ops/l2norm.h"
 #include "src/cuda/grid.cuh"
-#include "src/cuda/sm80/gdn_decay.cuh"
-#include "src/cuda/sm80/gdn_solve.cuh"
+#include "src/cuda/sm80/gdn_scale.cuh"
 #include "src/cuda/sm80/gdn_tile.cuh"
 
 namespace hybridattn::cuda {
@@ -16,59 +14,40 @@ constexpr int kRowBytes = kPieces * 16;
 /// Heads whose gates are summed at once, by a warp each.
 constexpr int kHeads = 4;
 
-/// The gates of a head in a chunk.
-struct alignas(16) HeadGates {
-  float sum_high[kChunk], sum_low[kChunk];  // G / log(2), in two parts
-  float beta[kChunk];
-  float growth;  // ChunkFactors::growth
-};
-
 struct PrepareShared {
   union {  // keys and queries make room for the heads as soon as their products are there
     struct {
       alignas(128) unsigned char k[kChunk * kRowBytes];
       alignas(128) unsigned char q[kChunk * kRowBytes];
     };
-    SolveShared solve;
+    struct {
+      alignas(128) ChunkMatrices matrices;  // T; P, then P T
+      SolveShared solve;
+    };
   };
-  float key_norm[kChunk], query_norm[kChunk];  // 1 / |k|, scale / |q|
-  float key_squares[kChunk];                   // of the keys as they are used
+  RowNorms norms;
+  float key_squares[kChunk];  // of the keys as they are used
   HeadGates gates[kHeads];
-  float columns[4][kChunk];  // exp(G_ref - G_j) r_j, ref the last token before the warp's rows
+  ColumnFactors columns;
 };
 
-/// Factors of the rows of a tile: scale / |row|, or scale where nothing is normalised; `after`, if
-/// there, gets the squares of the rows times their factors.
+/// Factors of the rows of a tile; `after`, if there, gets the squares of the rows times these.
 template <class X>
 __device__ void row_norms(const unsigned char* tile, bool normalize, float scale, float* out,
                           float* after = nullptr) {
   const int row = static_cast<int>(threadIdx.x) / 2;
-  float sums[2] = {};
-#pragma unroll
-  for (int i = 0; i < kPieces / 2; ++i) {
+  const int half = static_cast<int>(threadIdx.x) % 2;
+  const float squares = row_squares<X, 8>([&](int i) {
     // Eight lanes, a piece of each half of four rows, read from all banks.
-    const int half = static_cast<int>(threadIdx.x) % 2;
     const int piece = half * (kPieces / 2) + (i ^ (4 * half));
-    const uint4 words = *reinterpret_cast<const uint4*>(tile + swizzled<kRowBytes>(row, piece));
-    for (const std::uint32_t word : {words.x, words.y, words.z, words.w}) {
-      const float2 pair = unpack<X>(word);
-      sums[0] = fmaf(pair.x, pair.x, sums[0]);
-      sums[1] = fmaf(pair.y, pair.y, sums[1]);
-    }
-  }
-  float squares = sums[0] + sums[1];
-  squares = sum_lanes<2>(squares);
-  const float factor = normalize ? scale * inverse_root(squares + kL2NormEpsilon) : scale;
-  if (threadIdx.x % 2 == 0) {
+    return *reinterpret_cast<const uint4*>(tile + swizzled<kRowBytes>(row, piece));
+  });
+  const float factor = row_factor(squares, normalize, scale);
+  if (half == 0) {
     out[row] = factor;
     if (after != nullptr) after[row] = squares * factor * factor;
   }
 }
-
-/// Rows of K K^T and Q K^T, those of a thread: of each 8 columns two of row g and two of row g + 8.
-struct KeyProducts {
-  float kk[8][4], qk[8][4];
-};
 
 template <class X>
 __device__ void multiply_keys(const PrepareShared& shared, const SolvePlace& at,
@@ -100,132 +79,104 @@ __device__ void multiply_keys(const PrepareShared& shared, const SolvePlace& at,
   }
 }
 
-__device__ float2 load_float2(const float* at) { return *reinterpret_cast<const float2*>(at); }
-
-/// exp(G_i - G_j).
-__device__ float decay_between(const HeadGates& gates, int i, int j) {
-  return power_of_two((gates.sum_high[i] - gates.sum_high[j]) +
-                      (gates.sum_low[i] - gates.sum_low[j]));
-}
-
-/// Decays of whole blocks are products of one factor a row and one a column, none above 1:
-/// exp(G_i - G_j) = exp(G_i - G_ref) exp(G_ref - G_j), ref the last token before the row's block.
-/// These are the columns'.
 __device__ void write_columns(PrepareShared& shared, const HeadGates& gates, const SolvePlace& at) {
-  const int first = 16 * at.block;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int j = at.lane + 32 * i;
-    shared.columns[at.block][j] =
-        j < first ? decay_between(gates, first - 1, j) * shared.key_norm[j] : 0.0f;
+    shared.columns[at.block][j] = column_factor(gates, shared.norms, at.block, j);
   }
   __syncwarp();
 }
 
-/// What a thread multiplies its rows with.
-struct RowFactors {
-  float high[2], low[2];     // G / log(2)
-  float entry[2], query[2];  // beta r, scale / |q|
-  float decay[2];            // exp(G - G_ref)
+// scale_lower and scale_scores column by column: in one piece they would spill beside the products,
+// which stay for all heads.
 
-  __device__ RowFactors(const PrepareShared& shared, const HeadGates& gates, const SolvePlace& at) {
-    const int before = max(16 * at.block - 1, 0);
+/// 16 columns of L to shared memory: on the diagonal as floats for the substitution, with anything
+/// above it; left of it as an operand.
+__device__ void scale_lower_columns(SolveShared& solve, const ScaleInputs& in, const SolvePlace& at,
+                                    const RowFactors& rows, int m, const float (&kk)[8][4]) {
+  if (m == at.block) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int i = 16 * at.block + at.g + 8 * half;
-      high[half] = gates.sum_high[i];
-      low[half] = gates.sum_low[i];
-      entry[half] = gates.beta[i] * shared.key_norm[i];
-      query[half] = shared.query_norm[i];
-      decay[half] =
-          power_of_two((high[half] - gates.sum_high[before]) + (low[half] - gates.sum_low[before]));
+    for (int n = 0; n < 2; ++n) {
+      const int column = 8 * n + 2 * at.t;
+      const DiagonalDecays decays(in, rows, at.block, column);
+      float* to = solve.floats[at.block] + column * kFloatStride + at.g;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* k = &kk[2 * m + n][2 * half];
+        to[8 * half] = rows.entry[half] * decays.of[half][0] * k[0];
+        to[8 * half + kFloatStride] = rows.entry[half] * decays.of[half][1] * k[1];
+      }
     }
-  }
-};
-
-/// The two blocks of 8 columns on the diagonal: L as floats for the substitution, with anything
-/// above its diagonal; P as words of an operand.
-template <class X>
-__device__ void scale_diagonal(PrepareShared& shared, const HeadGates& gates, const SolvePlace& at,
-                               const RowFactors& rows, int n, const float (&kk)[4],
-                               const float (&qk)[4], std::uint32_t (&words)[2]) {
-  const int column = 8 * n + 2 * at.t;  // in the block
-  const int j = 16 * at.block + column;
-  const float2 high = load_float2(&gates.sum_high[j]), low = load_float2(&gates.sum_low[j]);
-  const float2 norm = load_float2(&shared.key_norm[j]);
-  float* to = shared.solve.floats[at.block] + column * kFloatStride + at.g;
+  } else if (m < at.block && m < 3) {
+    SplitOperand split;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = at.g + 8 * half;
-    const float decay[2] = {
-        power_of_two((rows.high[half] - high.x) + (rows.low[half] - low.x)) * norm.x,
-        power_of_two((rows.high[half] - high.y) + (rows.low[half] - low.y)) * norm.y};
-    to[8 * half] = rows.entry[half] * decay[0] * kk[2 * half];
-    to[8 * half + kFloatStride] = rows.entry[half] * decay[1] * kk[2 * half + 1];
-    // Above the diagonal the decay is over 1, and may be infinite.
-    words[half] =
-        pack<X>(column <= row ? rows.query[half] * decay[0] * qk[2 * half] : 0.0f,
-                column + 1 <= row ? rows.query[half] * decay[1] * qk[2 * half + 1] : 0.0f);
+    for (int n = 0; n < 2; ++n) {
+      const float2 column = load_float2(&in.columns[at.block][16 * m + 8 * n + 2 * at.t]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* k = &kk[2 * m + n][2 * half];
+        const float entry = rows.entry[half] * rows.decay[half];
+        split.set(2 * half + n, k[0] * column.x * entry, k[1] * column.y * entry);
+      }
+    }
+    store_lower(solve, at.block, m, at.lane, split);
   }
 }
 
-/// 16 columns left of the diagonal block: L as an operand in shared memory, P as words of one.
+/// 16 columns of P as words of a left operand, zeros above the diagonal.
 template <class X>
-__device__ void scale_block(PrepareShared& shared, const SolvePlace& at, const RowFactors& rows,
-                            int m, const float (&kk)[8][4], const float (&qk)[8][4],
-                            std::uint32_t (&words)[4]) {
-  SplitOperand split;
+__device__ void scale_score_columns(const ScaleInputs& in, const SolvePlace& at,
+                                    const RowFactors& rows, int m, const float (&qk)[8][4],
+                                    std::uint32_t (&words)[4]) {
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
-    const float2 column = load_float2(&shared.columns[at.block][16 * m + 8 * n + 2 * at.t]);
-    const auto& k = kk[2 * m + n];
-    const auto& q = qk[2 * m + n];
+    const int column = 8 * n + 2 * at.t;
+    if (m == at.block) {
+      const DiagonalDecays decays(in, rows, at.block, column);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float entry = rows.entry[half] * rows.decay[half];
-      const float query = rows.query[half] * rows.decay[half];
-      split.set(2 * half + n, k[2 * half] * column.x * entry, k[2 * half + 1] * column.y * entry);
-      words[2 * n + half] =
-          pack<X>(q[2 * half] * column.x * query, q[2 * half + 1] * column.y * query);
+      for (int half = 0; half < 2; ++half) {
+        const int row = at.g + 8 * half;
+        const float* q = &qk[2 * m + n][2 * half];
+        const auto score = [&](int e) {
+          return column + e <= row ? rows.query[half] * decays.of[half][e] * q[e] : 0.0f;
+        };
+        words[2 * n + half] = pack<X>(score(0), score(1));
+      }
+    } else if (m < at.block && m < 3) {
+      const float2 factor = load_float2(&in.columns[at.block][16 * m + column]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* q = &qk[2 * m + n][2 * half];
+        const float query = rows.query[half] * rows.decay[half];
+        words[2 * n + half] = pack<X>(q[0] * factor.x * query, q[1] * factor.y * query);
+      }
+    } else {
+      words[2 * n] = words[2 * n + 1] = 0;
     }
   }
-  store_lower(at, shared.solve, m, split);
-}
-
-__device__ std::uint32_t scores_address(const SolveShared& shared, const SolvePlace& at, int m) {
-  return shared_address(shared.matrices.columns[m][kScores]) +
-         narrow_swizzled(16 * at.block + at.lane % 16, at.lane / 16);
 }
 
 /// L and P to shared memory.
 template <class X>
 __device__ void scale_products(PrepareShared& shared, const HeadGates& gates, const SolvePlace& at,
                                const KeyProducts& products) {
-  const RowFactors rows(shared, gates, at);
+  const ScaleInputs in{gates, shared.norms, shared.columns};
+  const RowFactors rows(shared.norms, gates, at);
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
+    if (m > at.block) break;
     std::uint32_t words[4];
-    if (m < at.block && m < 3) {
-      scale_block<X>(shared, at, rows, m, products.kk, products.qk, words);
-      store_matrices(scores_address(shared.solve, at, m), words);
-    } else if (m == at.block) {
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        std::uint32_t pair[2];
-        scale_diagonal<X>(shared, gates, at, rows, n, products.kk[2 * m + n],
-                          products.qk[2 * m + n], pair);
-        words[2 * n] = pair[0];
-        words[2 * n + 1] = pair[1];
-      }
-      store_matrices(scores_address(shared.solve, at, m), words);
-    }
+    scale_lower_columns(shared.solve, in, at, rows, m, products.kk);
+    scale_score_columns<X>(in, at, rows, m, products.qk, words);
+    store_matrices(scores_address(shared.matrices, at, m), words);
   }
   __syncwarp();
 }
 
 /// P T in the place of P, the warp's rows: what a piece of P T replaces is not needed by the next.
 template <class X>
-__device__ void multiply_scores(SolveShared& shared, const SolvePlace& at) {
+__device__ void multiply_scores(ChunkMatrices& matrices, const SolvePlace& at) {
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) {
     if (pair > at.block) break;
@@ -234,13 +185,13 @@ __device__ void multiply_scores(SolveShared& shared, const SolvePlace& at) {
     for (int step = pair; step < 4; ++step) {  // T is 0 above its diagonal, P above its own
       if (step > at.block) break;
       std::uint32_t a[4], b[4];
-      load_matrices(a, scores_address(shared, at, step));
-      load_transposed(b, shared_address(shared.matrices.columns[pair][kSolve]) +
+      load_matrices(a, scores_address(matrices, at, step));
+      load_transposed(b, shared_address(matrices.columns[pair][kSolve]) +
                              narrow_swizzled(16 * step + at.lane % 16, at.lane / 16));
       multiply_add<X>(sums[0], a, b[0], b[1]);
       multiply_add<X>(sums[1], a, b[2], b[3]);
     }
-    store_matrices(scores_address(shared, at, pair),
+    store_matrices(scores_address(matrices, at, pair),
                    {pack<X>(sums[0][0], sums[0][1]), pack<X>(sums[0][2], sums[0][3]),
                     pack<X>(sums[1][0], sums[1][1]), pack<X>(sums[1][2], sums[1][3])});
   }
@@ -268,15 +219,10 @@ __device__ void write_factors(const PrepareShared& shared, const HeadGates& gate
                               const SolvePlace& at, ChunkFactors& factors) {
   const int i = 32 * (at.block % 2) + at.lane;
   if (at.block < 2) {
-    const float decay = power_of_two(gates.sum_high[i] + gates.sum_low[i]);
-    factors.key_factor[i] = decay * shared.key_norm[i];
-    factors.query_factor[i] = decay * shared.query_norm[i];
-    if (i == kChunk - 1) {
-      factors.state_factor = decay;
-      factors.growth = gates.growth;
-    }
+    write_state_factors(gates, shared.norms, i, factors);
+    if (i == kChunk - 1) factors.growth = gates.growth;
   } else {
-    factors.update_factor[i] = decay_between(gates, kChunk - 1, i) * shared.key_norm[i];
+    write_update_factor(gates, shared.norms, i, factors);
   }
 }
 
@@ -310,8 +256,8 @@ __global__ void __launch_bounds__(kThreads, 4)
   LaneGates lane_gates(p, first, warp < p.group ? count : 0, k_head * p.group + warp);
   wait_copies<0>();
   __syncthreads();
-  row_norms<X>(shared.k, p.qk_l2norm, 1.0f, shared.key_norm, shared.key_squares);
-  row_norms<X>(shared.q, p.qk_l2norm, p.scale, shared.query_norm);
+  row_norms<X>(shared.k, p.qk_l2norm, 1.0f, shared.norms.key, shared.key_squares);
+  row_norms<X>(shared.q, p.qk_l2norm, p.scale, shared.norms.query);
   // The last rows have the most columns: each block gives them to another warp, as warps have
   // quarters of the multiprocessor of their own.
   const int block = (warp + chunk + k_head) % 4;
@@ -333,12 +279,12 @@ __global__ void __launch_bounds__(kThreads, 4)
     write_columns(shared, gates, at);
     scale_products<X>(shared, gates, at, products);
     write_factors(shared, gates, at, record.factors);
-    solve_diagonal<X>(at, gates.beta, shared.solve);
-    solve_below<X>(at, gates.beta, shared.solve);
+    solve_diagonal<X>(at, gates.beta, shared.solve, shared.matrices);
+    solve_below<X, false>(at, gates.beta, shared.solve, shared.matrices, [] { __syncthreads(); });
     __syncthreads();
-    multiply_scores<X>(shared.solve, at);
+    multiply_scores<X>(shared.matrices, at);
     __syncthreads();
-    write_record(shared.solve.matrices, at, record);
+    write_record(shared.matrices, at, record);
   }
 }
 

@@ -39,8 +39,7 @@ struct SplitBlock {
 inline constexpr int kFloatStride = 20;
 
 struct SolveShared {
-  alignas(128) ChunkMatrices matrices;  // T; P, then P T
-  SplitBlock diagonal[4];               // T_ii^T
+  alignas(128) SplitBlock diagonal[4];  // T_ii^T
   SplitBlock below[2];                  // T_10^T, T_32^T
   uint4 lower[6][2][32];                // L_im, m < i, as right operands: high parts, low parts
   float floats[4][16 * kFloatStride];   // L_ii^T, then T_ii^T
@@ -117,12 +116,12 @@ __device__ inline void multiply_split(BlockSums (&sums)[Products],
   }
 }
 
-/// L_im^T as a right operand, of the rows of the thread's block i.
-__device__ inline void store_lower(const SolvePlace& at, SolveShared& shared, int m,
+/// L_im^T as a right operand.
+__device__ inline void store_lower(SolveShared& shared, int i, int m, int lane,
                                    const SplitOperand& x) {
-  auto& block = shared.lower[lower_index(at.block, m)];
-  block[0][at.lane] = make_uint4(x.high[0], x.high[1], x.high[2], x.high[3]);
-  block[1][at.lane] = make_uint4(x.low[0], x.low[1], x.low[2], x.low[3]);
+  auto& block = shared.lower[lower_index(i, m)];
+  block[0][lane] = make_uint4(x.high[0], x.high[1], x.high[2], x.high[3]);
+  block[1][lane] = make_uint4(x.low[0], x.low[1], x.low[2], x.low[3]);
 }
 __device__ inline SplitOperand load_lower(const SolvePlace& at, const SolveShared& shared, int i,
                                           int m) {
@@ -146,7 +145,8 @@ __device__ void write_solve(const SolvePlace& at, const float* beta, int i, int 
 
 /// The warp's block of the diagonal: T_ii by substitution, a lane for each column, twice.
 template <class X>
-__device__ void solve_diagonal(const SolvePlace& at, const float* beta, SolveShared& shared) {
+__device__ void solve_diagonal(const SolvePlace& at, const float* beta, SolveShared& shared,
+                               ChunkMatrices& matrices) {
   const int column = at.lane % 16;
   float* lower = shared.floats[at.block];
   float x[16];
@@ -186,7 +186,7 @@ __device__ void solve_diagonal(const SolvePlace& at, const float* beta, SolveSha
     }
   }
   store_block(at, shared.diagonal[at.block], to_left(block));
-  write_solve<X>(at, beta, at.block, at.block, block, 1.0f, shared.matrices);
+  write_solve<X>(at, beta, at.block, at.block, block, 1.0f, matrices);
   __syncwarp();
 }
 
@@ -198,52 +198,55 @@ __device__ inline void multiply_split(BlockSums& sums, const SplitOperand& a,
                     reinterpret_cast<const SplitOperand(&)[1]>(b));
 }
 
-/// T_ij of neighbouring blocks, i = I and j = I - 1: -T_ii L_ij T_jj. The others need T_10 and
-/// T_32. I is a constant: as a variable it costs registers that are not there.
-template <class X, int I>
-__device__ void solve_neighbour(const SolvePlace& at, const float* beta, SolveShared& shared) {
-  BlockSums n = {}, x = {};
-  multiply_split(n, load_left(at, shared.diagonal[I - 1]), load_lower(at, shared, I, I - 1));
-  multiply_split(x, to_left(n), load_right(at, shared.diagonal[I]));
-  if constexpr (I % 2 == 1) store_block(at, shared.below[I / 2], to_left(x, -1.0f));
-  write_solve<X>(at, beta, I, I - 1, x, -1.0f, shared.matrices);
-}
-
+/// T_ij of neighbouring blocks, j = i - 1: -T_ii L_ij T_jj. The others need T_10 and T_32.
 template <class X>
-__device__ void solve_20(const SolvePlace& at, const float* beta, SolveShared& shared) {
+__device__ void solve_neighbour(const SolvePlace& at, int i, const float* beta, SolveShared& shared,
+                                ChunkMatrices& matrices) {
   BlockSums n = {}, x = {};
-  multiply_split(n, load_left(at, shared.diagonal[0]), load_lower(at, shared, 2, 0));
-  multiply_split(n, load_left(at, shared.below[0]), load_lower(at, shared, 2, 1));
-  multiply_split(x, to_left(n), load_right(at, shared.diagonal[2]));
-  write_solve<X>(at, beta, 2, 0, x, -1.0f, shared.matrices);
+  multiply_split(n, load_left(at, shared.diagonal[i - 1]), load_lower(at, shared, i, i - 1));
+  multiply_split(x, to_left(n), load_right(at, shared.diagonal[i]));
+  if (i != 2) store_block(at, shared.below[i / 2], to_left(x, -1.0f));
+  write_solve<X>(at, beta, i, i - 1, x, -1.0f, matrices);
 }
 
-/// T_3a.
-template <class X, int A>
-__device__ void solve_last(const SolvePlace& at, const float* beta, SolveShared& shared) {
-  BlockSums n[2] = {}, x = {};  // N_3a, N_2a
-#pragma unroll
-  for (int m = A; m < 2; ++m) {
-    const SplitOperand t = load_left(at, m == A ? shared.diagonal[m] : shared.below[0]);
-    multiply_split<2>(n, {t, t}, {load_lower(at, shared, 3, m), load_lower(at, shared, 2, m)});
+/// T_20, T_31 or T_30. kAtOnce: terms of N in registers at a time.
+template <class X, int kAtOnce>
+__device__ void solve_last(const SolvePlace& at, int i, int j, const float* beta,
+                           SolveShared& shared, ChunkMatrices& matrices) {
+  BlockSums n[2] = {}, x = {};  // N_ij, N_2j
+#pragma unroll kAtOnce
+  for (int m = j; m < 2; ++m) {
+    const SplitOperand t = load_left(at, m == j ? shared.diagonal[m] : shared.below[0]);
+    multiply_split<2>(n, {t, t}, {load_lower(at, shared, i, m), load_lower(at, shared, 2, m)});
   }
-  multiply_split(x, to_left(n[0]), load_right(at, shared.diagonal[3]));
-  multiply_split(x, to_left(n[1]), load_right(at, shared.below[1]));
-  write_solve<X>(at, beta, 3, A, x, -1.0f, shared.matrices);
+  multiply_split(x, to_left(n[0]), load_right(at, shared.diagonal[i]));
+  if (i == 3) multiply_split(x, to_left(n[1]), load_right(at, shared.below[1]));
+  write_solve<X>(at, beta, i, j, x, -1.0f, matrices);
 }
 
 /// The blocks of T below the diagonal, of which the diagonal's must be there: each warp does what
-/// it needs again rather than wait for another.
-template <class X>
-__device__ void solve_below(const SolvePlace& at, const float* beta, SolveShared& shared) {
-  __syncthreads();
-  if (at.block == 0) solve_neighbour<X, 1>(at, beta, shared);
-  if (at.block == 1) solve_neighbour<X, 2>(at, beta, shared);
-  if (at.block == 2) solve_neighbour<X, 3>(at, beta, shared);
-  __syncthreads();
-  if (at.block == 1) solve_20<X>(at, beta, shared);
-  if (at.block == 2) solve_last<X, 1>(at, beta, shared);
-  if (at.block == 3) solve_last<X, 0>(at, beta, shared);
+/// it needs again rather than wait for another. `meet`: a barrier of the four warps. OneCode: they
+/// share instructions, which is faster beside other warps; else less is in registers.
+template <class X, bool OneCode, class Meet>
+__device__ void solve_below(const SolvePlace& at, const float* beta, SolveShared& shared,
+                            ChunkMatrices& matrices, const Meet& meet) {
+  meet();
+  if constexpr (OneCode) {
+    if (at.block < 3) solve_neighbour<X>(at, at.block + 1, beta, shared, matrices);
+  } else {
+    if (at.block == 0) solve_neighbour<X>(at, 1, beta, shared, matrices);
+    if (at.block == 1) solve_neighbour<X>(at, 2, beta, shared, matrices);
+    if (at.block == 2) solve_neighbour<X>(at, 3, beta, shared, matrices);
+  }
+  meet();
+  if constexpr (OneCode) {
+    if (at.block == 0) return;
+    solve_last<X, 1>(at, at.block == 1 ? 2 : 3, at.block == 2 ? 1 : 0, beta, shared, matrices);
+  } else {
+    if (at.block == 1) solve_last<X, 2>(at, 2, 0, beta, shared, matrices);
+    if (at.block == 2) solve_last<X, 2>(at, 3, 1, beta, shared, matrices);
+    if (at.block == 3) solve_last<X, 2>(at, 3, 0, beta, shared, matrices);
+  }
 }
 
 }  // namespace hybridattn::cuda

@@ -89,12 +89,29 @@ struct OutputPlace {
     next = p.out.as<X>() + p.out.at(task.row.start + token(), task.head,
                                     task.first_v + 16 * warp + lane / 8 % 2 * 8);
     each = 16 * p.out.stride[0];
-    piece = static_cast<std::uint32_t>(swizzled(token(), 2 * warp + lane / 8 % 2));
+    piece = in_tile();
+  }
+  __device__ static std::uint32_t in_tile() {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int warp = static_cast<int>(threadIdx.x) % 128 / 32;
+    return static_cast<std::uint32_t>(swizzled(token(), 2 * warp + lane / 8 % 2));
   }
 };
 
+/// Accumulators of the output, [64 channels][16 Groups tokens], to a tile; `place`: OutputPlace's
+/// piece of it. The warp's 16 channels of the tile are nobody else's.
+template <class X, int Groups>
+__device__ void put_output(std::uint32_t place, const float* out) {
+#pragma unroll
+  for (int i = 0; i < Groups; ++i) {
+    const float* at = out + 8 * i;
+    store_transposed(place + i * 2048, {pack<X>(at[0], at[1]), pack<X>(at[2], at[3]),
+                                        pack<X>(at[4], at[5]), pack<X>(at[6], at[7])});
+  }
+}
+
 /// Accumulators of the output, [64 channels][64 tokens], to memory by way of a tile of 16 tokens
-/// for each of `AtOnce`. The warp's 16 channels of the tile are nobody else's.
+/// for each of `AtOnce`.
 template <int AtOnce, class X>
 __device__ void store_output(OutputPlace<X>& place, std::uint32_t tile, const float* out,
                              int count) {
@@ -102,13 +119,7 @@ __device__ void store_output(OutputPlace<X>& place, std::uint32_t tile, const fl
 #pragma unroll
   for (int first = 0; first < 4; first += AtOnce) {
     if (first > 0) __syncwarp();
-#pragma unroll
-    for (int i = 0; i < AtOnce; ++i) {
-      const float* at = out + 8 * (first + i);
-      store_transposed(tile + place.piece + i * 2048,
-                       {pack<X>(at[0], at[1]), pack<X>(at[2], at[3]), pack<X>(at[4], at[5]),
-                        pack<X>(at[6], at[7])});
-    }
+    put_output<X, AtOnce>(tile + place.piece, out + 8 * first);
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < AtOnce; ++i) {

@@ -13,11 +13,11 @@ using StateShared = WalkShared<StateStage>;
 template <class X>
 __device__ void walk(const ChunkParams& p, const WalkTask& task, bool with_v, StateRows& rows,
                      StateShared& shared) {
-  OutputPlace<X> nowhere(p, task);
   for (int c = 0; c < task.chunks; ++c) {
     const int s = c % kStages;
-    walk_chunk<X>(rows, nowhere, shared.stages[s], with_v, kChunk,
-                  [&] { wait_barrier(&shared.full[s], c / kStages % 2); });
+    walk_chunk<X>(
+        rows, shared.stages[s], with_v, [&] { wait_barrier(&shared.full[s], c / kStages % 2); },
+        [] {}, [](const float*) {});
     arrive_as_warp(&shared.empty[s]);
   }
 }

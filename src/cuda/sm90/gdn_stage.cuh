@@ -18,6 +18,7 @@ struct WalkMaps {
 /// A chunk for a walk that gives outputs.
 struct alignas(1024) OutputStage {
   static constexpr bool kOutputs = true;
+  static constexpr int kStateSteps = 8;
   static constexpr int kTiles = 5;
   /// Halves of the channels, in each K above Q: one product of S with both.
   unsigned char kq[2][2][kTileBytes];
@@ -32,6 +33,7 @@ struct alignas(1024) OutputStage {
 /// A chunk for a walk that gives states alone, without Q and P T.
 struct alignas(1024) StateStage {
   static constexpr bool kOutputs = false;
+  static constexpr int kStateSteps = 8;
   static constexpr int kTiles = 3;
   unsigned char k[2][kTileBytes];
   unsigned char v[kTileBytes];

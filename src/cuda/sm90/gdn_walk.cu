@@ -19,8 +19,12 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, StateRows& rows
   OutputPlace<X> place(p, task);
   for (int c = 0; c < task.chunks; ++c) {
     const int s = c % kStages;
-    walk_chunk<X>(rows, place, shared.stages[s], true, task.row.length - c * kChunk,
-                  [&] { wait_barrier(&shared.full[s], c / kStages % 2); });
+    OutputStage& stage = shared.stages[s];
+    walk_chunk<X>(
+        rows, stage, true, [&] { wait_barrier(&shared.full[s], c / kStages % 2); }, [] {},
+        [&](const float* out) {
+          store_output<4>(place, shared_address(stage.v), out, task.row.length - c * kChunk);
+        });
     arrive_as_warp(&shared.empty[s]);
   }
 }
@@ -52,13 +56,13 @@ __global__ void __launch_bounds__(kWalkThreads, 1)
   if (segment.last) rows.store(p, task);
 }
 
+}  // namespace
+
 Status encode_maps(const ChunkParams& p, WalkMaps* maps) {
   HYBRIDATTN_TRY(encode_token_boxes(p.q, p.tokens, p.k_heads, kChunkDim, &maps->q));
   HYBRIDATTN_TRY(encode_token_boxes(p.k, p.tokens, p.k_heads, kChunkDim, &maps->k));
   return encode_token_boxes(p.v, p.tokens, p.v_heads, kChunkDim, &maps->v);
 }
-
-}  // namespace
 
 template <class X>
 Status walk_chunks_sm90(const ChunkParams& p, const core::DeviceLaunch& launch) {

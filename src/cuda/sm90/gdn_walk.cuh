@@ -7,6 +7,17 @@ namespace hybridattn::cuda {
 
 struct WalkMaps;
 
+/// The inputs as tensor maps.
+Status encode_maps(const ChunkParams& p, WalkMaps* maps);
+
+/// Both halves in one kernel: needs no scratch, writes the outputs and, in place, the states; the
+/// same bits as the two where these cut no rows.
+template <class X>
+Status run_chunks_fused(const ChunkParams& p, const core::DeviceLaunch& launch);
+
+/// Whether that takes less time than the two halves, for rows of the lengths that the host has.
+bool fused_is_faster(const ops::GdnPrefillParams& p, const core::DeviceInfo& info);
+
 /// Reads the records of all chunks, writes the outputs and, in place, the states.
 template <class X>
 Status walk_chunks_sm90(const ChunkParams& p, const core::DeviceLaunch& launch);

@@ -27,6 +27,10 @@ __device__ inline std::uint64_t narrow_descriptor(std::uint32_t address) {
   constexpr std::uint64_t kRowGroup = std::uint64_t{256 >> 4} << 32;  // 8 rows
   return kSwizzle32 | kRowGroup | ((address & 0x3ffff) >> 4);
 }
+/// The same whose 16 columns are the dense dimension; `leading`: bytes to the next 16.
+__device__ inline std::uint64_t narrow_columns(std::uint32_t address, int leading) {
+  return narrow_descriptor(address) | (static_cast<std::uint64_t>(leading >> 4) << 16);
+}
 /// The operand `bytes` further on.
 __device__ inline std::uint64_t advance(std::uint64_t descriptor, int bytes) {
   const auto low = static_cast<std::uint32_t>(descriptor) + static_cast<std::uint32_t>(bytes >> 4);
@@ -265,6 +269,18 @@ __device__ inline void wait_barrier(Barrier barrier, int parity) {
       "r"(parity)
       : "memory");
 }
+/// Whether that would return at once.
+__device__ inline bool test_barrier(Barrier barrier, int parity) {
+  std::uint32_t done;
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n}"
+      : "=r"(done)
+      : "r"(barrier.address()), "r"(parity)
+      : "memory");
+  return done != 0;
+}
 /// A contiguous copy of global to shared memory, by one thread, counted by the barrier.
 __device__ inline void copy_bulk(void* to, const void* from, int bytes, Barrier barrier) {
   asm volatile(
@@ -281,6 +297,19 @@ __device__ inline void copy_box(void* to, const CUtensorMap& map, int first, int
       "[%1, {%2, %3, %4}], [%5];" ::"r"(shared_address(to)),
       "l"(&map), "r"(first), "r"(second), "r"(third), "r"(barrier.address())
       : "memory");
+}
+
+/// The other way, by one thread, which knows with wait_stored that shared memory has been read.
+__device__ inline void store_box(const CUtensorMap& map, int first, int second, int third,
+                                 const void* from) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(
+          &map),
+      "r"(first), "r"(second), "r"(third), "r"(shared_address(from))
+      : "memory");
+}
+__device__ inline void wait_stored() {
+  asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
 /// The same of five dimensions.
