@@ -133,7 +133,8 @@ class BoxFetcher {
  public:
   __device__ BoxFetcher(const AttentionCall& call, const CacheMaps& maps,
                         const ops::AttentionWork& work, int head, int lowest)
-      : call_(call), maps_(maps), kv_start_(work.kv_start), head_(head), end_(work.end), keys_(work.kv_length), lowest_(lowest), first_(work.begin),
+      : call_(call), maps_(maps), kv_start_(work.kv_start), head_(head), end_(work.end),
+        keys_(work.kv_length), lowest_(lowest), first_(work.begin),
         once_(work.q_length * call.group.divisor() <= L::kRows) {
     ask();
   }
