@@ -133,8 +133,7 @@ class BoxFetcher {
  public:
   __device__ BoxFetcher(const AttentionCall& call, const CacheMaps& maps,
                         const ops::AttentionWork& work, int head, int lowest)
-      : call_(call), maps_(maps), kv_start_(work.kv_start), head_(head), end_(work.end),
-        keys_(work.kv_length), lowest_(lowest), first_(work.begin),
+      : call_(call), maps_(maps), work_(work), head_(head), lowest_(lowest), first_(work.begin),
         once_(work.q_length * call.group.divisor() <= L::kRows) {
     ask();
   }
@@ -142,7 +141,7 @@ class BoxFetcher {
   /// Turns to the tile that was asked for, and asks for the next: where its keys lie is read from
   /// memory meanwhile. False: there are no more keys.
   __device__ bool turn() {
-    if (first_ >= end_) return false;
+    if (first_ >= work_.end) return false;
     page_ = next_page_;
     place_ = next_place_;
     first_ += L::kKeys;
@@ -160,9 +159,9 @@ class BoxFetcher {
   /// The same of values. Those behind the row's last key, whatever they are, would be multiplied
   /// with weights of zero: they are made zeros. `tails`: rows whose ends this warp has seen.
   __device__ void fetch_values(const Ring<L>& ring, int& tails) const {
-    const int keys = keys_;
+    const int keys = work_.kv_length;
     const int last = kBlocks - 1 - (first_ - keys) / 8;  // the block that the row ends in
-    const bool cut = first_ >= keys && last >= 0 && keys % 8 != 0 && keys / 8 * 8 < end_;
+    const bool cut = first_ >= keys && last >= 0 && keys % 8 != 0 && keys / 8 * 8 < work_.end;
     const bool mine = cut && lane() == last;
     if (cut) {
       if (mine) {
@@ -190,9 +189,9 @@ class BoxFetcher {
     const bool paged = call_.tables.pages != nullptr;
     next_page_ = paged ? static_cast<int>(call_.cache_pages) : 1;  // there is none
     next_place_ = 0;
-    if (lane() >= kBlocks || key + 8 <= lowest_ || key >= end_) return;
-    next_page_ = paged ? static_cast<int>(page_of(call_, kv_start_, key)) : 0;
-    next_place_ = paged ? place_in_page(call_, key) : static_cast<int>(kv_start_) + key;
+    if (lane() >= kBlocks || key + 8 <= lowest_ || key >= work_.end) return;
+    next_page_ = paged ? static_cast<int>(page_of(call_, work_.kv_start, key)) : 0;
+    next_place_ = paged ? place_in_page(call_, key) : static_cast<int>(work_.kv_start) + key;
   }
   __device__ void copy(const CUtensorMap& map, std::uint32_t slot, Barrier barrier) const {
     const std::uint32_t to = slot + lane() * L::kBlockBytes;
@@ -214,8 +213,8 @@ class BoxFetcher {
 
   const AttentionCall& call_;
   const CacheMaps& maps_;
-  std::int64_t kv_start_;
-  int head_, end_, keys_, lowest_;
+  const ops::AttentionWork& work_;  // read again from memory: this warp has few registers
+  int head_, lowest_;
   int first_;  // key of the tile asked for
   int page_ = 0, place_ = 0, next_page_ = 0, next_place_ = 0;
   bool once_;  // a row's only tile is the only one that reads its keys
