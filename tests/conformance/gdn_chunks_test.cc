@@ -140,7 +140,7 @@ TEST_P(GdnChunksAgain, OneKernelGivesTheBitsOfTwo) {
   if (GetParam().cuda_family != "sm90_fused") return;
   const auto two = make_cuda_context("sm90", true), chosen = make_cuda_context();
   Rows rows;
-  for (int i = 0; i < 6; ++i) rows.add(70 * i, i == 4 ? 1 : 64 + i, i, i);
+  for (int i = 0; i < 6; ++i) rows.add(70 * i, i < 4 ? 65 + i : i - 3, i, i);
   GdnProblem problem = make_problem(random, dtype(), DType::kF32, 66, rows);
   GdnProblem same = problem, third = problem;
   ASSERT_OK(gdn_prefill(context(), problem.args(Source::kKernel)));
