@@ -34,12 +34,12 @@ void Report::row(std::initializer_list<Field> fields) {
   for (const Field& field : fields) {
     const int width = width_of(field);
     char cell[128];
-    std::snprintf(cell, sizeof cell, "%*s", width, field.name);
+    std::snprintf(cell, sizeof cell, " %*s", width - 1, field.name);
     names += cell;
     if (json_) {
       line += std::string(line.empty() ? "{" : ", ") + "\"" + field.name + "\": " + field.json;
     } else {
-      std::snprintf(cell, sizeof cell, "%*s", width, field.table.c_str());
+      std::snprintf(cell, sizeof cell, " %*s", width - 1, field.table.c_str());
       line += cell;
     }
   }
