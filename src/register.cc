@@ -49,6 +49,7 @@ void register_cuda() {
   kernel_entry<CopySlotsParams>.cuda = cuda::copy_slots_kernels();
   kernel_entry<GatedRmsNormParams>.cuda = cuda::gated_rms_norm_kernels();
   kernel_entry<GdnDecodeParams>.cuda = cuda::gdn_decode_kernels();
+  kernel_entry<GdnDecodeVerifyParams>.cuda = cuda::gdn_decode_verify_kernels();
   kernel_entry<GdnGatesParams>.cuda = cuda::gdn_gates_kernels();
   kernel_entry<GdnPrefillParams>.cuda = cuda::gdn_prefill_kernels();
   kernel_entry<GdnStepParams>.cuda = cuda::gdn_step_kernels();

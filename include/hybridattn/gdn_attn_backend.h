@@ -9,8 +9,10 @@
 namespace hybridattn {
 
 namespace backend {
+struct GdnPlan;
+class PlacedGdnStep;
 class StepUses;
-}
+}  // namespace backend
 
 /// States of all GDN layers, the caller's memory. Layer i is that with gdn_index i; all layers
 /// share slot ids.
@@ -21,6 +23,8 @@ struct GdnStateView {
 
 /// Convolution, gates, delta rule and gated norm for rows of any kinds: decode rows go through the
 /// step, prefill rows through the chunked form, verify rows through the step with every state kept.
+/// On CUDA one kernel does a layer's decode rows and one its verify rows, where the device has them
+/// for these shapes, and plans hold their arrays on the device.
 class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
  public:
   /// `context` is borrowed and must outlive the backend. `kept` holds the states after each token
@@ -38,8 +42,9 @@ class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
   Status run_gdn(const Plan& plan, const RadixLinearAttention& layer,
                  const GdnRunArgs& args) override;
 
-  /// The layers that will be run: checked now against the pool, and `plan` reserves room for the
-  /// widest, so that no run allocates. Without this call a layer is checked when it is run. Errors:
+  /// The layers that will be run, copied: checked now against the pool, and `plan` reserves room for
+  /// the widest, so that no run allocates. On CUDA activations are taken to be of the type of the
+  /// convolution's states. Without this call a layer is checked when it is run. Errors:
   /// invalid_argument, out_of_range, unsupported, naming the layer.
   Status set_layers(std::span<const RadixLinearAttention> layers);
 
@@ -54,8 +59,13 @@ class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
   GdnStateView states_;
   GdnStateView kept_;
   Status check_layer(const RadixLinearAttention& layer) const;
+  Result<std::shared_ptr<backend::PlacedGdnStep>> place_step(const GraphShape& shape,
+                                                             bool recordable);
+  Status reserve_layers(const backend::GdnPlan& plan);
   std::unique_ptr<backend::StepUses> uses_;
-  bool channel_decay_ = false;  // in some layer
+  bool channel_decay_ = false;                                  // in some layer
+  std::vector<RadixLinearAttention> layers_;                    // those set
+  std::vector<std::shared_ptr<backend::PlacedGdnStep>> spare_;  // of single steps, on CUDA
 };
 
 }  // namespace hybridattn

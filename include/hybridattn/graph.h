@@ -62,19 +62,22 @@ class HYBRIDATTN_API GraphOutput {
 };
 
 /// The op calls that a function made, with the pointers they were given. Tensors of the caller stay
-/// where they are and outlive the graph; plans and workspace belong to the graph.
+/// where they are and outlive the graph; plans belong to the graph. On the CPU it is a list of
+/// calls, which owns their workspace; on CUDA a captured graph of the context's stream, over the
+/// workspace of the context, which graphs of one stream may share.
 class HYBRIDATTN_API Graph {
  public:
   /// Calls `fn`, whose ops on `context` are checked and kept, not run. `context` is borrowed and
   /// must outlive the graph. Errors: whatever `fn` returns; failed_precondition when the context is
-  /// recording already, or when `fn` runs a plan that was not made by plan_graph;
-  /// resource_exhausted.
+  /// recording already, when `fn` runs a plan that was not made by plan_graph, and on CUDA when a
+  /// call wants to upload host arrays or more workspace than there is (plan_graph reserves it);
+  /// resource_exhausted; device_error when `fn` asks CUDA for what cannot be captured.
   static Result<std::unique_ptr<Graph>> record(Context& context, const std::function<Status()>& fn);
   ~Graph();
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
-  /// Runs all calls in order. Allocates nothing. Errors: failed_precondition when a plan of the
+  /// Runs all calls in order, on CUDA by one launch. Allocates nothing. Errors: failed_precondition when a plan of the
   /// graph was not rewritten since the last replay: its rows would be those of another step; what a
   /// recorded function of the caller returns, after which the calls behind it have not run.
   Status replay();
@@ -82,9 +85,10 @@ class HYBRIDATTN_API Graph {
   /// A tensor that the graph writes, as the last replay left it.
   GraphOutput output(const ConstTensorView& view) const;
 
+  /// Calls; on CUDA kernels and copies.
   std::size_t num_calls() const noexcept;
   std::uint64_t num_replays() const noexcept;
-  /// Bytes of workspace that the graph owns.
+  /// Bytes of workspace that the graph owns; 0 on CUDA.
   std::size_t workspace_bytes() const noexcept;
 
  private:
@@ -94,7 +98,8 @@ class HYBRIDATTN_API Graph {
 };
 
 /// A function of the caller as one call: runs now, or at each replay where a graph is being
-/// recorded. What it captures must live as long as the graph.
+/// recorded. What it captures must live as long as the graph. On CUDA it always runs now, and what
+/// it orders on the context's stream is what replays repeat.
 HYBRIDATTN_API Status run_or_record(Context& context, std::string name, std::function<Status()> fn);
 
 }  // namespace hybridattn

@@ -9,6 +9,7 @@
 #include "hybridattn/ops/gated_rms_norm.h"
 #include "hybridattn/ops/gdn_args.h"
 #include "hybridattn/ops/gdn_decode.h"
+#include "hybridattn/ops/gdn_decode_verify.h"
 #include "hybridattn/ops/gdn_gates.h"
 #include "hybridattn/ops/gdn_prefill.h"
 #include "hybridattn/ops/gdn_step.h"

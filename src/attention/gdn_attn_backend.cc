@@ -4,75 +4,23 @@
 
 #include "hybridattn/ops.h"
 #include "hybridattn/status_macros.h"
+#include "src/attention/gdn_run.h"
+#include "src/attention/spare_steps.h"
 #include "src/attention/step_shape.h"
 #include "src/attention/step_uses.h"
 #include "src/core/arg_check.h"
-#include "src/core/context_impl.h"
 #include "src/core/recorder.h"
 #include "src/ops/gdn_check.h"
 #include "src/ops/gdn_intermediates.h"
 #include "src/ops/gdn_prefill_params.h"
+#include "src/ops/place_rows.h"
 
 namespace hybridattn {
+
+using backend::GdnPlan;
+using backend::PlacedGdnStep;
+
 namespace {
-
-struct GdnPlan final : Plan {
-  GdnPlan(std::uint64_t backend, const GraphShape& shape, bool recordable)
-      : Plan(backend, shape, recordable) {
-    num_steps = static_cast<std::size_t>(shape.decode_rows);
-    // Behind the prefill rows one more, for tokens that no row names.
-    first_verify = num_steps + static_cast<std::size_t>(shape.prefill_rows) + 1;
-    const auto rows = first_verify + static_cast<std::size_t>(shape.verify_rows);
-    for (auto* array : {&start, &length, &slot, &computed}) array->resize(rows);
-    kept.resize(static_cast<std::size_t>(shape.verify_rows));
-    kept_last.resize(static_cast<std::size_t>(shape.verify_rows));
-    pad.resize(static_cast<std::size_t>(shape.tokens));
-    parents.resize(static_cast<std::size_t>(shape.tokens), kChain);
-  }
-
-  /// Rows [first, first + count) of the plan's own order.
-  RaggedRows rows(std::size_t first, std::size_t count) const {
-    RaggedRows rows;
-    rows.count = static_cast<std::int32_t>(count);
-    rows.start = start.data() + first;
-    rows.length = length.data() + first;
-    rows.slot = slot.data() + first;
-    rows.computed = computed.data() + first;
-    return rows;
-  }
-  RaggedRows steps() const { return rows(0, num_steps); }
-  /// Empty where nothing but steps can be: as many tokens as decode rows.
-  RaggedRows prefills() const {
-    const std::size_t count = first_verify - num_steps;
-    const bool any = static_cast<std::size_t>(num_tokens()) > num_steps || count > 1;
-    return rows(num_steps, any ? count : 0);
-  }
-  RaggedRows steps_and_prefills() const {
-    return rows(0, num_steps + static_cast<std::size_t>(prefills().count));
-  }
-  RaggedRows verifies() const { return rows(first_verify, start.size() - first_verify); }
-  VerifyRows verify() const { return {kept.data(), parents.data()}; }
-
-  void write(std::size_t at, const RowView& row) {
-    const bool is_pad = row.kind == RowKind::kPad;
-    start[at] = row.first_token;
-    length[at] = row.new_tokens;
-    slot[at] = is_pad ? kPadIndex : row.slot;
-    computed[at] = static_cast<std::int32_t>(row.computed);
-    std::fill_n(pad.begin() + row.first_token, row.new_tokens, is_pad ? 1 : 0);
-    std::fill_n(parents.begin() + row.first_token, row.new_tokens, kChain);
-    std::copy(row.parents.begin(), row.parents.end(), parents.begin() + row.first_token);
-  }
-
-  // Rows of one token (decode, padding) first, then prefill and longer padding, then verify.
-  std::vector<std::int32_t> start, length, slot, computed;
-  std::size_t num_steps = 0;
-  std::size_t first_verify = 0;
-  std::vector<std::uint8_t> pad;        // [tokens]
-  std::vector<std::int32_t> kept;       // [verify rows] first slot of each in the kept states
-  std::vector<std::int32_t> kept_last;  // [verify rows] kept slot of what a commit accepts
-  std::vector<std::int32_t> parents;    // [tokens] of trees, kChain elsewhere
-};
 
 Status check_layers(const GdnStateView& states) {
   if (states.recurrent.empty() || states.recurrent.size() != states.conv.size()) {
@@ -106,6 +54,12 @@ Status check_kept(const GdnStateView& states, const GdnStateView& kept) {
   return {};
 }
 
+/// As many rows and tokens of each kind as a few sizes of steps have room for.
+GraphShape rounded_up(const GraphShape& shape) {
+  return {backend::round_up_count(shape.prefill_rows), backend::round_up_count(shape.decode_rows),
+          backend::round_up_count(shape.verify_rows), backend::round_up_count(shape.tokens), 0};
+}
+
 Status check_row(const RowView& row, std::int32_t index, std::int64_t slots) {
   if (row.kind == RowKind::kPad) return {};
   if (row.slot < 0 || row.slot >= slots) {
@@ -113,12 +67,6 @@ Status check_row(const RowView& row, std::int32_t index, std::int64_t slots) {
                  row_kind_name(row.kind), ") has slot ", row.slot, ", must be in [0, ", slots, ")");
   }
   return {};
-}
-
-/// The delta rule takes q, k and v in the model's type.
-ops::GdnDims dims_of(const RadixLinearAttention& layer, const ConstTensorView& mixed_qkv) {
-  return {mixed_qkv.dim(0), layer.num_k_heads,   layer.num_v_heads, layer.head_k_dim,
-          layer.head_v_dim, layer.channel_decay, mixed_qkv.dtype};
 }
 
 Status check_args(const Plan& plan, const RadixLinearAttention& layer, const GdnRunArgs& args) {
@@ -155,33 +103,6 @@ Status check_args(const Plan& plan, const RadixLinearAttention& layer, const Gdn
   return check.status();
 }
 
-/// The convolution of all rows; that of verify rows keeps its windows.
-Status run_convolution(Context& context, const GdnPlan& plan, const CausalConvArgs& args,
-                       const TensorView& kept) {
-  CausalConvArgs some = args;
-  some.rows = plan.steps_and_prefills();
-  if (some.rows.count > 0) HYBRIDATTN_TRY(causal_conv(context, some));
-  some.rows = plan.verifies();
-  if (some.rows.count == 0) return {};
-  return causal_conv_verify(context, {some, plan.verify(), kept});
-}
-
-/// The delta rule over the convolution's output: decode rows step, prefill rows go in chunks,
-/// verify rows step and keep every state.
-Status run_delta_rule(Context& context, const GdnPlan& plan, const ops::GdnIntermediates& between,
-                      const TensorView& state, const TensorView& kept, const TensorView& out) {
-  GdnArgs args = between.delta_rule();
-  args.state = state;
-  args.out = out;
-  args.rows = plan.steps();
-  if (args.rows.count > 0) HYBRIDATTN_TRY(gdn_step(context, args));
-  args.rows = plan.prefills();
-  if (args.rows.count > 0) HYBRIDATTN_TRY(gdn_prefill(context, args));
-  args.rows = plan.verifies();
-  if (args.rows.count == 0) return {};
-  return gdn_verify(context, {args, plan.verify(), kept});
-}
-
 }  // namespace
 
 GDNAttnBackend::GDNAttnBackend(Context& context, GdnStateView states, GdnStateView kept)
@@ -193,11 +114,6 @@ GDNAttnBackend::~GDNAttnBackend() = default;
 Result<std::unique_ptr<GDNAttnBackend>> GDNAttnBackend::create(Context& context,
                                                                GdnStateView states,
                                                                GdnStateView kept) {
-  if (context.device() != DeviceType::kCpu) {
-    return error(
-        StatusCode::kUnsupported,
-        "GDNAttnBackend: the context is on cuda, must be on cpu: plans lie in host memory");
-  }
   HYBRIDATTN_TRY(check_layers(states));
   HYBRIDATTN_TRY(check_kept(states, kept));
   for (const TensorView& state : states.recurrent) {
@@ -251,11 +167,42 @@ Status GDNAttnBackend::set_layers(std::span<const RadixLinearAttention> layers) 
     channel_decay = channel_decay || layer.channel_decay;
   }
   channel_decay_ = channel_decay;
+  layers_.assign(layers.begin(), layers.end());
   return {};
 }
 
 Result<std::shared_ptr<Plan>> GDNAttnBackend::make_plan(const GraphShape& shape, bool recordable) {
-  return std::shared_ptr<Plan>(std::make_shared<GdnPlan>(id(), shape, recordable));
+  auto plan = std::make_shared<GdnPlan>(id(), shape, recordable);
+  if (context_.device() != DeviceType::kCpu) {
+    HYBRIDATTN_ASSIGN(plan->placed, place_step(shape, recordable));
+  }
+  // Rows of a plan for graphs have from the start what any may need.
+  if (recordable) HYBRIDATTN_TRY(reserve_layers(*plan));
+  return std::shared_ptr<Plan>(std::move(plan));
+}
+
+/// Room on the device for the steps of a plan. Single steps hand theirs on when they end.
+Result<std::shared_ptr<PlacedGdnStep>> GDNAttnBackend::place_step(const GraphShape& shape,
+                                                                  bool recordable) {
+  if (recordable) {
+    HYBRIDATTN_ASSIGN(std::shared_ptr<PlacedGdnStep> made,
+                      PlacedGdnStep::create(context_, shape, /*captured=*/true));
+    return made;
+  }
+  return backend::take_spare(
+      spare_, [&](const PlacedGdnStep& step) { return step.holds(shape); },
+      [&] { return PlacedGdnStep::create(context_, rounded_up(shape), /*captured=*/false); });
+}
+
+/// Workspace for what the kernels of a GPU make of the plan's rows, in the layers that will be run.
+Status GDNAttnBackend::reserve_layers(const GdnPlan& plan) {
+  if (plan.placed == nullptr) return {};  // `reserve` has done it
+  for (const RadixLinearAttention& layer : layers_) {
+    const auto index = static_cast<std::size_t>(layer.gdn_index);
+    HYBRIDATTN_TRY(backend::reserve_gdn_layer(context_, plan, layer, states_.recurrent[index],
+                                              states_.conv[index].dtype));
+  }
+  return {};
 }
 
 Status GDNAttnBackend::check_rows(std::span<const RowView> rows) {
@@ -294,11 +241,17 @@ Status GDNAttnBackend::move_accepted(Plan& base, std::span<const AcceptedRow> ac
     const auto& path = accepted[r].path;
     plan->kept_last[r] = path.empty() ? kPadIndex : plan->kept[r] + path.back();
   }
-  for (std::size_t i = 0; i < states_.conv.size() && count > 0; ++i) {
-    HYBRIDATTN_TRY(copy_slots(context_, {states_.recurrent[i], plan->kept_last.data(), rows.slot,
-                                         count, kept_.recurrent[i]}));
-    HYBRIDATTN_TRY(copy_slots(
-        context_, {states_.conv[i], plan->kept_last.data(), rows.slot, count, kept_.conv[i]}));
+  if (count == 0) return {};
+  HYBRIDATTN_ASSIGN(const std::int32_t* device_kept,
+                    ops::place_array(context_, plan->kept_last.data(), count));
+  HYBRIDATTN_ASSIGN(const std::int32_t* device_slots, ops::place_array(context_, rows.slot, count));
+  const auto take = [&](const TensorView& pool, const TensorView& kept) {
+    return copy_slots(context_, {pool, plan->kept_last.data(), rows.slot, count, kept, device_kept,
+                                 device_slots});
+  };
+  for (std::size_t i = 0; i < states_.conv.size(); ++i) {
+    HYBRIDATTN_TRY(take(states_.recurrent[i], kept_.recurrent[i]));
+    HYBRIDATTN_TRY(take(states_.conv[i], kept_.conv[i]));
   }
   return {};
 }
@@ -334,6 +287,8 @@ Status GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
   }
   rest.new_tokens = 0;
   for (; verify < plan.start.size(); ++verify) plan.write(verify, rest);
+  if (plan.placed != nullptr) HYBRIDATTN_TRY(plan.placed->write(plan.on_host()));
+  if (!plan.recordable()) HYBRIDATTN_TRY(reserve_layers(plan));
   plan.set_written();
   return {};
 }
@@ -343,10 +298,11 @@ Status GDNAttnBackend::reserve(std::int32_t max_tokens) {
   const TensorView& recurrent = states_.recurrent[0];
   const std::int64_t v_heads = recurrent.dim(1), v_dim = recurrent.dim(2), k_dim = recurrent.dim(3);
   const std::int64_t keys = (states_.conv[0].dim(1) - v_heads * v_dim) / 2;
+  const bool on_cpu = context_.device() == DeviceType::kCpu;
   return context_.reserve_workspace(
       ops::GdnIntermediates::bytes(
           {max_tokens, keys / k_dim, v_heads, k_dim, v_dim, channel_decay_}),
-      ops::gdn_prefill_workspace(recurrent.dim(3), recurrent.dim(2), channel_decay_));
+      on_cpu ? ops::gdn_prefill_workspace(k_dim, v_dim, channel_decay_) : 0);
 }
 
 Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& layer,
@@ -357,25 +313,12 @@ Status GDNAttnBackend::run_gdn(const Plan& base, const RadixLinearAttention& lay
   if (plan->num_tokens() == 0) return {};
   HYBRIDATTN_TRY(check_args(*plan, layer, args));
   HYBRIDATTN_TRY(core::hold_if_recording(context_, name(), *plan));
-  const ops::GdnDims dims = dims_of(layer, args.mixed_qkv);
-  HYBRIDATTN_ASSIGN(std::byte * block,
-                    core::shared_workspace(context_, ops::GdnIntermediates::bytes(dims)));
-  const ops::GdnIntermediates w(block, dims);
   const auto index = static_cast<std::size_t>(layer.gdn_index);
-  const bool normed = !args.z.empty();
   const bool keeps = !kept_.conv.empty();
-  HYBRIDATTN_TRY(run_convolution(
-      context_, *plan, {{}, args.mixed_qkv, layer.conv_weight, states_.conv[index], w.conv_out},
-      keeps ? kept_.conv[index] : TensorView()));
-  HYBRIDATTN_TRY(gdn_gates(context_, {args.a, args.b, layer.a_log, layer.dt_bias, w.log_decay,
-                                      w.beta, layer.allow_neg_eigval}));
-  HYBRIDATTN_TRY(run_delta_rule(context_, *plan, w, states_.recurrent[index],
-                                keeps ? kept_.recurrent[index] : TensorView(),
-                                normed ? w.core_out : args.out));
-  if (normed) {
-    HYBRIDATTN_TRY(gated_rms_norm(context_, {w.core_out, args.z, args.norm_weight, args.out,
-                                             args.norm_epsilon, args.gate, plan->pad.data()}));
-  }
+  HYBRIDATTN_TRY(backend::run_gdn_layer(
+      context_, *plan,
+      {layer, args, states_.recurrent[index], states_.conv[index],
+       keeps ? kept_.recurrent[index] : TensorView(), keeps ? kept_.conv[index] : TensorView()}));
   if (!core::recording(context_)) plan->set_ran();
   return {};
 }

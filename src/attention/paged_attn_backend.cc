@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <limits>
-#include <type_traits>
 
 #include "hybridattn/ops.h"
 #include "hybridattn/status_macros.h"
 #include "src/attention/placed_step.h"
+#include "src/attention/spare_steps.h"
 #include "src/attention/step_shape.h"
 #include "src/attention/step_uses.h"
 #include "src/core/context_impl.h"
@@ -151,20 +151,12 @@ AttentionLimits limits_of(const GraphShape& shape, std::int64_t page_size, bool 
   return limits;
 }
 
-/// So that a few sizes serve all steps.
 AttentionLimits rounded_up(AttentionLimits limits) {
-  const auto up = [](auto& count) {
-    using Count = std::remove_reference_t<decltype(count)>;
-    constexpr Count kMost = std::numeric_limits<Count>::max() / 2;
-    Count rounded = 16;
-    while (rounded < count && rounded < kMost) rounded *= 2;
-    count = std::max(count, rounded);
-  };
-  up(limits.rows);
-  up(limits.tokens);
-  up(limits.pages);
-  up(limits.keys);
-  up(limits.all_keys);
+  limits.rows = backend::round_up_count(limits.rows);
+  limits.tokens = backend::round_up_count(limits.tokens);
+  limits.pages = backend::round_up_count(limits.pages);
+  limits.keys = backend::round_up_count(limits.keys);
+  limits.all_keys = backend::round_up_count(limits.all_keys);
   return limits;
 }
 
@@ -387,22 +379,9 @@ Result<std::shared_ptr<backend::PlacedStep>> PagedAttnBackend::place_step(const 
                       backend::PlacedStep::create(context_, limits));
     return made;
   }
-  for (const auto& spare : spare_) {
-    if (spare.use_count() == 1 && spare->holds(limits)) return spare;
-  }
-  HYBRIDATTN_ASSIGN(std::shared_ptr<backend::PlacedStep> made,
-                    backend::PlacedStep::create(context_, rounded_up(limits)));
-  // Of those that nobody holds the newest are kept.
-  constexpr std::size_t kMostSpare = 4;
-  for (std::size_t i = 0; i < spare_.size() && spare_.size() >= kMostSpare;) {
-    if (spare_[i].use_count() == 1) {
-      spare_.erase(spare_.begin() + static_cast<std::ptrdiff_t>(i));
-    } else {
-      ++i;
-    }
-  }
-  spare_.push_back(made);
-  return made;
+  return backend::take_spare(
+      spare_, [&](const backend::PlacedStep& step) { return step.holds(limits); },
+      [&] { return backend::PlacedStep::create(context_, rounded_up(limits)); });
 }
 
 Status PagedAttnBackend::check_rows(std::span<const RowView> rows) {

@@ -228,7 +228,12 @@ std::size_t Context::workspace_bytes() const noexcept {
 namespace core {
 
 Result<std::byte*> shared_workspace(Context& context, std::size_t bytes) {
-  if (Recorder* recorder = recorder_of(context)) return recorder->shared_block(bytes);
+  Recorder* recorder = recorder_of(context);
+  if (recorder != nullptr && context.device() == DeviceType::kCpu) {
+    return recorder->shared_block(bytes);
+  }
+  // On a GPU the steps of a context follow one another on its stream: graphs share its block, which
+  // a larger one replaces but does not free.
   HYBRIDATTN_TRY(context.impl().reserve(bytes, 0));
   return context.impl().shared;
 }

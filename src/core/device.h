@@ -19,6 +19,16 @@ struct DeviceInfo {
   std::size_t max_shared_bytes = 0;  ///< shared memory that one block may ask for
 };
 
+/// Work that was captured from a stream, to be ordered again as one.
+class DeviceGraph {
+ public:
+  virtual ~DeviceGraph() = default;
+  /// Orders all of it on the stream that it was captured from.
+  virtual Status launch() = 0;
+  /// Kernels, copies and the like in it.
+  virtual std::size_t num_nodes() const noexcept = 0;
+};
+
 /// All calls but synchronize and wait are ordered by the device's stream and return at once.
 class Device {
  public:
@@ -43,6 +53,11 @@ class Device {
   virtual Status wait(int index) = 0;
   /// Whether work ordered now becomes part of a graph that somebody captures on the stream.
   virtual bool capturing() const noexcept = 0;
+  /// From here on work is kept, not started, until end_capture. Meanwhile the calling thread may
+  /// neither allocate nor wait: such calls fail, and with them the capture.
+  virtual Status begin_capture() = 0;
+  /// Ends the capture, whether it failed or not. Errors: device_error; nothing is captured then.
+  virtual Result<std::unique_ptr<DeviceGraph>> end_capture() = 0;
 
   static constexpr int kEvents = 4;
 };

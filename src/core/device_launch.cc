@@ -36,7 +36,8 @@ Status end_device_launch(Context& context, const char* op, const char* family) {
   Context::Impl& impl = context.impl();
   impl.last_target = family;
   impl.last_op = op;
-  return impl.synchronous ? impl.accelerator->synchronize(op) : Status();
+  return impl.synchronous && impl.recorder == nullptr ? impl.accelerator->synchronize(op)
+                                                      : Status();
 }
 
 const char* forced_family(Context& context) noexcept {

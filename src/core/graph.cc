@@ -12,8 +12,18 @@ class Graph::Impl {
  public:
   explicit Impl(Context& owner) : context(owner), recorder(owner.allocator()) {}
 
+  /// Records what `fn` calls as a list of calls.
+  Status record_calls(const std::function<Status()>& fn);
+  /// Records what `fn` orders on the context's stream as a graph of the device.
+  Status capture(const std::function<Status()>& fn);
+  /// Whether the plans that the calls read are those of a step that has not been replayed yet.
+  Status check_inputs() const;
+  Status run_calls();
+  Status launch();
+
   Context& context;
   core::Recorder recorder;
+  std::unique_ptr<core::DeviceGraph> captured;  // nullptr on the CPU
   std::shared_ptr<std::uint64_t> replays = std::make_shared<std::uint64_t>(0);
 };
 
@@ -31,6 +41,31 @@ class Recording {
 
  private:
   Context::Impl& impl_;
+};
+
+/// Captures the context's stream for a scope, whatever way it is left.
+class Capture {
+ public:
+  explicit Capture(core::Device& device) : device_(device) {}
+  ~Capture() {
+    if (open_) (void)end();  // the function's own error is the one to tell
+  }
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+
+  Status begin() {
+    HYBRIDATTN_TRY(device_.begin_capture());
+    open_ = true;
+    return {};
+  }
+  Result<std::unique_ptr<core::DeviceGraph>> end() {
+    open_ = false;
+    return device_.end_capture();
+  }
+
+ private:
+  core::Device& device_;
+  bool open_ = false;
 };
 
 /// `replays` of a graph that is gone.
@@ -57,24 +92,35 @@ Result<std::unique_ptr<Graph>> Graph::record(Context& context, const std::functi
                  "Graph::record: the context is recording already");
   }
   if (!fn) return invalid_argument("Graph::record: fn is empty");
-  if (context.device() != DeviceType::kCpu) {
-    return error(StatusCode::kUnsupported,
-                 "Graph::record: the context is on cuda, must be on cpu; capture its stream");
-  }
   auto impl = std::make_unique<Impl>(context);
-  {
-    const Recording recording(context, impl->recorder);
-    HYBRIDATTN_TRY(fn());
-  }
-  HYBRIDATTN_TRY(impl->recorder.reserve_workers(context.executor().concurrency()));
+  HYBRIDATTN_TRY(context.device() == DeviceType::kCpu ? impl->record_calls(fn) : impl->capture(fn));
   return std::unique_ptr<Graph>(new Graph(std::move(impl)));
 }
 
-Status Graph::replay() {
-  core::Recorder& recorder = impl_->recorder;
-  if (core::recorder_of(impl_->context) != nullptr) {
-    return error(StatusCode::kFailedPrecondition, "Graph::replay: the context is recording");
+Status Graph::Impl::record_calls(const std::function<Status()>& fn) {
+  {
+    const Recording recording(context, recorder);
+    HYBRIDATTN_TRY(fn());
   }
+  return recorder.reserve_workers(context.executor().concurrency());
+}
+
+Status Graph::Impl::capture(const std::function<Status()>& fn) {
+  Context::Impl& owner = context.impl();
+  if (owner.accelerator->capturing()) {
+    return error(StatusCode::kFailedPrecondition,
+                 "Graph::record: the context's stream is being captured already");
+  }
+  owner.captured = true;  // workspace that the graph names stays where it is
+  const Recording recording(context, recorder);
+  Capture stream(*owner.accelerator);
+  HYBRIDATTN_TRY(stream.begin());
+  HYBRIDATTN_TRY(fn());
+  HYBRIDATTN_ASSIGN(captured, stream.end());
+  return {};
+}
+
+Status Graph::Impl::check_inputs() const {
   for (const core::Recorder::Input& input : recorder.inputs) {
     if (input.data->superseded()) {
       return error(StatusCode::kFailedPrecondition,
@@ -83,34 +129,57 @@ Status Graph::replay() {
     }
     if (input.data->version() == input.replayed) {
       return error(StatusCode::kFailedPrecondition,
-                   "Graph::replay: a plan of the graph was not rewritten since replay ",
-                   *impl_->replays, "; call replan with this step's batch first");
+                   "Graph::replay: a plan of the graph was not rewritten since replay ", *replays,
+                   "; call replan with this step's batch first");
     }
   }
+  return {};
+}
+
+Status Graph::Impl::run_calls() {
+  for (const core::Recorder::Call& call : recorder.calls) {
+    core::Launch launch{context.executor(), context.isa(), recorder.workers,
+                        recorder.worker_bytes};
+    const TraceSpan span(context, call.name);
+    HYBRIDATTN_TRY(call.body(launch));
+    core::end_launch(context, launch);
+  }
+  return {};
+}
+
+Status Graph::Impl::launch() {
+  HYBRIDATTN_TRY(captured->launch());
+  Context::Impl& owner = context.impl();
+  return owner.synchronous ? owner.accelerator->synchronize("Graph::replay") : Status();
+}
+
+Status Graph::replay() {
+  core::Recorder& recorder = impl_->recorder;
+  if (core::recorder_of(impl_->context) != nullptr) {
+    return error(StatusCode::kFailedPrecondition, "Graph::replay: the context is recording");
+  }
+  HYBRIDATTN_TRY(impl_->check_inputs());
   for (core::Recorder::Input& input : recorder.inputs) {
     input.replayed = input.data->version();
   }
   ++*impl_->replays;
-  for (const core::Recorder::Call& call : recorder.calls) {
-    core::Launch launch{impl_->context.executor(), impl_->context.isa(), recorder.workers,
-                        recorder.worker_bytes};
-    const TraceSpan span(impl_->context, call.name);
-    HYBRIDATTN_TRY(call.body(launch));
-    core::end_launch(impl_->context, launch);
-  }
+  HYBRIDATTN_TRY(impl_->captured == nullptr ? impl_->run_calls() : impl_->launch());
   for (const core::Recorder::Input& input : recorder.inputs) input.data->set_ran();
   return {};
 }
 
 GraphOutput Graph::output(const ConstTensorView& view) const { return {view, impl_->replays}; }
-std::size_t Graph::num_calls() const noexcept { return impl_->recorder.calls.size(); }
+std::size_t Graph::num_calls() const noexcept {
+  return impl_->captured == nullptr ? impl_->recorder.calls.size() : impl_->captured->num_nodes();
+}
 std::uint64_t Graph::num_replays() const noexcept { return *impl_->replays; }
 std::size_t Graph::workspace_bytes() const noexcept { return impl_->recorder.total_bytes; }
 
 Status run_or_record(Context& context, std::string name, std::function<Status()> fn) {
   if (!fn) return invalid_argument("run_or_record: fn of ", name, " is empty");
   core::Recorder* recorder = core::recorder_of(context);
-  if (recorder == nullptr) {
+  // On a GPU the stream is captured: what the function orders there is recorded by itself.
+  if (recorder == nullptr || context.device() != DeviceType::kCpu) {
     const TraceSpan span(context, name);
     return fn();
   }

@@ -140,6 +140,15 @@ DeviceChoice<Params> choose_device_kernel(Context& context, const Params& params
   return choice;
 }
 
+/// Grows the workspace now to what a call would ask for. Nothing where no kernel serves it, which
+/// the call will say.
+template <class Params>
+Status reserve_for_device_kernel(Context& context, const Params& params) {
+  const DeviceChoice<Params> choice = choose_device_kernel(context, params);
+  if (choice.kernel == nullptr || choice.kernel->needs == nullptr) return {};
+  return begin_device_launch(context, choice.kernel->needs(params, device_info(context))).status();
+}
+
 template <class Params>
 Status launch_device_kernel(Context& context, const char* op, const DeviceKernel<Params>& kernel,
                             const Params& params) {

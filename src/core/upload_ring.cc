@@ -40,6 +40,11 @@ Status UploadRing::grow(std::size_t bytes) {
 }
 
 Result<UploadRing::Piece> UploadRing::take(std::size_t bytes) {
+  if (device_.capturing()) {
+    return error(StatusCode::kFailedPrecondition, "upload: ", bytes,
+                 " bytes of host arrays are given while a graph is captured, whose replays would "
+                 "read whatever has taken their place; give arrays of the device");
+  }
   const std::size_t rounded = round_to_alignment(std::max<std::size_t>(bytes, 1));
   if (rounded > segment_bytes_) HYBRIDATTN_TRY(grow(rounded));
   if (used_ + rounded > segment_bytes_) {

@@ -17,9 +17,9 @@ namespace hybridattn::cpu::HWY_NAMESPACE {
 void gated_rms_norm(const ops::GatedRmsNormParams& p, core::Launch& launch) {
   const std::int64_t dim = p.x.dim(2);
   for_head_rows(launch, p.x.dim(0), p.x.dim(1), dim, [&](auto t, auto h, float* scratch) {
-    if (p.pad != nullptr && p.pad[t] != 0) {
-      return zero_row(dim, row3(p.out, t, h), p.out.dtype);
-    }
+    const std::uint8_t token = p.pad == nullptr ? std::uint8_t{kNormed} : p.pad[t];
+    if (token == kLeftOut) return;
+    if (token != kNormed) return zero_row(dim, row3(p.out, t, h), p.out.dtype);
     const float* x = row_f32(row3(p.x, t, h), p.x.dtype, dim, scratch);
     const float* z = row_f32(row3(p.z, t, h), p.z.dtype, dim, scratch + dim);
     const float* w = row_f32(p.weight.data, p.weight.dtype, dim, scratch + 2 * dim);

@@ -60,6 +60,38 @@ class PinnedMemory final : public Allocator {
   void deallocate(void* pointer, std::size_t) noexcept override { cudaFreeHost(pointer); }
 };
 
+/// Ends what a capture made, whichever step of that fails.
+class CudaGraph final : public core::DeviceGraph {
+ public:
+  CudaGraph(int index, cudaStream_t stream) : index_(index), stream_(stream) {}
+  ~CudaGraph() override {
+    const Current current(index_);
+    if (executable_ != nullptr) cudaGraphExecDestroy(executable_);
+    if (graph_ != nullptr) cudaGraphDestroy(graph_);
+  }
+
+  Status end_capture() {
+    if (const cudaError_t status = cudaStreamEndCapture(stream_, &graph_); status != cudaSuccess) {
+      cudaGetLastError();  // said by the result; not to be taken for a later call's
+      return check(status, "Graph::record: the capture");
+    }
+    HYBRIDATTN_TRY(check(cudaGraphGetNodes(graph_, nullptr, &num_nodes_), "Graph::record"));
+    return check(cudaGraphInstantiate(&executable_, graph_, 0), "Graph::record: the graph");
+  }
+  Status launch() override {
+    const Current current(index_);
+    return check(cudaGraphLaunch(executable_, stream_), "Graph::replay");
+  }
+  std::size_t num_nodes() const noexcept override { return num_nodes_; }
+
+ private:
+  int index_;
+  cudaStream_t stream_;
+  cudaGraph_t graph_ = nullptr;
+  cudaGraphExec_t executable_ = nullptr;
+  std::size_t num_nodes_ = 0;
+};
+
 class CudaDevice final : public core::Device {
  public:
   explicit CudaDevice(const core::DeviceInfo& info) : info_(info), memory_(info.index) {}
@@ -108,6 +140,17 @@ class CudaDevice final : public core::Device {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     return cudaStreamIsCapturing(stream_, &status) == cudaSuccess &&
            status == cudaStreamCaptureStatusActive;
+  }
+  Status begin_capture() override {
+    const Current current(info_.index);
+    return check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
+                 "Graph::record: the stream");
+  }
+  Result<std::unique_ptr<core::DeviceGraph>> end_capture() override {
+    const Current current(info_.index);
+    auto graph = std::make_unique<CudaGraph>(info_.index, stream_);
+    HYBRIDATTN_TRY(graph->end_capture());
+    return std::unique_ptr<core::DeviceGraph>(std::move(graph));
   }
   Status mark(int index) override {
     const Current current(info_.index);

@@ -25,7 +25,9 @@ __global__ void __launch_bounds__(kWarps * 32)
   for (std::int64_t i = flat_index() / 32; i < p.tokens * p.heads; i += flat_step() / 32) {
     const std::int64_t token = i / p.heads;
     const std::int64_t head = i % p.heads;
-    if (p.pad != nullptr && p.pad[token] != 0) {
+    const std::uint8_t kind = p.pad == nullptr ? std::uint8_t{kNormed} : p.pad[token];
+    if (kind == kLeftOut) continue;
+    if (kind != kNormed) {
       for (int d = lane; d < p.dim; d += 32) store(p.out, p.out.at(token, head, d), 0.0f);
       continue;
     }

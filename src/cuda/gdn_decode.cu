@@ -3,9 +3,8 @@
 #include "src/cuda/smxx/gdn_decode.cuh"
 
 namespace hybridattn::cuda {
-namespace {
 
-const char* refusal(const ops::GdnDecodeParams& p, const core::DeviceInfo&) {
+const char* decode_refusal(const ops::GdnDecodeParams& p) {
   const GdnDecodeArgs& x = p.args;
   if (p.k_dim != 128 || p.v_dim != 128) {
     return "the fused kernel has K = V = 128 only";
@@ -17,6 +16,12 @@ const char* refusal(const ops::GdnDecodeParams& p, const core::DeviceInfo&) {
   }
   if (!rows_aligned(x.state)) return "the fused kernel needs rows of the state aligned to 16 bytes";
   return nullptr;
+}
+
+namespace {
+
+const char* refusal(const ops::GdnDecodeParams& p, const core::DeviceInfo&) {
+  return decode_refusal(p);
 }
 
 bool aligned(const void* data, std::uintptr_t bytes) {

@@ -8,6 +8,7 @@
 #include "src/ops/copy_slots_params.h"
 #include "src/ops/gated_rms_norm_params.h"
 #include "src/ops/gdn_decode_params.h"
+#include "src/ops/gdn_decode_verify_params.h"
 #include "src/ops/gdn_gates_params.h"
 #include "src/ops/gdn_prefill_params.h"
 #include "src/ops/gdn_step_params.h"
@@ -29,6 +30,7 @@ core::DeviceKernels<ops::CopyKvParams> copy_kv_kernels();
 core::DeviceKernels<ops::CopySlotsParams> copy_slots_kernels();
 core::DeviceKernels<ops::GatedRmsNormParams> gated_rms_norm_kernels();
 core::DeviceKernels<ops::GdnDecodeParams> gdn_decode_kernels();
+core::DeviceKernels<ops::GdnDecodeVerifyParams> gdn_decode_verify_kernels();
 core::DeviceKernels<ops::GdnGatesParams> gdn_gates_kernels();
 core::DeviceKernels<ops::GdnPrefillParams> gdn_prefill_kernels();
 core::DeviceKernels<ops::GdnStepParams> gdn_step_kernels();

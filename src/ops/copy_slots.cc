@@ -63,9 +63,11 @@ Status copy_slots(Context& context, const CopySlotsArgs& args) {
   HYBRIDATTN_TRY(check_slots("copy_slots", "source", args.source, args.count, sources));
   HYBRIDATTN_TRY(
       check_slots("copy_slots", "destination", args.destination, args.count, args.pool.dim(0)));
-  HYBRIDATTN_ASSIGN(const std::int32_t* source, ops::place_array(context, args.source, args.count));
-  HYBRIDATTN_ASSIGN(const std::int32_t* destination,
-                    ops::place_array(context, args.destination, args.count));
+  HYBRIDATTN_ASSIGN(const std::int32_t* source, ops::place_array(context, args.source, args.count,
+                                                                 args.device_source));
+  HYBRIDATTN_ASSIGN(
+      const std::int32_t* destination,
+      ops::place_array(context, args.destination, args.count, args.device_destination));
   const ops::CopySlotsParams params{writable(args.pool), from.base, from.stride, pool.stride,
                                     pool.bytes,          source,    destination, args.count};
   return core::launch(context, "copy_slots", params);

@@ -12,7 +12,7 @@ struct GatedRmsNormParams {
   TensorView out;          // [tokens, heads, dim]
   float epsilon;
   GateKind gate;
-  const std::uint8_t* pad;  // optional [tokens]
+  const std::uint8_t* pad;  // optional [tokens] of NormToken
 };
 
 }  // namespace hybridattn::ops

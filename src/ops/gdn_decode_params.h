@@ -14,4 +14,9 @@ struct GdnDecodeParams {
   float scale;         // on q
 };
 
+/// Checks a call, whose rows have at most `max_length` tokens, and fills `params`. Errors:
+/// invalid_argument, out_of_range, unsupported.
+Status check_gdn_decode(const char* op, const GdnDecodeArgs& args, std::int64_t max_length,
+                        GdnDecodeParams& params);
+
 }  // namespace hybridattn::ops

@@ -37,7 +37,7 @@ GdnIntermediates::GdnIntermediates(std::byte* block, const GdnDims& d) : dims(d)
   log_decay = d.channel_decay ? cut.take(DType::kF32, d.tokens, d.v_heads, d.k_dim)
                               : cut.take(DType::kF32, d.tokens, d.v_heads);
   beta = cut.take(DType::kF32, d.tokens, d.v_heads);
-  core_out = cut.take(DType::kF32, d.tokens, d.v_heads, d.v_dim);
+  core_out = cut.take(d.core_dtype, d.tokens, d.v_heads, d.v_dim);
   bytes_ = cut.used();
 }
 

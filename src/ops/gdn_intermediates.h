@@ -1,5 +1,6 @@
 // The tensors between the ops of a Gated DeltaNet layer: float32 but for the convolution's output,
-// which the delta rule may want in the type of its products.
+// which the delta rule may want in the type of its products, and for its own, which kernels may
+// give in that type alone.
 #pragma once
 
 #include <cstddef>
@@ -12,6 +13,7 @@ struct GdnDims {
   std::int64_t tokens, k_heads, v_heads, k_dim, v_dim;
   bool channel_decay;
   DType conv_dtype = DType::kF32;
+  DType core_dtype = DType::kF32;
 
   std::int64_t key_channels() const noexcept { return k_heads * k_dim; }
   std::int64_t conv_channels() const noexcept { return 2 * key_channels() + v_heads * v_dim; }

@@ -22,10 +22,10 @@ Status check_parents(const char* op, std::int32_t row, const std::int32_t* paren
 }
 
 Status check_kept(core::ArgCheck& check, const ConstTensorView& state, const ConstTensorView& kept,
-                  const RaggedRows& rows, const VerifyRows& verify) {
-  check.require(kept.dtype == state.dtype, "kept has dtype ", dtype_name(kept.dtype),
-                ", must be that of state: ", dtype_name(state.dtype));
-  check.distinct("kept", kept, "state", state);
+                  const RaggedRows& rows, const VerifyRows& verify, const KeptNames& names) {
+  check.require(kept.dtype == state.dtype, names.kept, " has dtype ", dtype_name(kept.dtype),
+                ", must be that of ", names.state, ": ", dtype_name(state.dtype));
+  check.distinct(names.kept, kept, names.state, state);
   check.array("verify.kept", verify.kept, rows.count);
   if (!check.ok()) return check.status();
   const char* op = check.op();

@@ -11,10 +11,15 @@ namespace hybridattn::ops {
 Status check_parents(const char* op, std::int32_t row, const std::int32_t* parents,
                      std::int64_t first, std::int64_t length);
 
-/// What both verify ops ask of their kept states: the dtype and not the memory of the pool that is
+/// What verify ops ask of their kept states: the dtype and not the memory of the pool that is
 /// read, slots inside it, parents earlier than their tokens. The shapes of both are bound in
-/// `check`, kept slots under that name; `rows` are checked already.
+/// `check`, kept slots under that name; `rows` are checked already. `names`: what the op calls its
+/// pool and its kept states.
+struct KeptNames {
+  const char* state = "state";
+  const char* kept = "kept";
+};
 Status check_kept(core::ArgCheck& check, const ConstTensorView& state, const ConstTensorView& kept,
-                  const RaggedRows& rows, const VerifyRows& verify);
+                  const RaggedRows& rows, const VerifyRows& verify, const KeptNames& names = {});
 
 }  // namespace hybridattn::ops

@@ -14,6 +14,9 @@ struct CopySlotsArgs {
   /// Pool that the sources are slots of: as `pool`, with any number of slots. Empty = `pool`
   /// itself.
   ConstTensorView from{};
+  /// CUDA: the same arrays on the device. nullptr = the op uploads them for itself.
+  const std::int32_t* device_source = nullptr;
+  const std::int32_t* device_destination = nullptr;
 };
 
 /// Copies slot source[i] to slot destination[i], bytes as they are. A pair with kPadIndex on either

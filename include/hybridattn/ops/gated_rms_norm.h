@@ -11,6 +11,13 @@ namespace hybridattn {
 /// What the gate does to z before it multiplies.
 enum class GateKind : std::uint8_t { kSilu, kSigmoid };
 
+/// What GatedRmsNormArgs::pad says of a token.
+enum NormToken : std::uint8_t {
+  kNormed = 0,
+  kPadded = 1,   ///< nothing of it is read, its output is 0
+  kLeftOut = 2,  ///< neither read nor written: another call's
+};
+
 struct GatedRmsNormArgs {
   ConstTensorView x{};       ///< [T, H, D] f32, bf16 or f16
   ConstTensorView z{};       ///< [T, H, D]
@@ -18,8 +25,8 @@ struct GatedRmsNormArgs {
   TensorView out{};          ///< [T, H, D]; may be x itself
   float epsilon = 1e-6f;
   GateKind gate = GateKind::kSilu;
-  /// Optional [T]: a token with a value other than 0 is padding. Nothing of it is read, its output
-  /// is 0. In the memory of the context's device, as the tensors.
+  /// Optional [T] of NormToken, in the memory of the context's device, as the tensors. Without it
+  /// every token is normed.
   const std::uint8_t* pad = nullptr;
 };
 

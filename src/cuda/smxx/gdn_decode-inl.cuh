@@ -4,17 +4,10 @@
 #include "src/cuda/formulas.cuh"
 #include "src/cuda/grid.cuh"
 #include "src/cuda/smxx/gdn_decode_conv.cuh"
+#include "src/cuda/smxx/gdn_decode_token.cuh"
 #include "src/cuda/smxx/warp_state.cuh"
 
 namespace hybridattn::cuda {
-
-/// exp(g) of a head or of one of its channels.
-template <class X>
-__device__ inline float decay_of(const DecodeParams& p, std::int64_t token, int head, int channel) {
-  const float a = to_float(p.a.as<const X>()[p.a.at(token, head, channel)]);
-  const float x = a + load(p.dt_bias, p.dt_bias.at(head, channel));
-  return decay_factor(load(p.a_log, p.a_log.at(head)), x);
-}
 
 /// A block: one head of one row of the batch. A warp computes a part of its rows while the next
 /// kAhead are on their way. A head over several blocks, a cluster for the norm, was slower at every
@@ -97,10 +90,7 @@ __global__ void __launch_bounds__(Warps * 32)
   } else if (tid == kThreads - 1) {
     decays[0] = decay_of<X>(p, row.start, head, 0);
   }
-  if (tid == kThreads - 1) {
-    const float b = to_float(p.b.as<const X>()[p.b.at(row.start, head)]);
-    beta = p.beta_factor * sigmoid(b);
-  }
+  if (tid == kThreads - 1) beta = beta_of<X>(p, row.start, head);
 #pragma unroll
   for (int part = 0; part < kQkPairs; ++part) {
     const int i = part * kThreads + tid;
@@ -154,17 +144,12 @@ __global__ void __launch_bounds__(Warps * 32)
     for (int i = tid; i < V; i += kThreads) out[i] = from_float<X>(o[i]);
     return;
   }
-  // Each warp adds all squares, in one order.
-  float squares = 0.0f;
-#pragma unroll
-  for (int i = 0; i < V / 32; ++i) squares = fmaf(o[i * 32 + lane], o[i * 32 + lane], squares);
-  const float factor = inverse_root(sum_lanes(squares) * (1.0f / V) + p.epsilon);
+  const float factor = norm_factor<V>(p, o, lane);
 #pragma unroll
   for (int part = 0; part < kVParts; ++part) {
     const int i = part * kThreads + tid;
     if (i >= V) continue;
-    const float gate = p.sigmoid_gate ? sigmoid(z[part]) : silu(z[part]);
-    out[i] = from_float<X>(o[i] * factor * norm_weight[part] * gate);
+    out[i] = from_float<X>(normed(p, o[i], factor, norm_weight[part], z[part]));
   }
 }
 

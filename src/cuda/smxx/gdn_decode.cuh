@@ -24,6 +24,8 @@ struct DecodeParams {
   bool paired;  // two channels of the convolution are whole words
 };
 
+/// Why the fused kernels cannot serve a call, nullptr when they can.
+const char* decode_refusal(const ops::GdnDecodeParams& p);
 DecodeParams decode_params(const ops::GdnDecodeParams& p, const core::DeviceLaunch& launch);
 
 /// X: the type of activations, T: of the state at rest. The instances are in gdn_decode_*.cu.

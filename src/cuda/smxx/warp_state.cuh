@@ -105,6 +105,14 @@ struct WarpState {
       __stcs(reinterpret_cast<uint4*>(base + row(lane, i) * row_stride + channel(lane)), raw);
     }
   }
+  /// To what `store` left.
+  __device__ void round() {
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) s[i][e] = to_float(from_float<T>(s[i][e]));
+    }
+  }
 
   /// q times `scale`, and both normalised where `normalize` says so: the lane's channels of a head.
   __device__ static void scale_heads(float (&q)[kVector], float (&k)[kVector], float scale,

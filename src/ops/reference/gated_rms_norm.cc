@@ -11,7 +11,8 @@ void gated_rms_norm(const GatedRmsNormArgs& args) {
   const std::int64_t dim = args.weight.dim(0);
   for (std::int64_t t = 0; t < args.x.dim(0); ++t) {
     for (std::int64_t h = 0; h < args.x.dim(1); ++h) {
-      if (args.pad != nullptr && args.pad[t] != 0) {
+      if (args.pad != nullptr && args.pad[t] == kLeftOut) continue;
+      if (args.pad != nullptr && args.pad[t] != kNormed) {
         for (std::int64_t i = 0; i < dim; ++i) store(args.out, 0.0, t, h, i);
         continue;
       }
