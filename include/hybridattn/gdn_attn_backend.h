@@ -42,9 +42,9 @@ class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
   Status run_gdn(const Plan& plan, const RadixLinearAttention& layer,
                  const GdnRunArgs& args) override;
 
-  /// The layers that will be run, copied: checked now against the pool, and `plan` reserves room for
-  /// the widest, so that no run allocates. On CUDA activations are taken to be of the type of the
-  /// convolution's states. Without this call a layer is checked when it is run. Errors:
+  /// The layers that will be run, copied: checked now against the pool, and `plan` reserves room
+  /// for the widest, so that no run allocates. On CUDA activations are taken to be of the type of
+  /// the convolution's states. Without this call a layer is checked when it is run. Errors:
   /// invalid_argument, out_of_range, unsupported, naming the layer.
   Status set_layers(std::span<const RadixLinearAttention> layers);
 

@@ -77,9 +77,10 @@ class HYBRIDATTN_API Graph {
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
-  /// Runs all calls in order, on CUDA by one launch. Allocates nothing. Errors: failed_precondition when a plan of the
-  /// graph was not rewritten since the last replay: its rows would be those of another step; what a
-  /// recorded function of the caller returns, after which the calls behind it have not run.
+  /// Runs all calls in order, on CUDA by one launch. Allocates nothing. Errors: failed_precondition
+  /// when a plan of the graph was not rewritten since the last replay: its rows would be those of
+  /// another step; what a recorded function of the caller returns, after which the calls behind it
+  /// have not run.
   Status replay();
 
   /// A tensor that the graph writes, as the last replay left it.

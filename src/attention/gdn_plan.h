@@ -64,8 +64,8 @@ struct GdnPlan final : Plan {
     return placed == nullptr ? chunk_pad.data() : placed->chunk_pad();
   }
   GdnStep on_host() const {
-    return {steps(), prefills(), steps_and_prefills(), verifies(), verify(),
-            pad.data(), chunk_pad.data(), num_tokens()};
+    return {steps(),  prefills(), steps_and_prefills(), verifies(),
+            verify(), pad.data(), chunk_pad.data(),     num_tokens()};
   }
 
   void write(std::size_t at, const RowView& row) {
@@ -85,11 +85,11 @@ struct GdnPlan final : Plan {
   std::vector<std::int32_t> start, length, slot, computed;
   std::size_t num_steps = 0;
   std::size_t first_verify = 0;
-  std::vector<std::uint8_t> pad;        // [tokens] of NormToken
-  std::vector<std::uint8_t> chunk_pad;  // [tokens] the same, with what is no prefill left out
-  std::vector<std::int32_t> kept;       // [verify rows] first slot of each in the kept states
-  std::vector<std::int32_t> kept_last;  // [verify rows] kept slot of what a commit accepts
-  std::vector<std::int32_t> parents;    // [tokens] of trees, kChain elsewhere
+  std::vector<std::uint8_t> pad;          // [tokens] of NormToken
+  std::vector<std::uint8_t> chunk_pad;    // [tokens] the same, with what is no prefill left out
+  std::vector<std::int32_t> kept;         // [verify rows] first slot of each in the kept states
+  std::vector<std::int32_t> kept_last;    // [verify rows] kept slot of what a commit accepts
+  std::vector<std::int32_t> parents;      // [tokens] of trees, kChain elsewhere
   std::shared_ptr<PlacedGdnStep> placed;  // nullptr on the CPU
 };
 

@@ -59,13 +59,13 @@ Result<bool> run_fused(Context& context, const GdnPlan& plan, const GdnCall& cal
   ops::GdnDecodeParams decode{};
   HYBRIDATTN_TRY(ops::check_gdn_decode("gdn_decode", step_args(call, steps), 1, decode));
   if (!ops::is_fused(context, decode)) return false;
-  const GdnDecodeVerifyArgs drafts{step_args(call, verifies), plan.verify(), call.kept_state,
-                                   call.kept_conv};
-  if (verifies.count > 0) {
+  if (!call.kept_state.empty()) {  // there may be verify rows in another step, if not in this one
+    const GdnDecodeVerifyArgs drafts{step_args(call, verifies), plan.verify(), call.kept_state,
+                                     call.kept_conv};
     ops::GdnDecodeVerifyParams verify{};
     HYBRIDATTN_TRY(ops::check_gdn_decode_verify(drafts, verify));
     if (!ops::is_fused(context, verify)) return false;
-    HYBRIDATTN_TRY(gdn_decode_verify(context, drafts));
+    if (verifies.count > 0) HYBRIDATTN_TRY(gdn_decode_verify(context, drafts));
   }
   if (steps.count > 0) HYBRIDATTN_TRY(gdn_decode(context, decode.args));
   return true;
@@ -89,8 +89,7 @@ Rest rest_of(const GdnPlan& plan, bool fused) {
 /// The convolution of all rows; that of verify rows keeps its windows.
 Status run_convolution(Context& context, const GdnPlan& plan, const Rest& rest, const GdnCall& call,
                        const TensorView& out) {
-  CausalConvArgs args{
-      rest.both, call.args.mixed_qkv, call.layer.conv_weight, call.conv, out};
+  CausalConvArgs args{rest.both, call.args.mixed_qkv, call.layer.conv_weight, call.conv, out};
   if (args.rows.count > 0) HYBRIDATTN_TRY(causal_conv(context, args));
   args.rows = rest.verifies;
   if (args.rows.count == 0) return {};
@@ -112,16 +111,15 @@ Status run_delta_rule(Context& context, const GdnPlan& plan, const Rest& rest, c
 
 Status run_rest(Context& context, const GdnPlan& plan, const Rest& rest, const GdnCall& call) {
   const GdnRunArgs& x = call.args;
-  const ops::GdnDims dims =
-      dims_of(context, call.layer, x.mixed_qkv.dim(0), x.mixed_qkv.dtype);
+  const ops::GdnDims dims = dims_of(context, call.layer, x.mixed_qkv.dim(0), x.mixed_qkv.dtype);
   HYBRIDATTN_ASSIGN(std::byte * block,
                     core::shared_workspace(context, ops::GdnIntermediates::bytes(dims)));
   const ops::GdnIntermediates between(block, dims);
   const bool normed = !x.z.empty();
   HYBRIDATTN_TRY(run_convolution(context, plan, rest, call, between.conv_out));
-  HYBRIDATTN_TRY(gdn_gates(context, {x.a, x.b, call.layer.a_log, call.layer.dt_bias,
-                                     between.log_decay, between.beta,
-                                     call.layer.allow_neg_eigval}));
+  HYBRIDATTN_TRY(
+      gdn_gates(context, {x.a, x.b, call.layer.a_log, call.layer.dt_bias, between.log_decay,
+                          between.beta, call.layer.allow_neg_eigval}));
   GdnArgs args = between.delta_rule();
   args.state = call.state;
   args.out = normed ? between.core_out : x.out;
@@ -145,8 +143,8 @@ Status reserve_gdn_layer(Context& context, const GdnPlan& plan, const RadixLinea
   const ops::GdnDims dims = dims_of(context, layer, plan.num_tokens(), dtype);
   const std::size_t bytes = ops::GdnIntermediates::bytes(dims);
   HYBRIDATTN_TRY(context.reserve_workspace(bytes, 0));
-  HYBRIDATTN_TRY(context.impl().reserve_counters(
-      static_cast<std::size_t>(plan.steps().count) * static_cast<std::size_t>(layer.num_k_heads)));
+  HYBRIDATTN_TRY(context.impl().reserve_counters(static_cast<std::size_t>(plan.steps().count) *
+                                                 static_cast<std::size_t>(layer.num_k_heads)));
   if (plan.prefills().count == 0) return {};
   HYBRIDATTN_ASSIGN(std::byte * block, core::shared_workspace(context, bytes));
   const ops::GdnIntermediates between(block, dims);

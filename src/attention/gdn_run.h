@@ -19,7 +19,8 @@ struct GdnCall {
 Status run_gdn_layer(Context& context, const GdnPlan& plan, const GdnCall& call);
 
 /// On a GPU: grows the workspace now to what run_gdn_layer will want for such a layer, so that no
-/// run does. `dtype`: of the activations. Errors: resource_exhausted; failed_precondition in a capture.
+/// run does. `dtype`: of the activations. Errors: resource_exhausted; failed_precondition in a
+/// capture.
 Status reserve_gdn_layer(Context& context, const GdnPlan& plan, const RadixLinearAttention& layer,
                          const TensorView& state, DType dtype);
 

@@ -13,8 +13,8 @@ namespace hybridattn::backend {
 
 /// What one step says of its rows and tokens, on the host.
 struct GdnStep {
-  RaggedRows steps;              // rows of one token
-  RaggedRows prefills;           // of any length
+  RaggedRows steps;               // rows of one token
+  RaggedRows prefills;            // of any length
   RaggedRows steps_and_prefills;  // both, in this order: what the convolution takes at once
   RaggedRows verifies;
   VerifyRows verify;

@@ -138,8 +138,7 @@ Status Graph::Impl::check_inputs() const {
 
 Status Graph::Impl::run_calls() {
   for (const core::Recorder::Call& call : recorder.calls) {
-    core::Launch launch{context.executor(), context.isa(), recorder.workers,
-                        recorder.worker_bytes};
+    core::Launch launch{context.executor(), context.isa(), recorder.workers, recorder.worker_bytes};
     const TraceSpan span(context, call.name);
     HYBRIDATTN_TRY(call.body(launch));
     core::end_launch(context, launch);

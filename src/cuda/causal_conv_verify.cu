@@ -20,7 +20,6 @@ struct ConvVerifyParams : ConvParams {
 
 __device__ void run_token(const ConvVerifyParams& p, const Row& row, int index, int i,
                           int channel) {
-  float sum = 0.0f;
   std::int64_t at = i;  // the token of this tap; below 0: a column of the state from its end
   float window[kMaxConvWidth];  // the newest input first
 #pragma unroll
@@ -35,7 +34,12 @@ __device__ void run_token(const ConvVerifyParams& p, const Row& row, int index, 
       --at;
     }
     window[w] = input;
-    sum = fmaf(load(p.weight, p.weight.at(channel, p.width - 1 - w)), input, sum);
+  }
+  float sum = 0.0f;  // the oldest first, as causal_conv adds
+#pragma unroll
+  for (int w = kMaxConvWidth - 1; w >= 0; --w) {
+    if (w < p.width)
+      sum = fmaf(load(p.weight, p.weight.at(channel, p.width - 1 - w)), window[w], sum);
   }
   store(p.out, p.out.at(row.start + i, channel), p.silu ? silu(sum) : sum);
 #pragma unroll

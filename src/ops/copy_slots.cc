@@ -63,8 +63,8 @@ Status copy_slots(Context& context, const CopySlotsArgs& args) {
   HYBRIDATTN_TRY(check_slots("copy_slots", "source", args.source, args.count, sources));
   HYBRIDATTN_TRY(
       check_slots("copy_slots", "destination", args.destination, args.count, args.pool.dim(0)));
-  HYBRIDATTN_ASSIGN(const std::int32_t* source, ops::place_array(context, args.source, args.count,
-                                                                 args.device_source));
+  HYBRIDATTN_ASSIGN(const std::int32_t* source,
+                    ops::place_array(context, args.source, args.count, args.device_source));
   HYBRIDATTN_ASSIGN(
       const std::int32_t* destination,
       ops::place_array(context, args.destination, args.count, args.device_destination));

@@ -46,8 +46,7 @@ Status ops::check_gdn_decode(const char* op, const GdnDecodeArgs& args, std::int
   check.distinct("out", args.out, "mixed_qkv", args.mixed_qkv)
       .distinct("out", args.out, "z", args.z);
   if (!check.ok()) return check.status();
-  HYBRIDATTN_TRY(
-      ops::check_ragged_rows(op, args.rows, check["T"], check["slots"], max_length));
+  HYBRIDATTN_TRY(ops::check_ragged_rows(op, args.rows, check["T"], check["slots"], max_length));
   params = {args,       check["HV"], check["K"],
             check["V"], check["W"],  1.0f / std::sqrt(static_cast<float>(check["K"]))};
   return {};

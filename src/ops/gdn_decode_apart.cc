@@ -69,8 +69,9 @@ Status run_gdn_decode_apart(Context& context, const char* op, const GdnDecodePar
   const GdnDecodeArgs& x = p.args;
   const GdnDims dims = dims_of(p);
   const std::size_t between = GdnIntermediates::bytes(dims);
-  HYBRIDATTN_ASSIGN(std::byte * block,
-                    core::shared_workspace(context, between + static_cast<std::size_t>(dims.tokens)));
+  HYBRIDATTN_ASSIGN(
+      std::byte * block,
+      core::shared_workspace(context, between + static_cast<std::size_t>(dims.tokens)));
   const GdnIntermediates b(block, dims);
   HYBRIDATTN_TRY(
       convolve(context, {x.rows, x.mixed_qkv, x.conv_weight, x.conv_state, b.conv_out}, verify));
@@ -84,8 +85,8 @@ Status run_gdn_decode_apart(Context& context, const char* op, const GdnDecodePar
   if (x.z.empty()) return {};
   HYBRIDATTN_ASSIGN(const std::uint8_t* tokens,
                     place_norm_tokens(context, x.rows, dims.tokens, block + between));
-  return gated_rms_norm(
-      context, {b.core_out, x.z, x.norm_weight, x.out, x.norm_epsilon, x.gate, tokens});
+  return gated_rms_norm(context,
+                        {b.core_out, x.z, x.norm_weight, x.out, x.norm_epsilon, x.gate, tokens});
 }
 
 }  // namespace hybridattn::ops

@@ -18,9 +18,8 @@ Status launch_fused_or_apart(Context& context, const char* op, const Params& par
                              const Apart& apart) {
   if (context.device() == DeviceType::kCpu) return apart(context);
   const core::DeviceChoice<Params> fused = core::choose_device_kernel(context, params);
-  return fused.kernel == nullptr
-             ? apart(context)
-             : core::launch_device_kernel(context, op, *fused.kernel, params);
+  return fused.kernel == nullptr ? apart(context)
+                                 : core::launch_device_kernel(context, op, *fused.kernel, params);
 }
 
 /// Whether one kernel of the context's device serves the whole call, whose rows lie there.

@@ -48,6 +48,17 @@ TEST(RandomSchedules, WithEveryOptionOn) {
   schedule.drain();
 }
 
+/// Heads as models have them, which kernels of their own serve.
+TEST(RandomSchedules, WithTheHeadsOfModels) {
+  WorldOptions options;
+  options.dim = options.v_dim = 64;
+  options.gdn_k_dim = options.gdn_v_dim = 128;
+  options.dtype = options.kv_dtype = DType::kBF16;
+  RandomSchedule schedule(5, options);
+  schedule.run(steps_wanted() / 10);
+  schedule.drain();
+}
+
 TEST(RandomSchedules, InTwoContextsAtOnce) {
   WorldOptions options;
   options.threads = 2;

@@ -44,6 +44,8 @@ inline constexpr OpBound kGdnStepBound{"gdn_step", 5e-7, 2, 8};
 // The step behind a convolution, gates and norms: their float32 errors, and the roundings of all
 // inputs through them.
 inline constexpr OpBound kGdnDecodeBound{"gdn_decode", 2e-6, 12, 8};
+// Drafts over states that are bf16 at rest: rounded after each token, and not by the reference.
+inline constexpr OpBound kGdnDraftsBF16Bound{"gdn_decode_verify, bf16 states", 5e-3, 12, 8};
 // The chunked kernels round the operands of their products to the type of q, k and v: the state, U,
 // and the matrices of a chunk. Keys that almost agree show most of it.
 inline constexpr OpBound kGdnChunksBF16Bound{"gdn_prefill in chunks", 8e-3, 2, 8};

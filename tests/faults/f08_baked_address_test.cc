@@ -12,13 +12,13 @@ class PoisoningAllocator final : public Allocator {
  public:
   void* allocate(std::size_t bytes) noexcept override {
     ++calls;
-    void* memory = ::operator new (bytes, std::align_val_t{64}, std::nothrow);
+    void* memory = shared_memory().allocate(bytes);
     std::memset(memory, 0xff, bytes);
     return memory;
   }
   void deallocate(void* pointer, std::size_t bytes) noexcept override {
     std::memset(pointer, 0xff, bytes);
-    ::operator delete (pointer, std::align_val_t{64});
+    shared_memory().deallocate(pointer, bytes);
   }
   int calls = 0;
 };

@@ -341,8 +341,9 @@ class Session {
   void append_places(std::int32_t page, std::vector<std::vector<testing::Byte>>& all) const {
     const std::vector<testing::Byte> bytes = world_.page_bytes(page);
     const auto size = static_cast<std::size_t>(world_.options.page_size);
-    const std::size_t widths[] = {sizeof(float) * HybridWorld::kHk * HybridWorld::kDim,
-                                  sizeof(float) * HybridWorld::kHk * HybridWorld::kVDim};
+    const std::size_t widths[] = {
+        sizeof(float) * HybridWorld::kHk * static_cast<std::size_t>(world_.options.dim),
+        sizeof(float) * HybridWorld::kHk * static_cast<std::size_t>(world_.options.v_dim)};
     const std::size_t first = all.size();
     all.resize(first + size);
     std::size_t at = 0;

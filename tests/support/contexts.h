@@ -134,11 +134,11 @@ class CountingAllocator final : public Allocator {
     if (fail) return nullptr;
     held += bytes;
     ++calls;
-    return ::operator new (bytes, std::align_val_t{64}, std::nothrow);
+    return shared_memory().allocate(bytes);
   }
   void deallocate(void* pointer, std::size_t bytes) noexcept override {
     held -= bytes;
-    ::operator delete (pointer, std::align_val_t{64});
+    shared_memory().deallocate(pointer, bytes);
   }
 
   std::size_t held = 0;

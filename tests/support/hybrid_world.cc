@@ -1,6 +1,8 @@
 #include "tests/support/hybrid_world.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <string_view>
 
 namespace hybridattn::testing {
 namespace {
@@ -17,11 +19,22 @@ void append(std::vector<Byte>& to, const std::vector<Byte>& more) {
 
 }  // namespace
 
+DeviceType world_device() {
+  const char* given = std::getenv("HYBRIDATTN_TEST_DEVICE");
+  return given != nullptr && std::string_view(given) == "cuda" ? DeviceType::kCuda
+                                                               : DeviceType::kCpu;
+}
+
 HybridWorld::HybridWorld(const WorldOptions& o) : options(o) {
   ContextOptions made;
+  made.device = o.device;
   made.isa = o.isa;
   made.threads = o.threads;
   made.allocator = o.allocator;
+  if (o.device != DeviceType::kCpu) {
+    if (o.allocator == nullptr) made.allocator = &shared_memory();
+    made.batch_invariant = true;  // on the CPU results are so anyway
+  }
   made.executor = o.executor;
   made.trace = o.trace;
   made.chunk_invariant = o.chunk_invariant;
@@ -74,25 +87,28 @@ void HybridWorld::make_gdn_layer(std::int32_t id, Random& random) {
   l.layer.gdn_index = static_cast<std::int32_t>(gdn_.size());
   l.layer.num_k_heads = kGdnHk;
   l.layer.num_v_heads = kGdnHv;
-  l.layer.head_k_dim = kK;
-  l.layer.head_v_dim = kV;
+  l.layer.head_k_dim = options.gdn_k_dim;
+  l.layer.head_v_dim = options.gdn_v_dim;
   l.layer.allow_neg_eigval = options.allow_neg_eigval;
   l.layer.channel_decay = options.channel_decay;
-  l.weight = filled({kChannels, kWidth}, random, -1, 1);
+  l.weight = filled({channels(), kWidth}, random, -1, 1);
   l.a_log = filled({kGdnHv}, random, -3, 1);
-  const Shape decays = options.channel_decay ? Shape{kGdnHv, kK} : Shape{kGdnHv};
+  const Shape decays = options.channel_decay ? Shape{kGdnHv, options.gdn_k_dim} : Shape{kGdnHv};
   l.bias = filled(decays, random, -2, 2);
-  l.norm = filled({kV}, random, 0.5, 1.5);
-  l.recurrent = Buffer(options.state_dtype, {options.slots, kGdnHv, kV, kK});
-  l.conv = Buffer(DType::kF32, {options.slots, kChannels, kWidth - 1});
-  l.kept_recurrent = Buffer(options.state_dtype, {options.kept, kGdnHv, kV, kK});
-  l.kept_conv = Buffer(DType::kF32, {options.kept, kChannels, kWidth - 1});
+  l.norm = filled({options.gdn_v_dim}, random, 0.5, 1.5);
+  l.recurrent =
+      Buffer(options.state_dtype, {options.slots, kGdnHv, options.gdn_v_dim, options.gdn_k_dim});
+  l.conv = Buffer(options.dtype, {options.slots, channels(), kWidth - 1});
+  l.kept_recurrent =
+      Buffer(options.state_dtype, {options.kept, kGdnHv, options.gdn_v_dim, options.gdn_k_dim});
+  l.kept_conv = Buffer(options.dtype, {options.kept, channels(), kWidth - 1});
   const std::int64_t t = options.max_tokens;
-  l.mixed = Buffer(options.dtype, {t, kChannels});
-  l.a = Buffer(options.dtype, options.channel_decay ? Shape{t, kGdnHv, kK} : Shape{t, kGdnHv});
+  l.mixed = Buffer(options.dtype, {t, channels()});
+  l.a = Buffer(options.dtype,
+               options.channel_decay ? Shape{t, kGdnHv, options.gdn_k_dim} : Shape{t, kGdnHv});
   l.b = Buffer(options.dtype, {t, kGdnHv});
-  l.z = Buffer(options.dtype, {t, kGdnHv, kV});
-  l.out = Buffer(options.dtype, {t, kGdnHv, kV});
+  l.z = Buffer(options.dtype, {t, kGdnHv, options.gdn_v_dim});
+  l.out = Buffer(options.dtype, {t, kGdnHv, options.gdn_v_dim});
   gdn_.push_back(std::move(l));
 }
 
@@ -102,8 +118,8 @@ void HybridWorld::make_attention_layer(std::int32_t id, Random& random) {
   l.layer.kv_index = static_cast<std::int32_t>(attention_.size());
   l.layer.num_heads = kHq;
   l.layer.num_kv_heads = kHk;
-  l.layer.head_dim = kDim;
-  l.layer.v_head_dim = kVDim;
+  l.layer.head_dim = options.dim;
+  l.layer.v_head_dim = options.v_dim;
   l.layer.scaling = static_cast<float>(random.uniform(0.2, 0.3));
   l.layer.logit_cap = options.logit_cap;
   l.layer.sliding_window = options.window;
@@ -115,19 +131,24 @@ void HybridWorld::make_attention_layer(std::int32_t id, Random& random) {
     *scales = Buffer(DType::kF32, {kHk});
     scales->fill({0.25, 2.0});
   }
-  l.k_cache = Buffer(options.kv_dtype, {options.pages, options.page_size, kHk, kDim});
-  l.v_cache = Buffer(options.kv_dtype, {options.pages, options.page_size, kHk, kVDim});
+  l.k_cache = Buffer(options.kv_dtype, {options.pages, options.page_size, kHk, options.dim});
+  l.v_cache = Buffer(options.kv_dtype, {options.pages, options.page_size, kHk, options.v_dim});
   const std::int64_t t = options.max_tokens;
-  l.q = Buffer(options.dtype, {t, kHq, kDim});
-  l.k = Buffer(options.dtype, {t, kHk, kDim});
-  l.v = Buffer(options.dtype, {t, kHk, kVDim});
-  l.gate = Buffer(options.dtype, {t, kHq, kVDim});
-  l.out = Buffer(options.dtype, {t, kHq, kVDim});
+  l.q = Buffer(options.dtype, {t, kHq, options.dim});
+  l.k = Buffer(options.dtype, {t, kHk, options.dim});
+  l.v = Buffer(options.dtype, {t, kHk, options.v_dim});
+  l.gate = Buffer(options.dtype, {t, kHq, options.v_dim});
+  l.out = Buffer(options.dtype, {t, kHq, options.v_dim});
   l.lse = Buffer(DType::kF32, {t, kHq});
   attention_.push_back(std::move(l));
 }
 
+void HybridWorld::settle() const {
+  if (options.device != DeviceType::kCpu) EXPECT_OK(context->synchronize());
+}
+
 void HybridWorld::feed(std::uint64_t request, std::int64_t position, std::int32_t token) {
+  settle();
   Random random(request * 1000003 + static_cast<std::uint64_t>(position));
   touched_ = std::max(touched_, token + 1);
   for (GdnLayer& l : gdn_) {
@@ -145,6 +166,7 @@ void HybridWorld::feed(std::uint64_t request, std::int64_t position, std::int32_
 }
 
 void HybridWorld::poison_tokens() {
+  settle();
   for (std::int32_t t = 0; t < touched_; ++t) {
     for (GdnLayer& l : gdn_) {
       for (Buffer* b : {&l.mixed, &l.a, &l.b, &l.z, &l.out}) b->poison({t});
@@ -188,6 +210,7 @@ Status HybridWorld::run(const Plan& plan) {
 }
 
 std::vector<double> HybridWorld::output(std::int32_t token) const {
+  settle();
   std::vector<double> all;
   const auto take = [&](const Buffer& buffer) {
     const std::vector<double> values = buffer.gather({token});
@@ -199,6 +222,7 @@ std::vector<double> HybridWorld::output(std::int32_t token) const {
 }
 
 std::vector<double> HybridWorld::lse(std::int32_t token) const {
+  settle();
   std::vector<double> all;
   for (const AttentionLayer& l : attention_) {
     const std::vector<double> values = l.lse.gather({token});
@@ -208,6 +232,7 @@ std::vector<double> HybridWorld::lse(std::int32_t token) const {
 }
 
 std::vector<Byte> HybridWorld::slot_bytes(std::int32_t slot) const {
+  settle();
   std::vector<Byte> all;
   for (const GdnLayer& l : gdn_) {
     append(all, l.recurrent.bytes(slot));
@@ -217,6 +242,7 @@ std::vector<Byte> HybridWorld::slot_bytes(std::int32_t slot) const {
 }
 
 std::vector<Byte> HybridWorld::page_bytes(std::int32_t page) const {
+  settle();
   std::vector<Byte> all;
   for (const AttentionLayer& l : attention_) {
     append(all, l.k_cache.bytes(page));
@@ -226,6 +252,7 @@ std::vector<Byte> HybridWorld::page_bytes(std::int32_t page) const {
 }
 
 std::vector<HybridWorld::CacheBuffer> HybridWorld::cache_buffers() const {
+  settle();
   std::vector<CacheBuffer> all;
   for (const GdnLayer& l : gdn_) {
     all.push_back({l.recurrent.memory(), options.slots, true});
@@ -239,6 +266,7 @@ std::vector<HybridWorld::CacheBuffer> HybridWorld::cache_buffers() const {
 }
 
 void HybridWorld::poison_slot(std::int32_t slot) {
+  settle();
   for (GdnLayer& l : gdn_) {
     l.recurrent.poison({slot});
     l.conv.poison({slot});
@@ -254,6 +282,7 @@ void HybridWorld::copy_slot(std::int32_t from, std::int32_t to) {
 }
 
 void HybridWorld::poison_page(std::int32_t page) {
+  settle();
   for (AttentionLayer& l : attention_) {
     l.k_cache.poison({page});
     l.v_cache.poison({page});

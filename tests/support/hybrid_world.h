@@ -13,7 +13,11 @@
 
 namespace hybridattn::testing {
 
+/// Where worlds run: on the CPU, or with HYBRIDATTN_TEST_DEVICE=cuda in the environment on the GPU.
+DeviceType world_device();
+
 struct WorldOptions {
+  DeviceType device = world_device();
   std::int32_t slots = 8;
   std::int32_t pages = 64;
   std::int32_t page_size = 4;
@@ -24,7 +28,7 @@ struct WorldOptions {
   Allocator* allocator = nullptr;
   Executor* executor = nullptr;
   bool chunk_invariant = false;
-  DType dtype = DType::kF32;  ///< of all inputs and outputs but the gates' logits
+  DType dtype = DType::kF32;  ///< of all inputs and outputs, and of the convolution's states
   DType kv_dtype = DType::kF32;
   DType state_dtype = DType::kF32;
   // Options of the layers.
@@ -36,14 +40,15 @@ struct WorldOptions {
   bool head_scales = false;  ///< one for each key head, in place of those
   bool allow_neg_eigval = false;
   bool channel_decay = false;
+  std::int32_t dim = 16, v_dim = 32;            ///< of attention heads
+  std::int32_t gdn_k_dim = 16, gdn_v_dim = 32;  ///< of Gated DeltaNet heads
   Trace* trace = nullptr;
 };
 
 class HybridWorld {
  public:
-  static constexpr std::int32_t kHq = 4, kHk = 2, kDim = 16, kVDim = 32;               // attention
-  static constexpr std::int32_t kGdnHk = 2, kGdnHv = 4, kK = 16, kV = 32, kWidth = 4;  // GDN
-  static constexpr std::int32_t kChannels = 2 * kGdnHk * kK + kGdnHv * kV;
+  static constexpr std::int32_t kHq = 4, kHk = 2;                    // attention
+  static constexpr std::int32_t kGdnHk = 2, kGdnHv = 4, kWidth = 4;  // GDN
 
   explicit HybridWorld(const WorldOptions& options = {});
 
@@ -51,6 +56,8 @@ class HybridWorld {
   void feed(std::uint64_t request, std::int64_t position, std::int32_t token);
   /// Poisons the inputs and outputs of all tokens; those that nobody has touched are so from birth.
   void poison_tokens();
+  /// Waits for what was started. All that reads or writes the world's memory does so first.
+  void settle() const;
   /// Runs every layer of the plan.
   Status run(const Plan& plan);
   /// All layers' outputs of one token, one after the other.
@@ -87,6 +94,9 @@ class HybridWorld {
     Buffer k_cache, v_cache, sinks, k_scales, v_scales;
     Buffer q, k, v, gate, out, lse;
   };
+  std::int32_t channels() const {
+    return 2 * kGdnHk * options.gdn_k_dim + kGdnHv * options.gdn_v_dim;
+  }
   void make_gdn_layer(std::int32_t id, Random& random);
   void make_attention_layer(std::int32_t id, Random& random);
   TensorView head(Buffer& buffer, std::int32_t tokens);

@@ -57,6 +57,7 @@ Status ScheduleSide::run(const ForwardBatch& batch) {
 
 void ScheduleSide::check_bystanders(const std::vector<std::int32_t>& owned_slots,
                                     const std::vector<std::int32_t>& owned_pages) {
+  world.settle();
   for (Region& region : regions_) {
     const auto& owned = region.is_slot ? owned_slots : owned_pages;
     const bool mine = std::find(owned.begin(), owned.end(), region.id) != owned.end();

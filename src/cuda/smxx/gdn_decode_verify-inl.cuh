@@ -39,8 +39,8 @@ class DraftChannel {
         continue;
       }
       if (row_.computed > 0) {
-        inputs_[w] = d.conv_state.as<const X>()[d.conv_state.at(row_.slot, channel_,
-                                                                d.width - 1 + at)];
+        inputs_[w] =
+            d.conv_state.as<const X>()[d.conv_state.at(row_.slot, channel_, d.width - 1 + at)];
       }
       --at;
     }
@@ -104,10 +104,10 @@ __global__ void __launch_bounds__(V / Rows * 32)
   const int group = p.v_heads / p.k_heads;
   const int k_head = head / group;
   const bool of_qk = tid < 2 * K, of_channel = tid < 2 * K + V;
-  const int channel = tid < K     ? k_head * K + tid
-                      : of_qk     ? (p.k_heads + k_head) * K + tid - K
+  const int channel = tid < K      ? k_head * K + tid
+                      : of_qk      ? (p.k_heads + k_head) * K + tid - K
                       : of_channel ? 2 * p.k_heads * K + head * V + tid - 2 * K
-                                  : 0;
+                                   : 0;
   DraftChannel<X> conv(params, row, channel);
   const bool keeps = of_channel && (!of_qk || head % group == 0);  // of a group's heads one
   const std::int64_t kept_first = params.kept_row[index];
@@ -121,8 +121,8 @@ __global__ void __launch_bounds__(V / Rows * 32)
         State::fetch(params.kept.as<const T>() + params.kept.at(kept_first + parent, head, first_v),
                      params.kept.stride[2], lane, raw);
       } else if (row.computed > 0) {
-        State::fetch(p.state.as<const T>() + p.state.at(row.slot, head, first_v),
-                     p.state.stride[2], lane, raw);
+        State::fetch(p.state.as<const T>() + p.state.at(row.slot, head, first_v), p.state.stride[2],
+                     lane, raw);
       }
       s.unpack(raw);
     }
@@ -169,15 +169,15 @@ __global__ void __launch_bounds__(V / Rows * 32)
 template <class X, class T, int K, int V>
 Status run_decode_verify(const DecodeVerifyParams& p, const core::DeviceLaunch& launch) {
   constexpr int kRows = 8;
-  return for_row_slices(
-      p.decode.rows, p.decode.v_heads,
-      [&](const DeviceRowTables& rows, std::int64_t first, unsigned blocks) {
-        DecodeVerifyParams part = p;
-        part.decode.rows = rows;
-        part.kept_row += first;
-        return launch_early("gdn_decode_verify", launch, decode_verify_kernel<X, T, K, V, kRows>,
-                            blocks, V / kRows * 32, 0, part);
-      });
+  return for_row_slices(p.decode.rows, p.decode.v_heads,
+                        [&](const DeviceRowTables& rows, std::int64_t first, unsigned blocks) {
+                          DecodeVerifyParams part = p;
+                          part.decode.rows = rows;
+                          part.kept_row += first;
+                          return launch_early("gdn_decode_verify", launch,
+                                              decode_verify_kernel<X, T, K, V, kRows>, blocks,
+                                              V / kRows * 32, 0, part);
+                        });
 }
 
 }  // namespace hybridattn::cuda

@@ -17,6 +17,24 @@ __device__ void load_lane(const View& x, std::int64_t token, int head, int first
   for (int e = 0; e < N; ++e) out[e] = load(x, at + e);
 }
 
+/// A lane's channels of q and k, normalised and scaled, and of the decays.
+template <class State>
+__device__ void load_step(const RecurrenceParams& p, std::int64_t token, int head, int lane,
+                          float (&q)[State::kVector], float (&k)[State::kVector],
+                          float (&decay)[State::kVector]) {
+  const int first = State::channel(lane);
+  load_lane(p.q, token, head / p.group, first, q);
+  load_lane(p.k, token, head / p.group, first, k);
+#pragma unroll
+  for (int e = 0; e < State::kVector; ++e) {
+    decay[e] = e > 0 && !p.channel_decay
+                   ? decay[0]
+                   : decay_factor(p.log_decay.as<const float>()[p.log_decay.at(
+                         token, head, p.channel_decay ? first + e : 0)]);
+  }
+  State::scale_heads(q, k, p.scale, p.qk_l2norm);
+}
+
 /// A warp: kParts times Rows rows of one head of one row of the batch. While a part is computed the
 /// next kAhead are on their way. Warps need nothing of each other.
 template <class T, int Rows, int kParts, int kAhead, int Warps>
@@ -53,17 +71,7 @@ __global__ void __launch_bounds__(Warps * 32)
 
   if (lane < kRows) v[warp][lane] = load(p.v, p.v.at(row.start, head, first_v + lane));
   float q[State::kVector], k[State::kVector], decay[State::kVector];
-  const int first = State::channel(lane);
-  load_lane(p.q, row.start, head / p.group, first, q);
-  load_lane(p.k, row.start, head / p.group, first, k);
-#pragma unroll
-  for (int e = 0; e < State::kVector; ++e) {
-    decay[e] = e > 0 && !p.channel_decay
-                   ? decay[0]
-                   : decay_factor(p.log_decay.as<const float>()[p.log_decay.at(
-                         row.start, head, p.channel_decay ? first + e : 0)]);
-  }
-  State::scale_heads(q, k, p.scale, p.qk_l2norm);
+  load_step<State>(p, row.start, head, lane, q, k, decay);
   const float beta = p.beta.as<const float>()[p.beta.at(row.start, head)];
   __syncwarp();
 #pragma unroll
@@ -78,6 +86,61 @@ __global__ void __launch_bounds__(Warps * 32)
   }
   __syncwarp();
   if (lane < kRows) store(p.out, out + lane, o[warp][lane]);
+}
+
+/// A warp: Rows rows of one head of one row of the batch, from token to token; every state is kept.
+/// The arithmetic of step_rows_kernel.
+template <class T, int Rows, int Warps>
+__global__ void __launch_bounds__(Warps * 32)
+    verify_rows_kernel(const __grid_constant__ RecurrenceParams p) {
+  using State = WarpState<T, kDim, Rows>;
+  constexpr int kSplits = kDim / (Rows * Warps);
+  __shared__ float v[Warps][Rows], o[Warps][Rows];
+  wait_for_writers();
+  let_next_begin();
+  const auto heads = static_cast<unsigned>(p.v_heads);
+  const unsigned task = blockIdx.x;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int first_v = (static_cast<int>(task % kSplits) * Warps + warp) * Rows;
+  const int head = static_cast<int>(task / kSplits % heads);
+  const auto index = static_cast<int>(task / kSplits / heads);
+  const Row row = load_row(p.rows, index);
+  const std::int64_t kept = p.kept_row[index];
+  const auto kept_rows = [&](std::int64_t i) {
+    return p.kept.as<T>() + p.kept.at(kept + i, head, first_v);
+  };
+  State s;
+  for (int i = 0; i < row.length; ++i) {
+    const std::int64_t token = row.start + i;
+    const std::int64_t out = p.out.at(token, head, first_v);
+    if (row.slot == kPadIndex) {
+      if (lane < Rows) store(p.out, out + lane, 0.0f);
+      continue;
+    }
+    const std::int64_t parent = parent_of(p.parents, row.start, i);
+    if (i == 0 || parent != i - 1) {
+      typename State::Raw raw{};
+      if (parent >= 0) {  // this thread wrote what it reads
+        State::fetch(kept_rows(parent), p.kept.stride[2], lane, raw);
+      } else if (row.computed > 0) {
+        State::fetch(p.state.as<const T>() + p.state.at(row.slot, head, first_v), p.state.stride[2],
+                     lane, raw);
+      }
+      s.unpack(raw);
+    }
+    __syncwarp();
+    if (lane < Rows) v[warp][lane] = load(p.v, p.v.at(token, head, first_v + lane));
+    float q[State::kVector], k[State::kVector], decay[State::kVector];
+    load_step<State>(p, token, head, lane, q, k, decay);
+    const float beta = p.beta.as<const float>()[p.beta.at(token, head)];
+    __syncwarp();
+    s.step(q, k, decay, beta, v[warp], o[warp], lane);
+    s.store(kept_rows(i), p.kept.stride[2], lane);
+    s.round();  // as at rest: what the next token starts from
+    __syncwarp();
+    if (lane < Rows) store(p.out, out + lane, o[warp][lane]);
+  }
 }
 
 template <class T, int Rows, int kParts, int kAhead, int Warps>
@@ -110,6 +173,21 @@ const char* step_rows_refusal(const ops::GdnParams& p) {
   if (p.k.dim(2) != kDim || p.v.dim(2) != kDim) return "the fast kernel has K = V = 128 only";
   return rows_aligned(p.state) ? nullptr
                                : "the fast kernel needs rows of the state aligned to 16 bytes";
+}
+
+Status run_verify_rows(const RecurrenceParams& p, const core::DeviceLaunch& launch) {
+  constexpr int kRows = 4, kWarps = 4;
+  return for_row_slices(
+      p.rows, std::int64_t{p.v_heads} * kDim / (kRows * kWarps),
+      [&](const DeviceRowTables& rows, std::int64_t first, unsigned blocks) {
+        RecurrenceParams part = p;
+        part.rows = rows;
+        part.kept_row += first;
+        const auto kernel = p.state.dtype == DType::kF32
+                                ? verify_rows_kernel<float, kRows, kWarps>
+                                : verify_rows_kernel<__nv_bfloat16, kRows, kWarps>;
+        return launch_early("gdn_verify", launch, kernel, blocks, kWarps * 32, 0, part);
+      });
 }
 
 Status run_step_rows(const RecurrenceParams& p, const core::DeviceLaunch& launch) {

@@ -1,4 +1,5 @@
 // The layer's ops one after the other, in double.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -14,15 +15,8 @@ TensorView of(std::vector<double>& values, std::initializer_list<std::int64_t> d
   return TensorView(values.data(), DType::kF64, dims);
 }
 
-template <class View>
-View token_of(const View& view, std::int64_t token) {
-  return view.at(token * view.stride(0), {1, view.dim(1), view.dim(2)},
-                 {view.stride(0), view.stride(1), view.stride(2)});
-}
-
-}  // namespace
-
-void gdn_decode(const GdnDecodeArgs& x) {
+/// `verify`: nullptr = states in place.
+void run_layer(const GdnDecodeArgs& x, const GdnDecodeVerifyArgs* verify) {
   const std::int64_t tokens = x.mixed_qkv.dim(0), channels = x.mixed_qkv.dim(1);
   const std::int64_t hk = x.num_k_heads, hv = x.state.dim(1);
   const std::int64_t v_dim = x.state.dim(2), k_dim = x.state.dim(3);
@@ -32,7 +26,12 @@ void gdn_decode(const GdnDecodeArgs& x) {
       x.a.rank == 3 ? of(decay, {tokens, hv, k_dim}) : of(decay, {tokens, hv});
   const TensorView betas = of(beta, {tokens, hv});
   const TensorView core_out = of(core, {tokens, hv, v_dim});
-  causal_conv({x.rows, x.mixed_qkv, x.conv_weight, x.conv_state, conv_out});
+  const CausalConvArgs convolution{x.rows, x.mixed_qkv, x.conv_weight, x.conv_state, conv_out};
+  if (verify == nullptr) {
+    causal_conv(convolution);
+  } else {
+    causal_conv_verify({convolution, verify->verify, verify->kept_conv});
+  }
   gdn_gates({x.a, x.b, x.a_log, x.dt_bias, log_decay, betas, x.allow_neg_eigval});
   GdnArgs step;
   step.rows = x.rows;
@@ -44,16 +43,23 @@ void gdn_decode(const GdnDecodeArgs& x) {
   step.state = x.state;
   step.out = x.z.empty() ? x.out : core_out;
   step.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(k_dim)));
-  gdn_recurrence(step);
-  if (x.z.empty()) return;
-  std::vector<std::uint8_t> pad(1);
-  for (std::int32_t r = 0; r < x.rows.count; ++r) {
-    if (x.rows.length[r] == 0) continue;
-    pad[0] = x.rows.slot[r] == kPadIndex ? 1 : 0;
-    const std::int64_t token = x.rows.start[r];
-    gated_rms_norm({token_of(core_out, token), token_of(x.z, token), x.norm_weight,
-                    token_of(x.out, token), x.norm_epsilon, x.gate, pad.data()});
+  if (verify == nullptr) {
+    gdn_recurrence(step);
+  } else {
+    gdn_verify({step, verify->verify, verify->kept});
   }
+  if (x.z.empty()) return;
+  std::vector<std::uint8_t> kinds(static_cast<std::size_t>(tokens), kLeftOut);
+  for (std::int32_t r = 0; r < x.rows.count; ++r) {
+    std::fill_n(kinds.begin() + x.rows.start[r], x.rows.length[r],
+                x.rows.slot[r] == kPadIndex ? kPadded : kNormed);
+  }
+  gated_rms_norm({core_out, x.z, x.norm_weight, x.out, x.norm_epsilon, x.gate, kinds.data()});
 }
+
+}  // namespace
+
+void gdn_decode(const GdnDecodeArgs& args) { run_layer(args, nullptr); }
+void gdn_decode_verify(const GdnDecodeVerifyArgs& args) { run_layer(args.decode, &args); }
 
 }  // namespace hybridattn::reference

@@ -20,6 +20,7 @@ void causal_conv(const CausalConvArgs& args);
 /// gdn_prefill.
 void gdn_recurrence(const GdnArgs& args);
 void gdn_decode(const GdnDecodeArgs& args);
+void gdn_decode_verify(const GdnDecodeVerifyArgs& args);
 void gdn_verify(const GdnVerifyArgs& args);
 void causal_conv_verify(const CausalConvVerifyArgs& args);
 void store_kv(const StoreKvArgs& args);

@@ -2,7 +2,7 @@
 
 namespace hybridattn::cuda {
 template Status run_decode_verify<__half, float, 128, 128>(const DecodeVerifyParams&,
-                                                        const core::DeviceLaunch&);
+                                                           const core::DeviceLaunch&);
 template Status run_decode_verify<__half, __nv_bfloat16, 128, 128>(const DecodeVerifyParams&,
-                                                                const core::DeviceLaunch&);
+                                                                   const core::DeviceLaunch&);
 }  // namespace hybridattn::cuda
