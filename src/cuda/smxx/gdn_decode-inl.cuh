@@ -29,15 +29,15 @@ __global__ void __launch_bounds__(Warps * 32)
   __shared__ float beta;
   __shared__ bool last_reader;
 
-  wait_for_writers();
-  let_next_begin();
   const auto heads = static_cast<unsigned>(p.v_heads);
   const unsigned task = blockIdx.x;  // 32 bits: a division of 64 is a subroutine
   const int head = static_cast<int>(task % heads);
   const auto index = static_cast<int>(task / heads);
   const int tid = static_cast<int>(threadIdx.x);
   const int lane = tid % 32;
-  const Row row = load_row(p.rows, index);
+  const Row row = load_row(p.rows, index);  // copied there, by no kernel: before the wait
+  wait_for_writers();
+  let_next_begin();
   if (row.length == 0) return;
   X* out = p.out.as<X>() + p.out.at(row.start, head);
   if (row.slot == kPadIndex) {
@@ -90,7 +90,8 @@ __global__ void __launch_bounds__(Warps * 32)
   } else if (tid == kThreads - 1) {
     decays[0] = decay_of<X>(p, row.start, head, 0);
   }
-  if (tid == kThreads - 1) beta = beta_of<X>(p, row.start, head);
+  // By another warp: one after the other their loads would wait for each other.
+  if (tid == kThreads - 33) beta = beta_of<X>(p, row.start, head);
 #pragma unroll
   for (int part = 0; part < kQkPairs; ++part) {
     const int i = part * kThreads + tid;
@@ -104,13 +105,14 @@ __global__ void __launch_bounds__(Warps * 32)
     v_conv[part].store_windows(p, row, v_channel + 2 * i);  // nobody else reads them
   }
   __syncthreads();
+  // The windows of q and k are read by all blocks of the key head; the last one moves them on.
+  // Counted by a thread that has stored nothing, or the fence would wait for it; looked at when the
+  // step is done.
+  std::uint32_t* const counter = p.counters + std::int64_t{index} * p.k_heads + k_head;
+  unsigned readers = 0;
   if (tid == 0) {
-    // The windows of q and k are read by all blocks of the key head; the last one moves them on.
-    // By a thread that has stored nothing: the fence would wait for it.
     __threadfence();
-    std::uint32_t* counter = p.counters + std::int64_t{index} * p.k_heads + k_head;
-    last_reader = atomicAdd(counter, 1u) == static_cast<unsigned>(group - 1);
-    if (last_reader) *counter = 0;
+    readers = atomicAdd(counter, 1u);
   }
 
   float q[State::kVector], k[State::kVector], decay[State::kVector];
@@ -131,6 +133,10 @@ __global__ void __launch_bounds__(Warps * 32)
     const int first = tid / 32 * kWarpRows + i * Rows;
     s.step(q, k, decay, beta, v + first, o + first, lane);
     s.store(state + i * part_step, p.state.stride[2], lane);
+  }
+  if (tid == 0) {
+    last_reader = readers == static_cast<unsigned>(group - 1);
+    if (last_reader) *counter = 0;
   }
   __syncthreads();
   if (last_reader) {

@@ -84,8 +84,6 @@ __global__ void __launch_bounds__(V / Rows * 32)
   __shared__ float v[V], o[V];
   __shared__ float beta;
 
-  wait_for_writers();
-  let_next_begin();
   const DecodeParams& p = params.decode;
   const auto heads = static_cast<unsigned>(p.v_heads);
   const int head = static_cast<int>(blockIdx.x % heads);
@@ -93,7 +91,9 @@ __global__ void __launch_bounds__(V / Rows * 32)
   const int tid = static_cast<int>(threadIdx.x);
   const int lane = tid % 32;
   const int first_v = tid / 32 * Rows;
-  const Row row = load_row(p.rows, index);
+  const Row row = load_row(p.rows, index);  // copied there, by no kernel: before the wait
+  wait_for_writers();
+  let_next_begin();
   if (row.length == 0) return;
   if (row.slot == kPadIndex) {
     for (int at = tid; at < row.length * V; at += kThreads) {
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(V / Rows * 32)
     } else if (tid == kThreads - 1) {
       decays[0] = decay_of<X>(p, token, head, 0);
     }
-    if (tid == kThreads - 1) beta = beta_of<X>(p, token, head);
+    if (tid == kThreads - 33) beta = beta_of<X>(p, token, head);
     __syncthreads();
     float q[State::kVector], k[State::kVector], decay[State::kVector];
 #pragma unroll

@@ -44,15 +44,16 @@ __global__ void __launch_bounds__(Warps * 32)
   constexpr int kRows = Rows * kParts;
   constexpr int kSplits = kDim / (kRows * Warps);
   __shared__ float v[Warps][kRows], o[Warps][kRows];
-  wait_for_writers();
-  let_next_begin();
   const auto heads = static_cast<unsigned>(p.v_heads);
   const unsigned task = blockIdx.x;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int first_v = (static_cast<int>(task % kSplits) * Warps + warp) * kRows;
   const int head = static_cast<int>(task / kSplits % heads);
+  // Copied there, by no kernel: before the wait.
   const Row row = load_row(p.rows, static_cast<int>(task / kSplits / heads));
+  wait_for_writers();
+  let_next_begin();
   if (row.length == 0) return;
   const std::int64_t out = p.out.at(row.start, head, first_v);
   if (row.slot == kPadIndex) {
