@@ -154,6 +154,7 @@ std::vector<std::unique_ptr<DeviceAttentionRows>> rows_of(Context& context, cons
   for (const Row& row : x.rows) row_tokens = std::max(row_tokens, row.queries);
   AttentionLimits limits{static_cast<std::int32_t>(x.rows.size()),
                          static_cast<std::int32_t>(x.tokens), x.num_pages, x.most_keys, row_tokens};
+  limits.cache_pages = x.k.view().dim(0);
   limits.shared_prefixes = shared_prefixes;
   std::vector<std::unique_ptr<DeviceAttentionRows>> rows;
   for (std::int64_t copy = 0; copy < x.copies; ++copy) {

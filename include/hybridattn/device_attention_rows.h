@@ -28,8 +28,9 @@ struct AttentionLimits {
   /// Queries of one row; 0: as many as `tokens`. Kernels for many queries are left out of a
   /// captured graph where it excludes them.
   std::int32_t row_tokens = 0;
-  std::int64_t all_keys = 0;     ///< of all rows together; 0: as many as rows x keys
-  std::int64_t cache_pages = 0;  ///< of the caches, of dense ones keys; 0: each call tells
+  std::int64_t all_keys = 0;  ///< of all rows together; 0: as many as rows x keys
+  /// Of the caches, of dense ones keys; 0: each call tells, and none may be captured.
+  std::int64_t cache_pages = 0;
   /// Whether calls may be captured: each then launches, and has workspace for, the most that may
   /// ever be written. Otherwise it goes by the rows at hand, and may not be captured.
   bool captured = true;

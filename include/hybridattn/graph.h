@@ -30,7 +30,8 @@ class HYBRIDATTN_API GraphInput : public std::enable_shared_from_this<GraphInput
   }
   /// Whether calls have read it since, in a replay that came to its end or eagerly.
   virtual bool ran() const noexcept { return ran_; }
-  /// Said by those calls.
+  /// Said by those calls. Who captures a CUDA stream himself, without Graph, says it after each
+  /// launch, or drafts can neither be committed nor are they guarded.
   void set_ran() const noexcept { ran_ = true; }
   /// Whether it must not be read any more until it is rewritten: what it names is another's now.
   bool superseded() const noexcept { return superseded_; }

@@ -218,11 +218,7 @@ Status GDNAttnBackend::check_rows(std::span<const RowView> rows) {
                               rows[i].slot, ", must differ");
     }
     if (rows[i].kind == RowKind::kVerify) drafted += rows[i].new_tokens;
-    if (context_.chunk_invariant() && rows[i].kind == RowKind::kPrefill && rows[i].new_tokens > 0 &&
-        rows[i].computed % kGdnChunk != 0) {
-      return invalid_argument(name(), ": row ", r, " (prefill) starts at ", rows[i].computed,
-                              ", must be at a multiple of ", kGdnChunk, " for chunk_invariant");
-    }
+    HYBRIDATTN_TRY(backend::check_on_grid(context_, name(), rows[i]));
   }
   const std::int64_t room = kept_.conv.empty() ? 0 : kept_.conv[0].dim(0);
   if (drafted > room) {

@@ -379,9 +379,12 @@ Result<std::shared_ptr<backend::PlacedStep>> PagedAttnBackend::place_step(const 
                       backend::PlacedStep::create(context_, limits));
     return made;
   }
-  return backend::take_spare(
-      spare_, [&](const backend::PlacedStep& step) { return step.holds(limits); },
-      [&] { return backend::PlacedStep::create(context_, rounded_up(limits)); });
+  HYBRIDATTN_ASSIGN(std::shared_ptr<backend::PlacedStep> taken,
+                    backend::take_spare(
+                        spare_, [&](const backend::PlacedStep& step) { return step.holds(limits); },
+                        [&] { return backend::PlacedStep::create(context_, rounded_up(limits)); }));
+  taken->forget();
+  return taken;
 }
 
 Status PagedAttnBackend::check_rows(std::span<const RowView> rows) {
@@ -389,6 +392,7 @@ Status PagedAttnBackend::check_rows(std::span<const RowView> rows) {
   uses_->begin(cache.num_pages);
   for (std::size_t i = 0; i < rows.size(); ++i) {
     HYBRIDATTN_TRY(check_row_pages(rows[i], rows[i].index, cache, *uses_));
+    HYBRIDATTN_TRY(backend::check_on_grid(context_, name(), rows[i]));
     if (rows[i].kind == RowKind::kVerify && bidirectional_ >= 0) {
       return verify_of_bidirectional(bidirectional_);
     }

@@ -43,6 +43,11 @@ Status PlacedStep::add(const AttentionHeads& heads) {
   for (const auto& kind : kinds_) {
     if (kind.first == heads) return {};
   }
+  if (context_.impl().accelerator->capturing()) {
+    return error(StatusCode::kFailedPrecondition, "PagedAttnBackend: a graph is captured and no ",
+                 "layer given to set_layers has ", heads.num_heads, " heads over ",
+                 heads.num_kv_heads, ", causal ", heads.causal, ", window ", heads.window);
+  }
   HYBRIDATTN_ASSIGN(std::unique_ptr<DeviceAttentionRows> made,
                     DeviceAttentionRows::create(context_, heads, limits_));
   if (step_.token_slots != nullptr) HYBRIDATTN_TRY(made->write(step_.rows));

@@ -32,9 +32,11 @@ class PlacedStep {
   Status add(const AttentionHeads& heads);
   /// Rows for layers with these heads, made now where they were not added.
   Result<AttentionRows> rows(const AttentionHeads& heads);
-  /// Replaces the step. `step` must stay what it is until the next write. Errors: out_of_range,
-  /// device_error.
+  /// Replaces the step. `step` must stay what it is until the next write, or until it is forgotten.
+  /// Errors: out_of_range, device_error.
   Status write(const PagedStep& step);
+  /// For a new owner: the arrays of the last step may be gone.
+  void forget() noexcept { step_ = {}; }
 
   /// Scratch of a call for these heads of `dim` elements, which were added, over the rows of the
   /// last write; where calls may be captured, over any.

@@ -4,8 +4,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <string_view>
 
+#include "hybridattn/attention_backend.h"
 #include "hybridattn/forward_batch.h"
+#include "hybridattn/ops/gdn_prefill.h"
 
 namespace hybridattn::backend {
 
@@ -32,6 +35,17 @@ constexpr GraphShape decode_shape(std::int32_t rows, std::int32_t pages_per_row)
 
 constexpr std::int64_t total_rows(const GraphShape& shape) {
   return std::int64_t{shape.prefill_rows} + shape.decode_rows + shape.verify_rows;
+}
+
+/// Where prefill rows may begin in a chunk_invariant context: on the grid of the chunked delta rule
+/// and of attention's tiles of keys.
+inline Status check_on_grid(const Context& context, std::string_view who, const RowView& row) {
+  if (!context.chunk_invariant() || row.kind != RowKind::kPrefill || row.new_tokens == 0 ||
+      row.computed % kGdnChunk == 0) {
+    return {};
+  }
+  return invalid_argument(who, ": row ", row.index, " (prefill) starts at ", row.computed,
+                          ", must be at a multiple of ", kGdnChunk, " for chunk_invariant");
 }
 
 /// What a step has more of than there is room for.

@@ -37,6 +37,10 @@ class Device {
   virtual const DeviceInfo& info() const noexcept = 0;
   /// The stream that everything runs on, a cudaStream_t.
   virtual void* stream() const noexcept = 0;
+  /// Makes the device that of the calling thread, which may serve several. Returns what was, for
+  /// `leave`, or -1 where nothing changed.
+  virtual int enter() noexcept = 0;
+  virtual void leave(int before) noexcept = 0;
   /// Memory of the device.
   virtual Allocator& memory() noexcept = 0;
   /// Memory of the host that copies may read while the host goes on.
@@ -60,6 +64,19 @@ class Device {
   virtual Result<std::unique_ptr<DeviceGraph>> end_capture() = 0;
 
   static constexpr int kEvents = 4;
+};
+
+/// A device is the calling thread's for a scope.
+class DeviceScope {
+ public:
+  explicit DeviceScope(Device& device) : device_(device), before_(device.enter()) {}
+  ~DeviceScope() { device_.leave(before_); }
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+ private:
+  Device& device_;
+  int before_;
 };
 
 /// Opens a device. `stream` is the caller's, or nullptr for one of the context's own. Errors:

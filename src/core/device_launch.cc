@@ -45,6 +45,8 @@ const char* forced_family(Context& context) noexcept {
   return family.empty() ? nullptr : family.c_str();
 }
 
+Device& device_of(Context& context) noexcept { return *context.impl().accelerator; }
+
 const DeviceInfo& device_info(Context& context) noexcept {
   return context.impl().accelerator->info();
 }

@@ -103,6 +103,7 @@ Status end_device_launch(Context& context, const char* op, const char* family);
 /// The family that the context's options force, or nullptr.
 const char* forced_family(Context& context) noexcept;
 const DeviceInfo& device_info(Context& context) noexcept;
+Device& device_of(Context& context) noexcept;
 /// `family`: the one that was asked for, or nullptr.
 Status no_device_kernel(const char* op, const char* family, const char* refusal);
 
@@ -155,6 +156,7 @@ Status launch_device_kernel(Context& context, const char* op, const DeviceKernel
   const DeviceNeeds needs =
       kernel.needs == nullptr ? DeviceNeeds{} : kernel.needs(params, device_info(context));
   HYBRIDATTN_ASSIGN(const DeviceLaunch launch, begin_device_launch(context, needs));
+  const DeviceScope scope(device_of(context));
   HYBRIDATTN_TRY(kernel.run(params, launch));
   return end_device_launch(context, op, kernel.family);
 }

@@ -42,7 +42,12 @@ class RowWeights {
       highest[half] = fmaxf(highest[half], __shfl_xor_sync(kAllLanes, highest[half], 2));
       highest[half] = fmaxf(top[half], highest[half] * by[half]);
     }
-    if (fmaxf(fabsf(highest[0]), fabsf(highest[1])) > kMostLogit) multiply(s, by);
+    if (fmaxf(fabsf(highest[0]), fabsf(highest[1])) > kMostLogit) {
+      // Each row by itself: what the other sees is not to show in its bits. -inf: it sees nothing.
+      multiply(s, by, [&](int half) {
+        return fabsf(highest[half]) > kMostLogit && highest[half] > -INFINITY;
+      });
+    }
     float zero[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -80,16 +85,23 @@ class RowWeights {
   /// not the largest logit, or a cap stands between them.
   template <int N>
   __device__ static void finish_logits(const AttentionCall& call, float (&s)[N], float (&by)[2]) {
-    multiply(s, by);
+    multiply(s, by, [&](int half) { return call.cap != 0.0f || !(by[half] > kLeastFactor); });
     if (call.cap == 0.0f) return;
 #pragma unroll
     for (int i = 0; i < N; ++i) s[i] = capped_log2(call.cap, s[i] * kLn2);
   }
-  template <int N>
-  __device__ static void multiply(float (&s)[N], float (&by)[2]) {
+  /// `wanted`: says of a half, 0 or 1, whether it is to be.
+  template <int N, class Wanted>
+  __device__ static void multiply(float (&s)[N], float (&by)[2], const Wanted& wanted) {
 #pragma unroll
-    for (int i = 0; i < N; ++i) s[i] *= by[i % 4 / 2];
-    by[0] = by[1] = 1.0f;
+    for (int half = 0; half < 2; ++half) {
+      if (!wanted(half)) continue;
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        if (i % 4 / 2 == half) s[i] *= by[half];
+      }
+      by[half] = 1.0f;
+    }
   }
 
   /// Takes out keys that are not seen.

@@ -121,6 +121,16 @@ class CudaDevice final : public core::Device {
 
   const core::DeviceInfo& info() const noexcept override { return info_; }
   void* stream() const noexcept override { return stream_; }
+  int enter() noexcept override {
+    int before = -1;
+    cudaGetDevice(&before);
+    if (before == info_.index) return -1;
+    cudaSetDevice(info_.index);
+    return before;
+  }
+  void leave(int before) noexcept override {
+    if (before >= 0) cudaSetDevice(before);
+  }
   Allocator& memory() noexcept override { return memory_; }
   Allocator& pinned() noexcept override { return pinned_; }
 

@@ -82,6 +82,12 @@ Status place_rows(Context& context, const AttentionHeads& heads, std::int64_t to
                  placed ? "of limits with captured = false" : "null",
                  ", must be of a DeviceAttentionRows whose calls may be captured");
   }
+  if (context.impl().accelerator->capturing() && params.rows.device->cache_pages == 0) {
+    return error(
+        StatusCode::kFailedPrecondition,
+        "attention: a graph is captured and cache_pages of the limits of rows.device is 0, "
+        "must be that of the caches: a later write may name what they do not have");
+  }
   if (placed) {
     params.tables = &params.rows.device->tables;
     return {};

@@ -45,6 +45,8 @@ struct PlacedAttentionRows {
   // Of what the rows name, so that a call is checked without a walk over them.
   std::int64_t end_token;  // behind the last
   std::int64_t end_page;   // behind the last page, or key of dense ones
+  // No later write names a page, or key of dense ones, from here on; 0: that is not known.
+  std::int64_t cache_pages;
 };
 
 }  // namespace hybridattn

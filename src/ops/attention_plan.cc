@@ -1,6 +1,7 @@
 #include "src/ops/attention_plan.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "src/core/context_impl.h"
 #include "src/core/formulas.h"
@@ -89,6 +90,9 @@ std::int64_t choose_part(const std::vector<AttentionTile>& tiles, const Attentio
   return best;
 }
 
+/// A part that has all keys of any row.
+constexpr std::int64_t kWhole = std::numeric_limits<std::int32_t>::max();
+
 /// Keys that one could see to in the time that it takes to add up a part: by a kernel of its own or
 /// one of few rows, and one of many rows by one block.
 constexpr std::int64_t kJoin = 3, kJoinOfMany = 48;
@@ -135,6 +139,10 @@ class Cutter {
     const std::int64_t part = cut_.fixed ? fixed : choose_part(tiles, cut_, slots, join);
     std::vector<AttentionWork>& work = many ? out_.many : out_.few;
     for (AttentionTile& tile : tiles) {
+      if (many && cut_.leaves_whole(rows_.q_length[tile.row])) {
+        cut_tile(tile, kWhole, size, work);
+        continue;
+      }
       if (cut_.fixed) tile.begin = fixed_begin(tile.begin, static_cast<std::int32_t>(part));
       cut_tile(tile, part, size, work);
     }
@@ -264,6 +272,16 @@ MostTiles most_tiles(const AttentionCut& cut, const AttentionLimits& limits) {
 
 }  // namespace
 
+std::int64_t AttentionCut::most_tiles_cut() const {
+  constexpr std::int64_t kEnough = 2;  // pieces for each block that runs at once
+  return fixed && !one_kernel ? kEnough * slots_of_many / kv_heads
+                              : std::numeric_limits<std::int64_t>::max();
+}
+
+bool AttentionCut::leaves_whole(std::int64_t queries) const {
+  return (queries * group + many_rows - 1) / many_rows > most_tiles_cut();
+}
+
 bool AttentionCut::last_joins(bool many, std::int64_t tiles) const {
   constexpr std::int64_t kFewParts = 5;
   // What a query sees is to add up in one order, wherever its tile begins: the kernel sees to that,
@@ -316,8 +334,10 @@ AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits
   const std::int64_t few_parts = cut.fixed
                                      ? fixed_pieces(few_tiles, 1, kAttentionFixedPart)
                                      : std::max(filled_pieces(few_tiles, cut.slots), uncut_few);
+  const std::int64_t cut_of_row = std::min(many_of_row, cut.most_tiles_cut());
+  const std::int64_t cut_tiles = std::min(many_tiles, limits.rows * cut_of_row);
   const std::int64_t many_parts =
-      cut.fixed ? fixed_pieces(many_tiles, many_of_row, kAttentionFixedPartOfMany)
+      cut.fixed ? fixed_pieces(cut_tiles, cut_of_row, kAttentionFixedPartOfMany)
                 : std::max(filled_pieces(many_tiles, cut.slots_of_many), uncut_many);
   AttentionMost most{};
   most.few = std::max(few_tiles, few_parts);

@@ -45,6 +45,11 @@ struct AttentionCut {
   /// Whether the last block of a tile adds up its parts, of `tiles` tiles: else a kernel of its own
   /// does, which has the whole card for it. It is worth its launch where parts are many.
   bool last_joins(bool many, std::int64_t tiles) const;
+  /// Tiles of many that a row has at most if its keys are cut at fixed places. Rows of more fill
+  /// the card by themselves, and their parts would fill memory. Where queries are to have the same
+  /// bits however they are cut into rows, all rows are.
+  std::int64_t most_tiles_cut() const;
+  bool leaves_whole(std::int64_t queries) const;
 };
 
 /// How the context's accelerator and options want rows cut.

@@ -80,8 +80,9 @@ Status DeviceAttentionRows::Impl::upload(const AttentionRows& rows) {
   core::UploadRing& ring = *context.impl().uploads;
   HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, ring.take(block.bytes()));
   const std::size_t bytes = block.write(rows, schedule, piece.host);
+  HYBRIDATTN_TRY(context.impl().accelerator->copy(memory, piece.host, bytes));
   if (!limits.captured) ops::trim_tables(schedule, placed.tables);
-  return context.impl().accelerator->copy(memory, piece.host, bytes);
+  return {};
 }
 
 DeviceAttentionRows::DeviceAttentionRows(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -139,7 +140,7 @@ Result<std::unique_ptr<DeviceAttentionRows>> DeviceAttentionRows::make(
     return error(StatusCode::kResourceExhausted, "DeviceAttentionRows: the allocator gave no ",
                  x.block.bytes(), " bytes");
   }
-  x.placed = {x.block.tables(x.memory), heads, &context, limits.captured, 0, 0};
+  x.placed = {x.block.tables(x.memory), heads, &context, limits.captured, 0, 0, limits.cache_pages};
   AttentionRows none;
   none.pages = heads.page_size == 0 ? nullptr : x.pages.data();
   HYBRIDATTN_TRY(made->write(none));

@@ -78,7 +78,7 @@ TEST(GraphTest, NestedRecordingAndErrorsOfTheFunction) {
 }
 
 TEST(GraphTest, FunctionsOfTheCallerRunInOrder) {
-  if (world_device() != DeviceType::kCpu) GTEST_SKIP() << "on CUDA the stream is captured";
+  if (test_device() != DeviceType::kCpu) GTEST_SKIP() << "on CUDA the stream is captured";
   HybridWorld world;
   std::vector<int> order;
   Status answer;
@@ -127,7 +127,7 @@ TEST(GraphTest, WhatDoesNotFitIsRefusedAndThePlanStays) {
 }
 
 TEST(GraphTest, TheWorkspaceIsTheGraphs) {
-  if (world_device() != DeviceType::kCpu) GTEST_SKIP() << "on CUDA it is the context's";
+  if (test_device() != DeviceType::kCpu) GTEST_SKIP() << "on CUDA it is the context's";
   CountingAllocator memory;
   WorldOptions options;
   options.allocator = &memory;

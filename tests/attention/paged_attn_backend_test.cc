@@ -252,5 +252,17 @@ TEST_F(PagedAttnBackendTest, NoRunAllocatesAfterItsPlan) {
   EXPECT_OK(backend->run_attention(*plan, layer, args));  // plans made before still run
 }
 
+TEST_F(PagedAttnBackendTest, PrefillOffTheGridIsRefusedWhereChunksMustNotShow) {
+  ContextOptions options;
+  options.chunk_invariant = true;
+  context = *Context::create(options);
+  backend = make_backend();
+  Step step = make_step({row(RowKind::kDecode, 5, 1), row(RowKind::kPrefill, 63, 2)});
+  EXPECT_ERROR(backend->plan(step.batch).status(), kInvalidArgument, "PagedAttnBackend: row 1",
+               "starts at 63", "multiple of 64");
+  Step on_grid = make_step({row(RowKind::kDecode, 5, 1), row(RowKind::kPrefill, 64, 2)});
+  EXPECT_OK(backend->plan(on_grid.batch).status());
+}
+
 }  // namespace
 }  // namespace hybridattn::testing

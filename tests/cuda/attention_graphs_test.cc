@@ -20,7 +20,8 @@ class CudaAttentionGraphs : public CudaAttention {
   }
 
   /// Captures one call over rows of these limits. Its queries are those of the problem.
-  void capture(Problem& problem, const AttentionLimits& limits) {
+  void capture(Problem& problem, AttentionLimits limits) {
+    limits.cache_pages = problem.k.shape()[0];
     auto rows = DeviceAttentionRows::create(*captured_, problem.heads(), limits);
     ASSERT_OK(rows.status());
     rows_ = std::move(*rows);
@@ -43,6 +44,7 @@ class CudaAttentionGraphs : public CudaAttention {
       token += list[r].queries;
     }
     ASSERT_OK(rows_->write(problem.view(now)));
+    poison_workspace(*captured_);  // what earlier replays left there
     for (Buffer* x : {&out_, &lse_}) std::fill(x->memory().begin(), x->memory().end(), Byte{0xff});
     graph_->launch();
     ASSERT_OK(captured_->synchronize());
@@ -98,6 +100,46 @@ TEST_F(CudaAttentionGraphs, DecodeRowsThatShrinkAndGrow) {
   replay(problem, {{1, 17}, {1, 17}, {1, 17}});
   replay(problem, {{1, 2}, {1, 0}});
   replay(problem, {});
+}
+
+/// Parts that the last block of a tile adds up: its counters are as they were after every replay.
+TEST_F(CudaAttentionGraphs, PartsThatTheLastBlockAddsUp) {
+  std::vector<AttentionRow> list(60, {1, 300});
+  list[7] = {1, 8192};
+  list[30] = {1, 5000};
+  Problem problem(list, 16, 64, DType::kBF16, 4, 2);
+  capture(problem, {60, 60, 2000, 8192, 1});
+  std::vector<AttentionRow> shorter = list, few{{1, 20}, {1, 300}};
+  shorter[7] = {1, 100};
+  for (const auto& step : {list, list, shorter, few, list}) replay(problem, step);
+  EXPECT_EQ(count(problem, list).joins_of_few, 0u);
+  EXPECT_GT(count(problem, list).few, list.size());
+}
+
+TEST_F(CudaAttentionGraphs, RowsThatMayNameMoreThanTheCachesHoldAreNotCaptured) {
+  Problem problem({{1, 40}}, 16, 64);
+  Buffer out = problem.make_out(), lse = problem.make_lse();
+  AttentionLimits limits{1, 1, 8, 64};
+  const auto refusal = [&] {
+    auto rows = DeviceAttentionRows::create(*captured_, problem.heads(), limits);
+    AttentionArgs args = problem.args(out, lse);
+    args.rows = (*rows)->rows();
+    Status said;
+    const StreamGraph graph(*stream_, [&] {
+      said = attention(*captured_, args);
+      return Status();
+    });
+    return said;
+  };
+  EXPECT_ERROR(refusal(), kFailedPrecondition, "cache_pages", "is 0");
+  limits.cache_pages = problem.k.shape()[0] + 1;
+  EXPECT_ERROR(refusal(), kOutOfRange, "pages up to");
+  limits.cache_pages = problem.k.shape()[0];
+  auto rows = DeviceAttentionRows::create(*captured_, problem.heads(), limits);
+  ASSERT_OK(rows.status());
+  KvRows beyond;
+  beyond.add(0, 1, 10, {static_cast<std::int32_t>(limits.cache_pages)});
+  EXPECT_ERROR((*rows)->write(beyond.view(true)), kOutOfRange, "page");
 }
 
 TEST_F(CudaAttentionGraphs, AnEagerCallInACaptureIsRefused) {

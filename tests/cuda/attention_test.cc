@@ -135,14 +135,20 @@ TEST_F(CudaAttention, ChunkInvariantQueriesAreAlikeHoweverTheyAreCut) {
   options.synchronous = true;
   options.chunk_invariant = true;
   const auto invariant = make_context(options);
-  for (const std::int32_t window : {-1, 300}) {
-    Problem whole({{1500, 6000}}, 16, 256, DType::kBF16, 8, 2);
+  // A window of two keys: the rows of a tile begin to see one after the other.
+  const std::vector<std::pair<std::int32_t, DType>> kinds{{-1, DType::kBF16},
+                                                          {300, DType::kBF16},
+                                                          {2, DType::kBF16},
+                                                          {2, DType::kF8E4M3},
+                                                          {300, DType::kF8E4M3}};
+  for (const auto& [window, cache] : kinds) {
+    Problem whole({{1500, 6000}}, 16, 256, DType::kBF16, 8, 2, cache);
     whole.options.window = window;
     Buffer out = whole.make_out(), lse = whole.make_lse();
     ASSERT_OK(attention(*invariant, whole.args(out, lse)));
-    for (const std::int32_t chunk : {64, 192, 1}) {
+    for (const std::int32_t chunk : {64, 128, 192, 5, 1}) {
       Buffer parts = whole.make_out(), parts_lse = whole.make_lse();
-      const std::int32_t end = chunk == 1 ? 40 : 1500;
+      const std::int32_t end = chunk < 64 ? 160 : 1500;
       for (std::int32_t first = 0; first < end; first += chunk) {
         const std::int32_t queries = std::min(chunk, 1500 - first);
         KvRows rows;
@@ -151,10 +157,14 @@ TEST_F(CudaAttention, ChunkInvariantQueriesAreAlikeHoweverTheyAreCut) {
         args.rows = rows.view(true);
         ASSERT_OK(attention(*invariant, args));
       }
-      const auto a = out.values(), b = parts.values();
-      const auto count = static_cast<std::ptrdiff_t>(end) * 8 * 256;
-      EXPECT_TRUE(std::equal(a.begin(), a.begin() + count, b.begin()))
-          << "chunks of " << chunk << ", window " << window;
+      const auto same = [&](const Buffer& one, const Buffer& other, std::ptrdiff_t token) {
+        const auto a = one.values(), b = other.values();
+        return std::equal(a.begin(), a.begin() + end * token, b.begin());
+      };
+      EXPECT_TRUE(same(out, parts, 8 * 256))
+          << "chunks of " << chunk << ", window " << window << ", " << dtype_name(cache);
+      EXPECT_TRUE(same(lse, parts_lse, 8))
+          << "chunks of " << chunk << ", window " << window << ", " << dtype_name(cache);
     }
   }
 }

@@ -1,6 +1,7 @@
 // Each kernel of attention and of what stands around it once or twice, at sizes that end inside
 // tiles: the reduced suite that scripts/sanitize_cuda runs under the checkers of memory and of
 // races.
+#include "src/ops/attention_plan.h"
 #include "tests/cuda/attention_problem.h"
 
 namespace hybridattn::testing {
@@ -64,6 +65,25 @@ TEST_F(CudaEveryKernel, EveryFeature) {
       Problem few({{1, 700}, {2, 30}, {1, 2}}, page, 128, DType::kBF16, 4, 1, kind.cache);
       add_everything(few);
       expect_family(kind.family, few);
+    }
+  }
+}
+
+/// So many tiles that a long row's parts are added up by the last block that writes one.
+TEST_F(CudaEveryKernel, PartsThatTheLastBlockAddsUp) {
+  for (const auto& [queries, rows] : {std::pair{1, 60}, std::pair{35, 16}}) {
+    std::vector<AttentionRow> list(static_cast<std::size_t>(rows), {queries, queries + 40});
+    list[3] = {queries, 8192};
+    Problem problem(list, 16, 64, DType::kBF16, 4, 2);
+    ops::AttentionSchedule schedule;
+    ops::schedule_attention(problem.view(problem.rows),
+                            ops::attention_cut(context(), problem.heads()), schedule);
+    const auto& work = queries == 1 ? schedule.few : schedule.many;
+    EXPECT_GT(std::count_if(work.begin(), work.end(), [](const auto& w) { return w.parts > 1; }),
+              1);
+    EXPECT_TRUE(schedule.joins.empty());
+    for (const char* family : {"sm80", "sm90"}) {
+      if (queries > 1 || std::string_view(family) == "sm80") expect_family(family, problem);
     }
   }
 }

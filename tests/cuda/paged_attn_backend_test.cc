@@ -77,6 +77,35 @@ TEST_F(CudaPagedAttnBackend, APlanForGraphsIsRewrittenInPlace) {
   }
 }
 
+TEST_F(CudaPagedAttnBackend, KindsOfLayersThatComeAfterAPlanIsGone) {
+  World gpu(make_cuda_context(), 79), again(make_cuda_context(), 79);
+  auto batch = ForwardBatch::create(mixed());
+  ASSERT_OK(batch.status());
+  const auto layers = gpu.layers();
+  ASSERT_OK(gpu.backend->set_layers(std::span(layers).first(1)));
+  ASSERT_OK(gpu.backend->plan(*batch).status());  // its arrays go with it
+  ASSERT_OK(gpu.backend->set_layers(layers));
+  auto plan = gpu.backend->plan(*batch);
+  ASSERT_OK(plan.status());
+  ASSERT_OK(again.backend->set_layers(layers));
+  auto fresh = again.backend->plan(*batch);
+  ASSERT_OK(fresh.status());
+  EXPECT_EQ(gpu.run(**plan), again.run(**fresh));
+}
+
+TEST_F(CudaPagedAttnBackend, ALayerOfAKindThatNobodySetIsNotCaptured) {
+  World gpu(make_cuda_context(), 4);
+  const auto layers = gpu.layers();
+  ASSERT_OK(gpu.backend->set_layers(std::span(layers).first(1)));
+  GraphShape shape;
+  shape.decode_rows = shape.tokens = 4;
+  shape.pages = 60;
+  auto plan = gpu.backend->plan_graph(shape);
+  ASSERT_OK(plan.status());
+  EXPECT_ERROR(Graph::record(*gpu.context, [&] { return gpu.launch(**plan); }).status(),
+               kFailedPrecondition, "no layer given to set_layers", "window 40");
+}
+
 TEST_F(CudaPagedAttnBackend, SeveralPlansLiveAtOnce) {
   World gpu(make_cuda_context(), 79), again(make_cuda_context(), 79);
   auto first = ForwardBatch::create(mixed());

@@ -18,17 +18,6 @@ class CudaRefusals : public ::testing::Test {
   std::unique_ptr<Context> context_;
 };
 
-TEST_F(CudaRefusals, AGraph) {
-  const auto graph = Graph::record(context(), [] { return Status(); });
-  EXPECT_ERROR(graph.status(), kUnsupported, "Graph::record", "cuda");
-}
-
-TEST_F(CudaRefusals, TheGdnBackend) {
-  Buffer recurrent(DType::kF32, {2, 2, 16, 16}), conv(DType::kF32, {2, 96, 3});
-  const auto backend = GDNAttnBackend::create(context(), {{recurrent.view()}, {conv.view()}});
-  EXPECT_ERROR(backend.status(), kUnsupported, "GDNAttnBackend", "cuda");
-}
-
 TEST_F(CudaRefusals, AnOpWithoutAKernel) {
   Buffer x(DType::kF32, {2, 8}), weight(DType::kF32, {4, 8}), out(DType::kF32, {2, 4});
   EXPECT_ERROR(linear(context(), {x.view(), weight.view(), out.view()}), kUnsupported, "linear",

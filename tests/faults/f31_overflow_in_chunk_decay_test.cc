@@ -23,7 +23,7 @@ void run(Context& context, const std::vector<double>& gates) {
 }
 
 TEST(F31OverflowInChunkDecay, ConstantGatesOverOneToThreeChunks) {
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     for (const double gate : real_range()) {
       for (const std::size_t tokens : {1, 63, 64, 65, 127, 130, 192}) {
         run(*context, std::vector<double>(tokens * 4, gate));
@@ -33,7 +33,7 @@ TEST(F31OverflowInChunkDecay, ConstantGatesOverOneToThreeChunks) {
 }
 
 TEST(F31OverflowInChunkDecay, MixedGates) {
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     for (std::uint64_t seed = 0; seed < 4; ++seed) {
       Random random(seed);
       std::vector<double> gates;
@@ -47,7 +47,7 @@ TEST(F31OverflowInChunkDecay, MixedGates) {
 
 TEST(F31OverflowInChunkDecay, GatesOutsideOfTheRangeAreClamped) {
   const double infinity = std::numeric_limits<double>::infinity();
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     for (const bool step : {false, true}) {
       for (const double gate : {1.0, 500.0, 1e30, infinity, -1e5, -1e30, -infinity, std::nan("")}) {
         GdnCase::Dims dims;

@@ -6,7 +6,7 @@ namespace hybridattn::testing {
 namespace {
 
 TEST(F32TransposedCorrection, ChunkedIsSequential) {
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     for (const std::int64_t tokens : {65, 128, 300}) {
       GdnCase::Dims dims;
       dims.tokens = tokens;

@@ -13,7 +13,7 @@ void scale_head_vectors(GdnCase& c, double factor) {
 }
 
 TEST(F34L2NormEpsilon, PrefillAndStepsAgreeWithTheFormula) {
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     for (const double factor : {1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 0.0}) {
       GdnCase::Dims dims;
       dims.tokens = 6;
@@ -37,7 +37,7 @@ TEST(F34L2NormEpsilon, PrefillAndStepsAgreeWithTheFormula) {
 }
 
 TEST(F34L2NormEpsilon, TheOpAndTheFusedFormAreOne) {
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     GdnCase::Dims dims;
     dims.tokens = 5;
     GdnCase fused(dims);

@@ -8,7 +8,7 @@ namespace hybridattn::testing {
 namespace {
 
 TEST(F35ScaleAppliedTwice, TheRawOutputIsLinearInTheScale) {
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     for (const std::int32_t tokens : {1, -1, 70}) {  // -1: one token without the norm of q and k
       GdnCase::Dims dims;
       dims.tokens = std::abs(tokens);
@@ -31,7 +31,7 @@ TEST(F35ScaleAppliedTwice, TheRawOutputIsLinearInTheScale) {
 }
 
 TEST(F35ScaleAppliedTwice, AMissingScaleIsAnError) {
-  const auto context = make_context();
+  const auto context = make_test_context();
   for (const float scale : {0.0f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
     GdnCase c({});
     c.scale = scale;

@@ -30,14 +30,14 @@ void run_long(Context& context, DType dtype, double l2) {
 
 TEST(F36StateDtype, EightThousandStepsDoNotDrift) {
   // The inputs are bf16 and the state float32: nothing is rounded to bf16 on the way.
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     run_long(*context, DType::kF32, 2e-6);
     run_long(*context, DType::kBF16, 2e-6);
   }
 }
 
 TEST(F36StateDtype, WrongTypesAreRefusedByName) {
-  const auto context = make_context();
+  const auto context = make_test_context();
   const auto run = [&](auto change) {
     GdnCase c({});
     c.rows.add(0, 1, 0, 1);

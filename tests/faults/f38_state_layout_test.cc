@@ -32,7 +32,7 @@ void hand_over(Context& context, Form first, Form second, std::int64_t k, std::i
 }
 
 TEST(F38StateLayout, EveryPairOfKernelsHandsOver) {
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     for (const Form first : {Form::kStep, Form::kPrefill}) {
       for (const Form second : {Form::kStep, Form::kPrefill}) {
         hand_over(*context, first, second, 64, 128);
@@ -44,7 +44,7 @@ TEST(F38StateLayout, EveryPairOfKernelsHandsOver) {
 }
 
 TEST(F38StateLayout, AStateOfTheOtherLayoutIsRefused) {
-  const auto context = make_context();
+  const auto context = make_test_context();
   GdnCase c({});
   c.rows.add(0, 1, 0, 1);
   GdnArgs args = c.args(Source::kKernel);

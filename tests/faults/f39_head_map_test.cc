@@ -5,7 +5,7 @@ namespace hybridattn::testing {
 namespace {
 
 TEST(F39HeadMap, ValueHeadsAreGrouped) {
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     for (const std::int64_t group : {1, 2, 3, 4}) {
       for (const std::int32_t tokens : {1, 66}) {
         GdnCase::Dims dims;
@@ -55,7 +55,7 @@ void expect_value_heads_grouped(Context& context, std::int64_t hk, std::int64_t 
 }
 
 TEST(F39HeadMap, AnOutputSaysWhichKeyHeadWasRead) {
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     for (const std::int32_t tokens : {1, 2}) {
       expect_value_heads_grouped(*context, 3, 2, tokens);
       expect_value_heads_grouped(*context, 2, 3, tokens);
@@ -64,7 +64,7 @@ TEST(F39HeadMap, AnOutputSaysWhichKeyHeadWasRead) {
 }
 
 TEST(F39HeadMap, HeadsThatDoNotDivideAreRefused) {
-  const auto context = make_context();
+  const auto context = make_test_context();
   GdnCase::Dims dims;
   dims.hk = 2;
   dims.hv = 3;
@@ -101,13 +101,13 @@ void expect_grouped(Context& context, std::int64_t hq, std::int64_t hk) {
 }
 
 TEST(F39HeadMap, QueryHeadsAreGrouped) {
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     expect_grouped(*context, 48, 2);
     expect_grouped(*context, 40, 2);
     expect_grouped(*context, 6, 6);
     expect_grouped(*context, 7, 1);
   }
-  const auto context = make_context();
+  const auto context = make_test_context();
   Buffer q(DType::kF32, {1, 5, 16});
   Buffer k(DType::kF32, {1, 2, 16});
   Buffer out(DType::kF32, {1, 5, 16});

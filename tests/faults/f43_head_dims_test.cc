@@ -28,7 +28,7 @@ Status run(Context& context, std::int64_t k, std::int64_t v, std::int32_t tokens
 
 TEST(F43HeadDims, TheSupportedOnesAreRight) {
   const std::vector<std::int64_t> dims{16, 32, 64, 80, 96, 128, 192, 256};
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     for (std::size_t i = 0; i < dims.size(); ++i) {
       for (const std::int64_t v : {dims[i], dims[(i + 3) % dims.size()]}) {
         ASSERT_OK(run(*context, dims[i], v, 1, true));
@@ -39,7 +39,7 @@ TEST(F43HeadDims, TheSupportedOnesAreRight) {
 }
 
 TEST(F43HeadDims, AllOthersAreRefused) {
-  const auto context = make_context();
+  const auto context = make_test_context();
   for (const std::int64_t dim : {1, 8, 24, 257, 272}) {
     const std::string named = "= " + std::to_string(dim);
     for (const std::int32_t tokens : {1, 66}) {
@@ -50,7 +50,7 @@ TEST(F43HeadDims, AllOthersAreRefused) {
 }
 
 TEST(F43HeadDims, AttentionToo) {
-  const auto context = make_context();
+  const auto context = make_test_context();
   for (const std::int64_t dim : {513, 1024}) {
     Buffer q(DType::kF32, {1, 1, dim});
     Buffer small(DType::kF32, {1, 1, 16});

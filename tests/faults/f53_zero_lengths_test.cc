@@ -51,7 +51,7 @@ void run(Context& context, const std::vector<std::int32_t>& lengths) {
 }
 
 TEST(F53ZeroLengths, AtTheStartTheMiddleTheEndAndEverywhere) {
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     within_seconds(60, [&] {
       run(*context, {0, 5, 70});
       run(*context, {128, 0, 128});
@@ -65,11 +65,11 @@ TEST(F53ZeroLengths, AtTheStartTheMiddleTheEndAndEverywhere) {
 TEST(F53ZeroLengths, ALongRowAmongManyShortOnes) {
   std::vector<std::int32_t> lengths(63, 1);
   lengths.insert(lengths.begin() + 20, 8192);
-  for (const auto& context : all_contexts()) within_seconds(120, [&] { run(*context, lengths); });
+  for (const auto& context : test_contexts()) within_seconds(120, [&] { run(*context, lengths); });
 }
 
 TEST(F53ZeroLengths, StepsOfNothing) {
-  const auto context = make_context();
+  const auto context = make_test_context();
   GdnCase c({});
   const Canary states(c.state.kernel());
   ASSERT_OK(gdn_step(*context, c.args(Source::kKernel)));
@@ -81,7 +81,7 @@ TEST(F53ZeroLengths, StepsOfNothing) {
 }
 
 TEST(F53ZeroLengths, EveryOtherOpOverNoTokens) {
-  for (const auto& context : all_contexts()) {
+  for (const auto& context : test_contexts()) {
     Buffer none3(DType::kF32, {0, 2, 16});
     Buffer none2(DType::kF32, {0, 16});
     Buffer weight(DType::kF32, {16});

@@ -230,5 +230,26 @@ TEST(AttentionPlan, FewLongRowsFillTheCard) {
   EXPECT_LE(schedule.few.size(), 132u) << "of two key heads each: as many as run at once";
 }
 
+TEST(AttentionPlan, RowsThatFillTheCardAreNotCutAtFixedPlaces) {
+  AttentionCut cut{8, 2, 264, 132, 128, true, -1};
+  cut.fixed = true;
+  constexpr std::int32_t kLong = 131072;
+  KvRows rows;
+  rows.add(0, kLong, kLong, {});
+  rows.add(kLong, 200, kLong, {});  // 13 tiles, which are cut
+  AttentionSchedule schedule;
+  ops::schedule_attention(rows.view(false), cut, schedule);
+  EXPECT_EQ(schedule.joins.size(), 13u);
+  for (const AttentionJoin& join : schedule.joins) EXPECT_EQ(join.row, 1);
+  const AttentionLimits limits{2, kLong + 200, 0, kLong};
+  const auto bounded = ops::most_attention_work(cut, limits).part_rows;
+  EXPECT_GE(bounded, schedule.part_rows);
+  // Queries must have the same bits in whatever rows they come: all rows are cut.
+  cut.one_kernel = true;
+  ops::schedule_attention(rows.view(false), cut, schedule);
+  EXPECT_GT(schedule.joins.size(), 7900u);
+  EXPECT_LT(20 * bounded, ops::most_attention_work(cut, limits).part_rows);
+}
+
 }  // namespace
 }  // namespace hybridattn::testing

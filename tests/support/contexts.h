@@ -6,6 +6,7 @@
 #include <new>
 #include <ostream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -62,16 +63,6 @@ inline std::unique_ptr<Context> make_context(Isa isa, int threads = 1,
   return make_context(options);
 }
 
-inline std::unique_ptr<Context> make_context() { return make_context(best_isa()); }
-
-/// One context for each instruction set, and one of two threads.
-inline std::vector<std::unique_ptr<Context>> all_contexts() {
-  std::vector<std::unique_ptr<Context>> out;
-  for (const Isa isa : supported_isas()) out.push_back(make_context(isa));
-  out.push_back(make_context(best_isa(), 2));
-  return out;
-}
-
 /// A context on the GPU whose memory the host reads too, and whose ops have run when they return.
 /// `family`: forced where it is neither empty nor "auto".
 inline std::unique_ptr<Context> make_cuda_context(const std::string& family = "",
@@ -83,6 +74,36 @@ inline std::unique_ptr<Context> make_cuda_context(const std::string& family = ""
   options.batch_invariant = batch_invariant;
   if (!family.empty() && family != "auto") options.kernel_family = family;
   return make_context(options);
+}
+
+/// Where tests that can run on either run: on the CPU, or with HYBRIDATTN_TEST_DEVICE=cuda in the
+/// environment on the GPU.
+inline DeviceType test_device() {
+  const char* given = std::getenv("HYBRIDATTN_TEST_DEVICE");
+  return given != nullptr && std::string_view(given) == "cuda" ? DeviceType::kCuda
+                                                               : DeviceType::kCpu;
+}
+
+inline std::unique_ptr<Context> make_context() { return make_context(best_isa()); }
+
+/// One context for each instruction set, and one of two threads.
+inline std::vector<std::unique_ptr<Context>> all_contexts() {
+  std::vector<std::unique_ptr<Context>> out;
+  for (const Isa isa : supported_isas()) out.push_back(make_context(isa));
+  out.push_back(make_context(best_isa(), 2));
+  return out;
+}
+
+/// The same of the test device: for tests whose tensors lie in Buffers, which both read. On the GPU
+/// as the library chooses, and plain CUDA C++.
+inline std::vector<std::unique_ptr<Context>> test_contexts() {
+  if (test_device() == DeviceType::kCpu) return all_contexts();
+  std::vector<std::unique_ptr<Context>> out;
+  for (const char* family : {"auto", "smxx"}) out.push_back(make_cuda_context(family));
+  return out;
+}
+inline std::unique_ptr<Context> make_test_context() {
+  return test_device() == DeviceType::kCpu ? make_context() : make_cuda_context();
 }
 
 /// A case of the conformance table.

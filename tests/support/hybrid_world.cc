@@ -1,8 +1,6 @@
 #include "tests/support/hybrid_world.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <string_view>
 
 namespace hybridattn::testing {
 namespace {
@@ -18,12 +16,6 @@ void append(std::vector<Byte>& to, const std::vector<Byte>& more) {
 }
 
 }  // namespace
-
-DeviceType world_device() {
-  const char* given = std::getenv("HYBRIDATTN_TEST_DEVICE");
-  return given != nullptr && std::string_view(given) == "cuda" ? DeviceType::kCuda
-                                                               : DeviceType::kCpu;
-}
 
 HybridWorld::HybridWorld(const WorldOptions& o) : options(o) {
   ContextOptions made;

@@ -13,11 +13,8 @@
 
 namespace hybridattn::testing {
 
-/// Where worlds run: on the CPU, or with HYBRIDATTN_TEST_DEVICE=cuda in the environment on the GPU.
-DeviceType world_device();
-
 struct WorldOptions {
-  DeviceType device = world_device();
+  DeviceType device = test_device();
   std::int32_t slots = 8;
   std::int32_t pages = 64;
   std::int32_t page_size = 4;
