@@ -173,14 +173,17 @@ Status launch_decode(const DecodeParams& p, const core::DeviceLaunch& launch) {
 
 template <class X, class T, int K, int V>
 Status run_decode(const DecodeParams& p, const core::DeviceLaunch& launch) {
-  const std::int64_t heads = std::int64_t{p.rows.count} * p.v_heads;
-  // No more heads than blocks that run at once: as many loads in flight as a block can have.
-  if (heads < 2 * launch.info->num_sms) {
-    return launch_decode<X, T, K, V, 8, 1, 1, V / 8>(p, launch);
+  [[maybe_unused]] const std::int64_t heads = std::int64_t{p.rows.count} * p.v_heads;
+  // A 16-bit state is twice the work a byte: where many blocks follow one another, small parts
+  // leave registers for more of them.
+  if constexpr (sizeof(T) == 2) {
+    if (heads >= 16 * launch.info->num_sms) {
+      return launch_decode<X, T, K, V, 4, V / 16, 2, 4>(p, launch);
+    }
   }
-  // A 16-bit state is twice the work a byte: small parts leave registers for more blocks.
-  if constexpr (sizeof(T) == 2) return launch_decode<X, T, K, V, 4, V / 16, 2, 4>(p, launch);
-  return launch_decode<X, T, K, V, 16, 1, 1, V / 16>(p, launch);
+  // Eight warps to a head. With sixteen or more, what each does for all rows (the norms of q and k,
+  // the wait for the others) takes longer than the state, with four too few loads are on their way.
+  return launch_decode<X, T, K, V, V / 8, 1, 1, 8>(p, launch);
 }
 
 }  // namespace hybridattn::cuda
