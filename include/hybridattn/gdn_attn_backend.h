@@ -9,7 +9,6 @@
 namespace hybridattn {
 
 namespace backend {
-struct GdnPlan;
 class PlacedGdnStep;
 class StepUses;
 }  // namespace backend
@@ -61,7 +60,7 @@ class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
   Status check_layer(const RadixLinearAttention& layer) const;
   Result<std::shared_ptr<backend::PlacedGdnStep>> place_step(const GraphShape& shape,
                                                              bool recordable);
-  Status reserve_layers(const backend::GdnPlan& plan);
+  Status reserve_layers(const Plan& plan);
   std::unique_ptr<backend::StepUses> uses_;
   bool channel_decay_ = false;                                  // in some layer
   std::vector<RadixLinearAttention> layers_;                    // those set

@@ -195,7 +195,8 @@ Result<std::shared_ptr<PlacedGdnStep>> GDNAttnBackend::place_step(const GraphSha
 }
 
 /// Workspace for what the kernels of a GPU make of the plan's rows, in the layers that will be run.
-Status GDNAttnBackend::reserve_layers(const GdnPlan& plan) {
+Status GDNAttnBackend::reserve_layers(const Plan& base) {
+  const auto& plan = static_cast<const GdnPlan&>(base);
   if (plan.placed == nullptr) return {};  // `reserve` has done it
   for (const RadixLinearAttention& layer : layers_) {
     const auto index = static_cast<std::size_t>(layer.gdn_index);

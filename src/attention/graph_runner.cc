@@ -34,6 +34,8 @@ Result<std::unique_ptr<GraphRunner>> GraphRunner::create(Context& context,
                                                          std::vector<GraphShape> sizes, Step step) {
   std::unique_ptr<GraphRunner> runner(new GraphRunner(backend));
   std::sort(sizes.begin(), sizes.end(), smaller);
+  // The largest first: what workspace it makes the context take serves the others.
+  std::reverse(sizes.begin(), sizes.end());
   for (const GraphShape& shape : sizes) {
     const auto failed = [&](const Status& status) {
       return error(status.code(), "GraphRunner: size of ", shape.tokens,
@@ -48,6 +50,7 @@ Result<std::unique_ptr<GraphRunner>> GraphRunner::create(Context& context,
     size.graph = std::move(graph).value();
     runner->sizes_.push_back(std::move(size));
   }
+  std::reverse(runner->sizes_.begin(), runner->sizes_.end());
   return runner;
 }
 

@@ -14,6 +14,7 @@ struct ConvParams {
   View x, weight, state, out;
   int channels, width;
   bool silu;
+  bool whole_taps = false;  // those of neighbouring channels may be read together
 
   explicit ConvParams(const ops::CausalConvParams& p)
       : rows(*p.rows.device), x(p.x), weight(p.weight), state(p.state), out(p.out),
