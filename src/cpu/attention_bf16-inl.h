@@ -130,8 +130,8 @@ inline bool load_value_pairs(const KeyPlaces& places, std::int64_t begin, std::i
     const BF16* rows[2];
     for (std::int64_t i = 0; i < 2; ++i) {
       const std::int64_t key = begin + at + i;
-      rows[i] = key < first || key >= end ? kZeros
-                                          : bf16_row(walk.next(), v.dtype, t.v_dim, copies[i]);
+      rows[i] =
+          key < first || key >= end ? kZeros : bf16_row(walk.next(), v.dtype, t.v_dim, copies[i]);
       if (checks) finite = finite && all_finite(rows[i], t.v_dim);
     }
     interleave_rows(rows[0], rows[1], t.v_dim, t.v_pairs + at / 2 * t.v_stride);
@@ -293,10 +293,9 @@ void attend_block(const Exponents& exponents, std::int64_t group, std::int64_t f
   begin = begin / kTileInner * kTileInner;
   end = (end + kTileInner - 1) / kTileInner * kTileInner;
   const std::int64_t rows = (count + Products::kRows - 1) / Products::kRows * Products::kRows;
-  Products::template multiply<false>(rows, end - begin, t.dim,
-                                     {t.q + first_row * t.q_stride, t.q_stride * 2},
-                                     {t.k_pairs + begin, WideTile::kKeyStride},
-                                     {t.logits + begin, WideTile::kKeyStride});
+  Products::template multiply<false>(
+      rows, end - begin, t.dim, {t.q + first_row * t.q_stride, t.q_stride * 2},
+      {t.k_pairs + begin, WideTile::kKeyStride}, {t.logits + begin, WideTile::kKeyStride});
   bool all_whole = true;
   for (std::int64_t r = 0, token = first, head = first_row % group; r < count; ++r) {
     const RowSight sight(t, token);

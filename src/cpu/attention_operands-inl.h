@@ -44,9 +44,7 @@ class Exponents {
         factor_(bends_ ? 1.0f : options.scale * k_scale * kLog2E) {}
   float factor() const { return factor_; }
   bool bends() const { return bends_; }
-  HWY_INLINE VF bend(VF product) const {
-    return hn::Mul(finish_(product), hn::Set(DF(), kLog2E));
-  }
+  HWY_INLINE VF bend(VF product) const { return hn::Mul(finish_(product), hn::Set(DF(), kLog2E)); }
 
  private:
   Logits finish_;

@@ -30,8 +30,8 @@ class SplitDecode {
     const std::int64_t room = ops::kAttentionParts * threads_;
     std::int64_t rows = p.group;  // of a key head
 #if HYBRIDATTN_TARGET_HAS_TILES
-    tiles_ = launch.isa == Isa::kAmx && ops::attention_in_bf16(p) &&
-             p.group >= ops::kAttentionTileGroup;
+    tiles_ =
+        launch.isa == Isa::kAmx && ops::attention_in_bf16(p) && p.group >= ops::kAttentionTileGroup;
     if (tiles_) {
       launch.target = TileProducts::kTarget;
       rows = ops::attention_padded(p.group);

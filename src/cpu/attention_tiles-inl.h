@@ -141,8 +141,7 @@ inline void weigh_lanes(const Exponents& exponents, std::int64_t count, std::int
   for (std::int64_t key = 0; key < padded; key += 2) {
     VF weights[2] = {hn::Zero(d), hn::Zero(d)};
     for (std::int64_t i = 0; i < 2 && key + i < count; ++i) {
-      weights[i] =
-          exp2_down(hn::MulSub(hn::LoadU(d, logits + (key + i) * t.lanes), factor, shift));
+      weights[i] = exp2_down(hn::MulSub(hn::LoadU(d, logits + (key + i) * t.lanes), factor, shift));
       totals[i] = hn::Add(totals[i], weights[i]);
     }
     hn::StoreU(pair_rounded(weights[0], weights[1]), DU(), pairs + key / 2 * t.lanes);
