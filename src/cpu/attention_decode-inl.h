@@ -64,11 +64,11 @@ class RowWalk {
 /// burst of fetches waits for itself. Behind the last key come the first rows of what is read next.
 class RowsAhead {
  public:
-  /// `next`: what is read after `view`; the same view where nothing is. So many keys ahead.
+  /// `next`: what is read after `view`; the same view where nothing is.
   RowsAhead(const ops::AttentionParams& p, const ConstTensorView& view, const ConstTensorView& next,
-            const KeyRun& run, std::int64_t ahead = 16)
+            const KeyRun& run)
       : walk_(p, view, run), next_(p, next, run), end_(run.end), skip_(&view == &next) {
-    for (std::int64_t i = 0; i < ahead && walk_.key() < end_; ++i) last_ = walk_.next();
+    for (std::int64_t i = 0; i < kAhead && walk_.key() < end_; ++i) last_ = walk_.next();
   }
 
   const std::byte* row() {
@@ -81,6 +81,8 @@ class RowsAhead {
   }
 
  private:
+  static constexpr std::int64_t kAhead = 16;  // keys
+
   RowWalk walk_, next_;
   std::int64_t end_;
   bool skip_;

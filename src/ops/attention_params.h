@@ -184,10 +184,10 @@ inline constexpr std::int64_t kAttentionDecodeRows = 32;
 
 /// From so many query heads to a key head on, such rows take tiles where there are any: with fewer,
 /// most of a tile would be empty, and products along the keys keep up with memory.
-inline constexpr std::int64_t kAttentionTileGroup = 8;
+inline constexpr std::int64_t kAttentionTileGroup = 5;
 /// Keys, and values, that they take at a time.
 inline constexpr std::int64_t kAttentionTileKeys = 32;
-inline constexpr std::int64_t kAttentionTileValues = 64;
+inline constexpr std::int64_t kAttentionTileValues = 128;
 
 /// Floats of a part's results for one key head: sums of values, maxima, denominators.
 constexpr std::int64_t attention_part_floats(std::int64_t group, std::int64_t v_dim) {
