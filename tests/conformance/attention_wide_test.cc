@@ -1,5 +1,6 @@
 // Attention of wide groups and of many tokens, where products go through blocks of rows and keys: a
-// token's result knows nothing of the tokens that share its block, nor of keys that it does not see.
+// token's result knows nothing of the tokens that share its block, nor of keys that it does not
+// see.
 #include <cmath>
 #include <numeric>
 
@@ -126,7 +127,8 @@ TEST_P(AttentionWide, TokensOfARowHaveTheBitsOfSteps) {
 TEST_P(AttentionWide, TokensOfATreeSeeTheirBranch) {
   constexpr std::int32_t kBefore = 290, kNew = 6;
   const std::vector<std::int32_t> parents{-1, 0, 0, 1, -1, 4};
-  const std::vector<std::vector<std::int32_t>> branches{{0}, {0, 1}, {0, 2}, {0, 1, 3}, {4}, {4, 5}};
+  const std::vector<std::vector<std::int32_t>> branches{{0},       {0, 1}, {0, 2},
+                                                        {0, 1, 3}, {4},    {4, 5}};
   for (const bool one_kernel : {false, true}) {
     const auto on = context(2, one_kernel);
     for (const std::int32_t window : {-1, 3, 100}) {
