@@ -197,15 +197,15 @@ void run_task(const ops::AttentionParams& p, const Task& task, float* scratch) {
 }
 
 #if HYBRIDATTN_TARGET_HAS_TILES
-/// The same in bf16.
+/// The same in bf16, of up to `tokens` tokens.
 template <class Products>
-void run_wide_task(const ops::AttentionParams& p, const Task& task, std::byte* scratch) {
+void run_wide_task(const ops::AttentionParams& p, const Task& task, std::int64_t tokens,
+                   std::byte* scratch) {
   const FlushDenormals flush;
   const std::int64_t left = p.rows.q_length[task.row] - task.first_query;
-  const std::int64_t most = ops::attention_bf16_tokens(p.group);
-  const std::int64_t queries = left < most ? left : most;
+  const std::int64_t queries = left < tokens ? left : tokens;
   WideTile t(scratch, p, queries * p.group);
-  load_query_pairs(p, p.rows.q_start[task.row] + task.first_query, task.kv_head, t);
+  load_query_rows(p, p.rows.q_start[task.row] + task.first_query, task.kv_head, t);
   if (is_tree(p, task.row)) load_tree_sight(p, task.row, task.first_query, t);
   // A token of a tree may stand right behind the computed ones, wherever it is in the row.
   const std::int64_t first = is_tree(p, task.row) ? 0 : task.first_query;
@@ -216,7 +216,7 @@ void run_wide_task(const ops::AttentionParams& p, const Task& task, std::byte* s
     attend_wide<Products>(p, task.row, task.first_query, places, tile, std::max(tile, begin),
                           std::min(tile + kWideKeys, end), t);
   }
-  if (t.fresh) std::memset(t.out, 0, static_cast<std::size_t>(t.rows * t.v_stride) * sizeof(float));
+  finish_rows(t);
   store_results(p, task, {t.rows, t.v_dim, t.v_stride, t.out, t.top, t.sum});
 }
 #endif
@@ -250,17 +250,35 @@ void for_tasks(const ops::AttentionParams& p, core::Launch& launch, std::int32_t
   }
 }
 
+#if HYBRIDATTN_TARGET_HAS_TILES
+/// Tokens of a task in bf16: as many as products want, but tasks enough for all threads.
+std::int64_t wide_tokens(const ops::AttentionParams& p, std::int64_t threads, std::int64_t rows,
+                         std::int32_t first, std::int32_t last) {
+  constexpr std::int64_t kTasks = 4;  // of a thread
+  for (;; rows /= 2) {
+    const std::int64_t tokens = ops::attention_bf16_tokens(p.group, rows);
+    if (rows <= ops::kAttentionBf16FewRows) return tokens;
+    std::int64_t tasks = 0;
+    for (std::int32_t row = first; row < last; ++row) {
+      tasks += query_tiles(p, row, tokens) * p.k.dim(2);
+    }
+    if (tasks >= kTasks * threads) return tokens;
+  }
+}
+#endif
+
 /// Rows of many tokens.
 void attend_rows(const ops::AttentionParams& p, core::Launch& launch, std::int32_t first,
                  std::int32_t last) {
 #if HYBRIDATTN_TARGET_HAS_TILES
   if (ops::attention_in_bf16(p)) {
     return with_products(launch, [&]<class Products>() {
-      for_tasks(p, launch, first, last, ops::attention_bf16_tokens(p.group),
-                [&](const Task& task, std::byte* scratch) {
-                  const typename Products::Scope scope;
-                  run_wide_task<Products>(p, task, scratch);
-                });
+      const std::int64_t tokens =
+          wide_tokens(p, launch.executor.concurrency(), Products::kTaskRows, first, last);
+      for_tasks(p, launch, first, last, tokens, [&](const Task& task, std::byte* scratch) {
+        const typename Products::Scope scope;
+        run_wide_task<Products>(p, task, tokens, scratch);
+      });
     });
   }
 #endif

@@ -1,14 +1,13 @@
 // Softmax attention as products in bf16: queries, keys and values as they come, logits, softmax and
 // sums in float32.
 //
-// Logits are computed as K Q^T, [key][query row]: keys are left operands where they lie in the
-// cache, and the softmax goes down the keys with a query row in each lane. The weights, rounded to
-// bf16, are turned back for the product with the values.
+// A task takes as many query rows as a worker's second-level cache holds sums for: a tile of keys
+// and values is made into operands once for all of them. Then the rows go through it a block at a
+// time, logits, softmax and values one after the other, whose numbers the first-level cache holds.
 #include <algorithm>
 #include <limits>
 
-#include "src/cpu/attention_sight-inl.h"
-#include "src/cpu/bf16_product-inl.h"
+#include "src/cpu/attention_operands-inl.h"
 #include "src/cpu/scratch.h"
 #include "src/ops/attention_params.h"
 
@@ -24,293 +23,331 @@ HWY_BEFORE_NAMESPACE();
 namespace hybridattn::cpu::HWY_NAMESPACE {
 
 inline constexpr std::int64_t kWideKeys = ops::kAttentionBf16Keys;
+inline constexpr std::int64_t kBlockRows = ops::kAttentionBf16Block;
 
 /// Units of 4 bytes between the end of a row of scratch and the next row: rows a power of two apart
 /// would meet in the same few sets of the first-level cache (products on tiles up to 1.4 times as
 /// fast without that).
 inline constexpr std::int64_t kSpare = ops::kAttentionBf16Spare;
-inline constexpr std::int64_t kWeightStride = kWideKeys / 2 + kSpare;
 
 /// The scratch of one worker, cut up, and what one task works on.
 struct WideTile {
   WideTile(std::byte* scratch, const ops::AttentionParams& p, std::int64_t query_rows)
-      : dim(p.q.dim(2)), v_dim(p.v.dim(3)), rows(query_rows), lanes_of_rows((rows + 15) / 16 * 16),
-        row_stride(lanes_of_rows + kSpare), v_stride(v_dim + kSpare) {
+      : dim(p.q.dim(2)), v_dim(p.v.dim(3)), rows(query_rows),
+        padded_rows((rows + kTileSide - 1) / kTileSide * kTileSide), q_stride(dim + 2 * kSpare),
+        v_stride(v_dim + kSpare) {
+    const std::int64_t tokens = rows / p.group;
     ScratchCut cut(scratch);
-    cut.take(q_pairs, dim / 2 * row_stride);
-    cut.take(keys, kWideKeys * dim);
+    cut.take(q, padded_rows * q_stride);
+    cut.take(keys, kTileSide * dim);
+    cut.take(k_pairs, dim / 2 * kKeyStride);
     cut.take(v_pairs, kWideKeys / 2 * v_stride);
-    cut.take(logits, kWideKeys * row_stride);
-    cut.take(weight_pairs, kWideKeys / 2 * row_stride);
-    cut.take(weights, lanes_of_rows * kWeightStride);
-    cut.take(out, lanes_of_rows * v_stride);
-    for (float** row : {&top, &sum, &shrink}) cut.take(*row, lanes_of_rows);
-    for (std::int32_t** row : {&seen_begin, &seen_end}) cut.take(*row, lanes_of_rows);
-    if (p.rows.parents != nullptr) cut.take(seen_new, kMaxTreeTokens * lanes_of_rows);
+    cut.take(logits, kBlockRows * kKeyStride);
+    cut.take(weights, kBlockRows * kWeightStride);
+    cut.take(out, padded_rows * v_stride);
+    cut.take(top, padded_rows);
+    cut.take(sum, padded_rows);
+    cut.take(sums, padded_rows * kTileSide);
+    cut.take(seen, tokens);
+    cut.take(trees, tokens);
   }
+  static constexpr std::int64_t kKeyStride = kWideKeys + kSpare;
+  static constexpr std::int64_t kWeightStride = kWideKeys + 2 * kSpare;
+
+  struct Seen {
+    std::int32_t begin, end;  // from the tile's first key on; all of a tree's branch is between
+  };
 
   std::int64_t dim, v_dim;
-  std::int64_t rows;            // query rows: tokens x heads of the group
-  std::int64_t lanes_of_rows;   // the same, whole vectors
-  std::int64_t row_stride;      // from a vector of all rows to the next
-  std::int64_t v_stride;        // the same of v_dim numbers
-  std::uint32_t* q_pairs;       // [dim / 2][rows]
-  BF16* keys;                   // [keys, dim] where they do not lie in the cache as tiles want them
-  std::uint32_t* v_pairs;       // [keys / 2][v_dim]
-  float* logits;                // [keys][rows]
-  std::uint32_t* weight_pairs;  // [keys / 2][rows]
-  std::uint32_t* weights;       // [rows][keys / 2]
-  float* out;                   // [rows][v_dim], not yet divided
-  float* top;                   // [rows] running maximum
-  float* sum;                   // [rows] running denominator
-  float* shrink;                // [rows] what the last tile made of the sums before it
-  std::int32_t* seen_begin;     // [rows] the keys that a row sees, from the tile's first on
-  std::int32_t* seen_end;
-  std::int32_t* seen_new = nullptr;  // [new token][rows] -1 where a row of a tree sees it, else 0
+  std::int64_t rows;         // query rows: tokens x heads of the group
+  std::int64_t padded_rows;  // the same, whole tiles
+  std::int64_t q_stride, v_stride;
+  BF16* q;                 // [rows][dim]
+  BF16* keys;              // [16][dim] keys that are not bf16 in the cache
+  std::uint32_t* k_pairs;  // [dim / 2][keys]
+  std::uint32_t* v_pairs;  // [keys / 2][v_dim], columns as interleaving leaves them
+  float* logits;           // [rows of a block][keys]
+  BF16* weights;           // [rows of a block][keys]
+  float* out;              // [rows][v_dim], not yet divided, columns as in v_pairs
+  float* top;              // [rows] running maximum of the exponents of 2
+  float* sum;              // [rows] denominator
+  float* sums;             // [rows][16] whose sum that will be
+  Seen* seen;              // [tokens]
+  TreeSight* trees;        // [tokens] where the row is a tree
   bool tree = false;
   std::int64_t first_new = 0;  // where the new tokens of a tree begin, from the tile's first key on
-  bool fresh = true;           // no tile was added to out
 };
 
-/// A cached row as bf16: where it lies, or converted into `copy`.
-inline const BF16* bf16_row(const std::byte* row, DType dtype, std::int64_t dim, BF16* copy) {
-  if (dtype == DType::kBF16) return reinterpret_cast<const BF16*>(row);
-  for (std::int64_t i = 0; i < dim; i += kTileSide) {
-    store_part(load_full(reinterpret_cast<const F8E4M3*>(row) + i), copy + i, kTileSide);
-  }
-  return copy;
-}
-
-inline void load_query_pairs(const ops::AttentionParams& p, std::int64_t first_token,
-                             std::int64_t kv_head, WideTile& t) {
-  for (std::int64_t block = 0; block < t.rows; block += kTileSide) {
-    const BF16* rows[kTileSide];
-    for (std::int64_t r = 0; r < kTileSide; ++r) {
-      // Rows past the last are copies of it.
-      const std::int64_t m = block + r < t.rows ? block + r : t.rows - 1;
-      const std::int64_t head = kv_head * p.group + m % p.group;
-      rows[r] = reinterpret_cast<const BF16*>(row3(p.q, first_token + m / p.group, head));
-    }
-    turn_rows(rows, t.dim, t.q_pairs + block, t.row_stride);
-  }
-  for (std::int64_t m = 0; m < t.lanes_of_rows; ++m) {
+inline void load_query_rows(const ops::AttentionParams& p, std::int64_t first_token,
+                            std::int64_t kv_head, WideTile& t) {
+  for (std::int64_t m = 0; m < t.padded_rows; ++m) {
+    const std::int64_t row = m < t.rows ? m : t.rows - 1;  // rows past the last are copies of it
+    const std::int64_t head = kv_head * p.group + row % p.group;
+    std::memcpy(t.q + m * t.q_stride, row3(p.q, first_token + row / p.group, head),
+                static_cast<std::size_t>(t.dim * 2));
     t.top[m] = -std::numeric_limits<float>::infinity();
-    t.sum[m] = 0;
   }
+  std::memset(t.sums, 0, static_cast<std::size_t>(t.padded_rows * kTileSide) * sizeof(float));
+  std::memset(t.out, 0, static_cast<std::size_t>(t.padded_rows * t.v_stride) * sizeof(float));
 }
 
-/// Logits of keys [first, end), not yet scaled, the tile's first being key `begin`. Keys in a cache
-/// go block by block, a block being what a page holds whole: then its rows have one stride. Nothing
-/// is read of pages that hold no such key.
-template <class Products>
-void multiply_queries(const KeyPlaces& places, std::int64_t begin, std::int64_t first,
-                      std::int64_t end, WideTile& t) {
+/// Keys [first, end), the tile's first being key `begin`, as columns of a right operand, with whole
+/// tiles of columns: beside them stand copies. Nothing else is read.
+inline void load_key_pairs(const KeyPlaces& places, std::int64_t begin, std::int64_t first,
+                           std::int64_t end, WideTile& t) {
   const ConstTensorView& k = places.p.k;
-  const RightOperand queries{t.q_pairs, t.row_stride};
-  const std::int64_t size = places.page_size;
-  const std::int64_t block = k.dtype != DType::kBF16 ? 0
-                             : size % 32 == 0        ? 32
-                             : size % 16 == 0        ? 16
-                                                     : 0;
-  if (block == 0) {
-    const std::int64_t padded = (end - begin + kTileSide - 1) / kTileSide * kTileSide;
-    for (std::int64_t j = 0; j < padded; ++j) {
-      const std::int64_t key = std::clamp(begin + j, first, end - 1);
-      BF16* copy = t.keys + j * t.dim;
-      const BF16* row = bf16_row(places.of(k, key), k.dtype, t.dim, copy);
-      if (row != copy) std::memcpy(copy, row, static_cast<std::size_t>(t.dim * 2));
+  KeyWalk walk(places, k, first);
+  const std::byte* row = walk.next();
+  const std::int64_t from = (first - begin) / kTileInner * kTileInner;
+  for (std::int64_t column = from; begin + column < end; column += kTileSide) {
+    const BF16* rows[kTileSide];
+    for (std::int64_t i = 0; i < kTileSide; ++i) {
+      const std::int64_t key = begin + column + i;
+      if (key > first && key < end) row = walk.next();
+      rows[i] = bf16_row(row, k.dtype, t.dim, t.keys + i * t.dim);
     }
-    Products::template multiply<false>(padded, t.lanes_of_rows, t.dim, {t.keys, t.dim * 2}, queries,
-                                       {t.logits, t.row_stride});
-    return;
+    turn_rows(rows, t.dim, t.k_pairs + column, WideTile::kKeyStride);
   }
-  for (std::int64_t key = first / block * block; key < end; key += block) {
-    Products::template multiply<false>(block, t.lanes_of_rows, t.dim,
-                                       {places.of(k, key), k.stride(1) * 2}, queries,
-                                       {t.logits + (key - begin) * t.row_stride, t.row_stride});
+  // The last product takes two tiles of columns.
+  const std::int64_t columns = (end - begin + kTileSide - 1) / kTileSide * kTileSide;
+  for (std::int64_t i = 0; columns % kTileInner != 0 && i < t.dim / 2; ++i) {
+    std::uint32_t* pairs = t.k_pairs + i * WideTile::kKeyStride + columns;
+    hn::StoreU(hn::LoadU(DU(), pairs - kTileSide), DU(), pairs);
   }
 }
 
-/// Values [begin, end) of which `first` is the first that a row sees, as right operand: zeros for
-/// the others and behind. Returns whether all are finite.
+/// Values [first, end) as right operand: zeros before and behind. Where `checks`, returns whether
+/// all are finite.
 inline bool load_value_pairs(const KeyPlaces& places, std::int64_t begin, std::int64_t first,
-                             std::int64_t end, WideTile& t) {
+                             std::int64_t end, bool checks, WideTile& t) {
   const ConstTensorView& v = places.p.v;
-  const std::int64_t pairs = (end - begin + kTileInner - 1) / kTileInner * kTileSide;
+  KeyWalk walk(places, v, first);
   alignas(64) BF16 copies[2][256];
   alignas(64) static constexpr BF16 kZeros[256] = {};
-  const auto exponents = hn::Set(DU(), 0x7f807f80u);
-  const hn::Repartition<std::uint16_t, DF> d16;
-  auto infinite = hn::MaskFalse(d16);
-  for (std::int64_t pair = 0; pair < pairs; ++pair) {
+  bool finite = true;
+  const std::int64_t from = (first - begin) / kTileInner * kTileInner;
+  for (std::int64_t at = from; begin + at < end || at % kTileInner != 0; at += 2) {
     const BF16* rows[2];
     for (std::int64_t i = 0; i < 2; ++i) {
-      const std::int64_t key = begin + 2 * pair + i;
-      rows[i] = key < first || key >= end
-                    ? kZeros
-                    : bf16_row(places.of(v, key), v.dtype, t.v_dim, copies[i]);
+      const std::int64_t key = begin + at + i;
+      rows[i] =
+          key < first || key >= end ? kZeros : bf16_row(walk.next(), v.dtype, t.v_dim, copies[i]);
+      if (checks) finite = finite && all_finite(rows[i], t.v_dim);
     }
-    for (std::int64_t at = 0; at < t.v_dim; at += kTileSide) {
-      const VU units = pair_of(rows[0] + at, rows[1] + at);
-      const auto exponent = hn::BitCast(d16, hn::And(units, exponents));
-      infinite = hn::Or(infinite, hn::Eq(exponent, hn::Set(d16, std::uint16_t{0x7f80})));
-      hn::StoreU(units, DU(), t.v_pairs + pair * t.v_stride + at);
-    }
+    interleave_rows(rows[0], rows[1], t.v_dim, t.v_pairs + at / 2 * t.v_stride);
   }
-  return hn::AllFalse(d16, infinite);
+  return finite;
 }
 
-/// The same for a tree, once a task: which of its tokens each row sees.
+/// Once a task: which of a tree's tokens each of its tokens sees.
 inline void load_tree_sight(const ops::AttentionParams& p, std::int32_t row,
                             std::int64_t first_query, WideTile& t) {
   t.tree = true;
-  for (std::int64_t m = 0; m < t.lanes_of_rows; ++m) {
-    const std::int64_t query = first_query + (m < t.rows ? m : t.rows - 1) / p.group;
-    const TreeSight sight = tree_sight(p, row, query);
-    for (std::int64_t i = 0; i < p.rows.q_length[row]; ++i) {
-      t.seen_new[i * t.lanes_of_rows + m] = (sight.path >> i & 1) != 0 ? -1 : 0;
-    }
+  for (std::int64_t i = 0; i < t.rows / p.group; ++i) {
+    t.trees[i] = tree_sight(p, row, first_query + i);
   }
 }
 
-/// The range of keys that each row sees in the tile; returns whether all see all of it.
+/// The range of keys that each token sees in the tile; returns whether all see all of it.
 inline bool load_sight(const ops::AttentionParams& p, std::int32_t row, std::int64_t first_query,
                        std::int64_t begin, std::int64_t end, WideTile& t) {
   bool all = !t.tree;
   t.first_new = p.rows.kv_length[row] - p.rows.q_length[row] - begin;
-  for (std::int64_t m = 0; m < t.lanes_of_rows; ++m) {
-    const std::int64_t query = first_query + (m < t.rows ? m : t.rows - 1) / p.group;
-    core::KeyRange seen = range_of(p, row, query);
-    if (t.tree) seen = {tree_sight(p, row, query).begin, end};
+  for (std::int64_t i = 0; i < t.rows / p.group; ++i) {
+    core::KeyRange seen = range_of(p, row, first_query + i);
+    if (t.tree) seen = {t.trees[i].begin, end};
     const std::int64_t from = std::clamp(seen.begin - begin, std::int64_t{0}, end - begin);
     const std::int64_t to = std::clamp(seen.end - begin, from, end - begin);
-    t.seen_begin[m] = static_cast<std::int32_t>(from);
-    t.seen_end[m] = static_cast<std::int32_t>(to);
+    t.seen[i] = {static_cast<std::int32_t>(from), static_cast<std::int32_t>(to)};
     all = all && from == 0 && to == end - begin;
   }
   return all;
 }
 
-/// Softmax of sixteen rows over the first `count` keys of the tile: logits become pairs of weights.
-template <bool kAll>
-void soften_lanes(const Logits& finish, std::int64_t count, std::int64_t lane, WideTile& t) {
-  const DF d;
-  const hn::RebindToSigned<DF> di;
-  const VF lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
-  const VF log2e = hn::Set(d, 1.44269504f);
-  const auto begin = hn::LoadU(di, t.seen_begin + lane), end = hn::LoadU(di, t.seen_end + lane);
-  const auto visible = [&](std::int64_t key) HWY_ATTR {
-    const auto at = hn::Set(di, static_cast<std::int32_t>(key));
-    auto seen = hn::And(hn::Ge(at, begin), hn::Lt(at, end));
-    if (t.tree && key >= t.first_new) {
-      const auto* bits = t.seen_new + (key - t.first_new) * t.lanes_of_rows + lane;
-      seen = hn::And(seen, hn::Ne(hn::LoadU(di, bits), hn::Zero(di)));
-    }
-    return hn::RebindMask(d, seen);
-  };
-  float* logits = t.logits + lane;
-  VF tile_top = lowest;
-  for (std::int64_t key = 0; key < count; ++key) {
-    VF logit = finish(hn::LoadU(d, logits + key * t.row_stride));
-    if constexpr (!kAll) logit = hn::IfThenElse(visible(key), logit, lowest);
-    hn::StoreU(logit, d, logits + key * t.row_stride);
-    tile_top = hn::Max(tile_top, logit);
+/// The keys that a query row sees in the tile.
+class RowSight {
+ public:
+  RowSight(const WideTile& t, std::int64_t token)
+      : begin_(t.seen[token].begin), end_(t.seen[token].end) {
+    if (!t.tree) return;
+    first_new_ = t.first_new;
+    path_ = t.trees[token].path;
   }
-  const VF old_top = hn::LoadU(d, t.top + lane);
-  const VF top = hn::Max(tile_top, old_top);
-  const auto blind = hn::Eq(top, lowest);  // has seen no key yet
-  const VF shift = hn::IfThenZeroElse(blind, top);
-  const VF shrink =
-      hn::IfThenElse(blind, hn::Set(d, 1.0f), exp2_of(hn::Mul(hn::Sub(old_top, shift), log2e)));
-  VF total = hn::Zero(d);
-  const auto weight_of = [&](std::int64_t key) HWY_ATTR {
-    if (key >= count) return hn::Zero(d);
-    const VF logit = hn::LoadU(d, logits + key * t.row_stride);
-    VF weight = exp2_of(hn::Mul(hn::Sub(logit, shift), log2e));
-    if constexpr (!kAll) weight = hn::IfThenElseZero(visible(key), weight);
-    total = hn::Add(total, weight);
+  bool sees(std::int64_t key) const {
+    if (key < begin_ || key >= end_) return false;
+    return key < first_new_ || (path_ >> (key - first_new_) & 1) != 0;
+  }
+  /// Whether it sees all of [begin, end) or nothing, by 32 keys from `begin` on.
+  bool is_whole(std::int64_t begin, std::int64_t end) const {
+    return begin_ == begin && end_ == end && first_new_ >= end;
+  }
+  /// Those from `key` on, in a vector.
+  HWY_INLINE auto mask(std::int64_t key) const {
+    const DF d;
+    const auto up_to = [&](std::int64_t last) HWY_ATTR {
+      const std::int64_t count = std::clamp(last - key, std::int64_t{0}, kTileSide);
+      return (std::uint32_t{1} << count) - 1;
+    };
+    std::uint32_t bits = up_to(end_) & ~up_to(begin_);
+    if (key + kTileSide > first_new_) {
+      const std::int64_t ahead = key - first_new_;
+      const std::uint64_t branch = ahead >= 64 ? 0 : ahead >= 0 ? path_ >> ahead : path_ << -ahead;
+      bits &= static_cast<std::uint32_t>(branch) | up_to(first_new_);
+    }
+    const auto bytes = static_cast<std::uint16_t>(bits);
+    return hn::LoadMaskBits(d, reinterpret_cast<const std::uint8_t*>(&bytes));
+  }
+
+ private:
+  std::int64_t begin_, end_;
+  std::int64_t first_new_ = std::numeric_limits<std::int64_t>::max();
+  std::uint64_t path_ = 0;
+};
+
+/// Softmax of row m over keys [begin, end) of the tile, multiples of 32, of which it sees what
+/// `sight` says (kWhole: all). Logits become weights, and the row's sums are brought to its new
+/// maximum.
+template <bool kWhole>
+HWY_INLINE void soften_row(const Exponents& exponents, const RowSight& sight, std::int64_t begin,
+                           std::int64_t end, std::int64_t m, float* logits, BF16* weights,
+                           WideTile& t) {
+  const DF d;
+  const hn::Repartition<hwy::bfloat16_t, DF> db;
+  constexpr float kLowest = -std::numeric_limits<float>::infinity();
+  if (exponents.bends()) {
+    for (std::int64_t key = begin; key < end; key += kTileSide) {
+      hn::StoreU(exponents.bend(hn::LoadU(d, logits + key)), d, logits + key);
+    }
+  }
+  VF tops[2] = {hn::Set(d, kLowest), hn::Set(d, kLowest)};
+  for (std::int64_t key = begin; key < end; key += kTileInner) {
+    for (int i = 0; i < 2; ++i) {
+      const std::int64_t at = key + i * kTileSide;
+      VF logit = hn::LoadU(d, logits + at);
+      if constexpr (!kWhole) logit = hn::IfThenElse(sight.mask(at), logit, hn::Set(d, kLowest));
+      tops[i] = hn::Max(tops[i], logit);
+    }
+  }
+  const float tile_top = hn::ReduceMax(d, hn::Max(tops[0], tops[1])) * exponents.factor();
+  const float old_top = t.top[m];
+  VF total = hn::LoadU(d, t.sums + m * kTileSide);
+  if (tile_top > old_top) {
+    if (old_top > kLowest) {
+      const float shrink = hn::GetLane(exp2_down(hn::Set(d, old_top - tile_top)));
+      total = hn::Mul(total, hn::Set(d, shrink));
+      float* out = t.out + m * t.v_stride;
+      for (std::int64_t at = 0; at < t.v_dim; at += kTileSide) {
+        hn::StoreU(hn::Mul(hn::LoadU(d, out + at), hn::Set(d, shrink)), d, out + at);
+      }
+    }
+    t.top[m] = tile_top;
+  }
+  const VF shift = hn::Set(d, t.top[m] > kLowest ? t.top[m] : 0);  // else it has seen no key yet
+  const VF factor = hn::Set(d, exponents.factor());
+  const auto weight_of = [&](std::int64_t key) HWY_ATTR __attribute__((always_inline)) {
+    VF weight = exp2_down(hn::MulSub(hn::LoadU(d, logits + key), factor, shift));
+    if constexpr (!kWhole) weight = hn::IfThenElseZero(sight.mask(key), weight);
     return weight;
   };
-  const std::int64_t padded = (count + kTileInner - 1) / kTileInner * kTileInner;
-  for (std::int64_t key = 0; key < padded; key += 2) {
-    const VF first = weight_of(key);
-    const VF second = weight_of(key + 1);
-    hn::StoreU(pair_rounded(first, second), DU(), t.weight_pairs + key / 2 * t.row_stride + lane);
+  VF more = hn::Zero(d);
+  for (std::int64_t key = begin; key < end; key += kTileInner) {
+    const VF first = weight_of(key), second = weight_of(key + kTileSide);
+    total = hn::Add(total, first);
+    more = hn::Add(more, second);
+    hn::StoreU(hn::BitCast(DU(), hn::OrderedDemote2To(db, first, second)), DU(),
+               reinterpret_cast<std::uint32_t*>(weights + key));
   }
-  hn::StoreU(top, d, t.top + lane);
-  hn::StoreU(hn::MulAdd(hn::LoadU(d, t.sum + lane), shrink, total), d, t.sum + lane);
-  hn::StoreU(shrink, d, t.shrink + lane);
+  hn::StoreU(hn::Add(total, more), d, t.sums + m * kTileSide);
 }
 
-inline void shrink_sums(WideTile& t) {
-  for (std::int64_t m = 0; m < t.rows && !t.fresh; ++m) {
-    if (t.shrink[m] != 1)
-      scale_row(t.out + m * t.v_stride, t.shrink[m], t.v_dim, t.out + m * t.v_stride);
-  }
-}
-
-/// Some value of the tile is infinite or no number: each row takes those that it sees, one by one.
-inline void add_values_seen(const KeyPlaces& places, std::int64_t begin, WideTile& t) {
+/// Some value of the tile is infinite or no number: row m takes those that it sees, one by one.
+inline void add_values_seen(const RowSight& sight, std::int64_t begin, std::int64_t end,
+                            std::int64_t m, const BF16* weights, WideTile& t) {
   const DF d;
-  alignas(64) BF16 copy[256];
-  if (t.fresh) {
-    std::memset(t.out, 0, static_cast<std::size_t>(t.rows * t.v_stride) * sizeof(float));
-  }
-  const auto* weights = reinterpret_cast<const BF16*>(t.weights);
-  for (std::int64_t m = 0; m < t.rows; ++m) {
-    for (std::int64_t key = t.seen_begin[m]; key < t.seen_end[m]; ++key) {
-      if (t.tree && key >= t.first_new &&
-          t.seen_new[(key - t.first_new) * t.lanes_of_rows + m] == 0) {
-        continue;
-      }
-      const ConstTensorView& v = places.p.v;
-      const BF16* row = bf16_row(places.of(v, begin + key), v.dtype, t.v_dim, copy);
-      const VF weight = hn::Set(d, to_float(weights[m * 2 * kWeightStride + key]));
-      for (std::int64_t at = 0; at < t.v_dim; at += kTileSide) {
-        float* out = t.out + m * t.v_stride + at;
-        hn::StoreU(hn::MulAdd(weight, load_full(row + at), hn::LoadU(d, out)), d, out);
-      }
+  for (std::int64_t key = begin; key < end; ++key) {
+    if (!sight.sees(key)) continue;
+    const VF weight = hn::Set(d, to_float(weights[key]));
+    const std::uint32_t* pairs = t.v_pairs + key / 2 * t.v_stride;
+    for (std::int64_t at = 0; at < t.v_dim; at += kTileSide) {
+      const VU pair = hn::LoadU(DU(), pairs + at);
+      const VU value =
+          key % 2 == 0 ? hn::ShiftLeft<16>(pair) : hn::And(pair, hn::Set(DU(), 0xffff0000u));
+      float* out = t.out + m * t.v_stride + at;
+      hn::StoreU(hn::MulAdd(weight, hn::BitCast(d, value), hn::LoadU(d, out)), d, out);
     }
   }
 }
 
+/// Query rows [first_row, first_row + count) of the task through the tile. `finite`: of all values.
+template <class Products>
+void attend_block(const Exponents& exponents, std::int64_t group, std::int64_t first_row,
+                  std::int64_t count, bool finite, WideTile& t) {
+  const std::int64_t first = first_row / group, last = (first_row + count - 1) / group;
+  std::int64_t begin = kWideKeys, end = 0;
+  for (std::int64_t token = first; token <= last; ++token) {
+    if (t.seen[token].begin == t.seen[token].end) continue;
+    begin = std::min<std::int64_t>(begin, t.seen[token].begin);
+    end = std::max<std::int64_t>(end, t.seen[token].end);
+  }
+  if (begin >= end) return;
+  begin = begin / kTileInner * kTileInner;
+  end = (end + kTileInner - 1) / kTileInner * kTileInner;
+  const std::int64_t rows = (count + Products::kRows - 1) / Products::kRows * Products::kRows;
+  Products::template multiply<false>(
+      rows, end - begin, t.dim, {t.q + first_row * t.q_stride, t.q_stride * 2},
+      {t.k_pairs + begin, WideTile::kKeyStride}, {t.logits + begin, WideTile::kKeyStride});
+  bool all_whole = true;
+  for (std::int64_t r = 0, token = first, head = first_row % group; r < count; ++r) {
+    const RowSight sight(t, token);
+    float* logits = t.logits + r * WideTile::kKeyStride;
+    BF16* weights = t.weights + r * WideTile::kWeightStride;
+    if (sight.is_whole(begin, end)) {
+      soften_row<true>(exponents, sight, begin, end, first_row + r, logits, weights, t);
+    } else {
+      all_whole = false;
+      soften_row<false>(exponents, sight, begin, end, first_row + r, logits, weights, t);
+    }
+    if (++head == group) {
+      head = 0;
+      ++token;
+    }
+  }
+  if (finite || all_whole) {
+    Products::template multiply<true>(rows, t.v_dim, end - begin,
+                                      {t.weights + begin, WideTile::kWeightStride * 2},
+                                      {t.v_pairs + begin / 2 * t.v_stride, t.v_stride},
+                                      {t.out + first_row * t.v_stride, t.v_stride});
+    return;
+  }
+  for (std::int64_t r = 0; r < count; ++r) {
+    add_values_seen(RowSight(t, (first_row + r) / group), begin, end, first_row + r,
+                    t.weights + r * WideTile::kWeightStride, t);
+  }
+}
+
+/// All query rows of the task against keys [first, end) of a tile that begins with key `begin`.
 template <class Products>
 void attend_wide(const ops::AttentionParams& p, std::int32_t row, std::int64_t first_query,
-                 const KeyPlaces& places, std::int64_t tile, std::int64_t first, std::int64_t end,
+                 const KeyPlaces& places, std::int64_t begin, std::int64_t first, std::int64_t end,
                  WideTile& t) {
-  // Blocks of keys start at multiples of 32 from the tile's first: rows see no difference.
-  const std::int64_t begin = tile + (first - tile) / kTileInner * kTileInner;
-  const std::int64_t count = end - begin;
-  multiply_queries<Products>(places, begin, first, end, t);
-  const bool all_visible = load_sight(p, row, first_query, begin, end, t);
-  const Logits finish(p.options, p.k_scale.of(places.kv_head));
-  for (std::int64_t lane = 0; lane < t.lanes_of_rows; lane += kTileSide) {
-    if (all_visible) {
-      soften_lanes<true>(finish, count, lane, t);
-    } else {
-      soften_lanes<false>(finish, count, lane, t);
-    }
+  const bool all = load_sight(p, row, first_query, begin, end, t);
+  load_key_pairs(places, begin, first, end, t);
+  const bool finite = load_value_pairs(places, begin, first, end, !all, t);
+  const Exponents exponents(p.options, p.k_scale.of(places.kv_head));
+  for (std::int64_t block = 0; block < t.rows; block += kBlockRows) {
+    attend_block<Products>(exponents, p.group, block, std::min(kBlockRows, t.rows - block), finite,
+                           t);
   }
-  const std::int64_t padded = (count + kTileInner - 1) / kTileInner * kTileInner;
-  for (std::int64_t pairs = 0; pairs < padded / 2; pairs += kTileSide) {
-    for (std::int64_t lane = 0; lane < t.lanes_of_rows; lane += kTileSide) {
-      turn_units(t.weight_pairs + pairs * t.row_stride + lane, t.row_stride, kTileSide,
-                 t.weights + lane * kWeightStride + pairs, kWeightStride);
-    }
+}
+
+/// What all tiles have left, as results want it.
+inline void finish_rows(WideTile& t) {
+  const DF d;
+  for (std::int64_t m = 0; m < t.rows; ++m) {
+    t.sum[m] = hn::ReduceSum(d, hn::LoadU(d, t.sums + m * kTileSide));
+    t.top[m] *= kLn2;
+    straighten(t.v_dim, t.out + m * t.v_stride);
   }
-  const bool finite = load_value_pairs(places, begin, first, end, t);
-  shrink_sums(t);
-  const std::int64_t rows = (t.rows + Products::kRows - 1) / Products::kRows * Products::kRows;
-  const LeftOperand weights{t.weights, kWeightStride * 4};
-  const RightOperand values{t.v_pairs, t.v_stride};
-  if (!finite && !all_visible) {
-    add_values_seen(places, begin, t);
-  } else if (t.fresh) {
-    Products::template multiply<false>(rows, t.v_dim, padded, weights, values, {t.out, t.v_stride});
-  } else {
-    Products::template multiply<true>(rows, t.v_dim, padded, weights, values, {t.out, t.v_stride});
-  }
-  t.fresh = false;
 }
 
 }  // namespace hybridattn::cpu::HWY_NAMESPACE

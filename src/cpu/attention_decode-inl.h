@@ -29,13 +29,12 @@ struct KeyRun {
   std::int64_t begin, end;
 };
 
-/// Walks over the rows of keys or values of a run, at its first head. Pages are looked up once
-/// each.
+/// Walks over the rows of keys or values of a run, at its first head.
 class RowWalk {
  public:
   RowWalk(const ops::AttentionParams& p, const ConstTensorView& view, const KeyRun& run)
-      : places_(p, run.row, run.head), view_(view), key_(run.begin),
-        step_(view.stride(1) * static_cast<std::int64_t>(dtype_size(view.dtype))) {
+      : places_(p, run.row, run.head), view_(view), walk_(places_, view, run.begin),
+        key_(run.begin) {
     if (!is_tree(p, run.row)) return;
     branch_ = branch_of(p, run.row, run.query);
     first_new_ = p.rows.kv_length[run.row] - p.rows.q_length[run.row];
@@ -43,34 +42,19 @@ class RowWalk {
   }
 
   /// The row of the next key.
-  const std::byte* next() {
-    if (key_ >= first_new_) return next_of_branch();
-    if (left_ == 0) {
-      at_ = places_.of(view_, key_);
-      left_ = places_.page_size - key_ % places_.page_size;
-    }
-    const std::byte* row = at_;
-    at_ += step_;
-    ++key_;
-    --left_;
-    return row;
+  HWY_INLINE const std::byte* next() {
+    if (key_++ < first_new_) return walk_.next();
+    const std::int64_t token = std::countr_zero(branch_);
+    branch_ &= branch_ - 1;
+    return places_.of(view_, first_new_ + token);
   }
   std::int64_t key() const { return key_; }
 
  private:
-  const std::byte* next_of_branch() {
-    const std::int64_t token = std::countr_zero(branch_);
-    branch_ &= branch_ - 1;
-    ++key_;
-    return places_.of(view_, first_new_ + token);
-  }
-
   KeyPlaces places_;
   const ConstTensorView& view_;
-  std::int64_t key_;   // the next one
-  std::int64_t step_;  // bytes between rows of a page
-  std::int64_t left_ = 0;
-  const std::byte* at_ = nullptr;
+  KeyWalk walk_;
+  std::int64_t key_;  // the next one
   // Of a tree: where its tokens begin, and those of the branch that are still to come.
   std::int64_t first_new_ = std::numeric_limits<std::int64_t>::max();
   std::uint64_t branch_ = 0;

@@ -1,6 +1,6 @@
 // Products of a few query heads with the keys and values of a run, along the rows in which they
 // lie: in float32, and in bf16.
-#include "src/cpu/attention_bf16-inl.h"
+#include "src/cpu/attention_operands-inl.h"
 #include "src/cpu/scratch.h"
 
 #if defined(HYBRIDATTN_CPU_ATTENTION_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -218,20 +218,8 @@ struct DotRows {
     if (i < t.v_dim) add_columns<NG, 0>(rows, ahead, i, at, count, t, row);
   }
 
-  /// Sums stand in the order that interleaving gives: of 32 columns the first vector holds the
-  /// lower halves of their blocks of eight.
   static void finish(DecodeTile& t) {
-    for (std::int64_t m = 0; m < t.rows; ++m) {
-      float* out = t.out + m * t.dv;
-      for (std::int64_t i = 0; i + kTileInner <= t.v_dim; i += kTileInner) {
-        float copy[kTileInner];
-        std::memcpy(copy, out + i, sizeof copy);
-        for (std::int64_t b = 0; b < 4; ++b) {
-          std::memcpy(out + i + 8 * b, copy + 4 * b, 4 * sizeof(float));
-          std::memcpy(out + i + 8 * b + 4, copy + kTileSide + 4 * b, 4 * sizeof(float));
-        }
-      }
-    }
+    for (std::int64_t m = 0; m < t.rows; ++m) straighten(t.v_dim, t.out + m * t.dv);
   }
 
  private:

@@ -81,6 +81,36 @@ struct KeyPlaces {
   std::int64_t first, page_size, kv_head;
 };
 
+/// Walks over the rows of keys or values from one key on. Pages are looked up once each.
+class KeyWalk {
+ public:
+  KeyWalk(const KeyPlaces& places, const ConstTensorView& view, std::int64_t key)
+      : places_(places), view_(view), key_(key),
+        step_(view.stride(1) * static_cast<std::int64_t>(dtype_size(view.dtype))) {}
+
+  /// The row of the next key.
+  HWY_INLINE const std::byte* next() {
+    if (left_ == 0) {
+      at_ = places_.of(view_, key_);
+      left_ = places_.page_size - key_ % places_.page_size;
+    }
+    const std::byte* row = at_;
+    at_ += step_;
+    ++key_;
+    --left_;
+    return row;
+  }
+  std::int64_t key() const { return key_; }
+
+ private:
+  KeyPlaces places_;
+  const ConstTensorView& view_;
+  std::int64_t key_;   // the next one
+  std::int64_t step_;  // bytes between rows of a page
+  std::int64_t left_ = 0;
+  const std::byte* at_ = nullptr;
+};
+
 /// What lies between a product of q and k and the exponent of 2 that its weight is.
 class Logits {
  public:

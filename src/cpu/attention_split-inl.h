@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "src/cpu/attention_decode-inl.h"
 #include "src/cpu/attention_results-inl.h"
+#include "src/cpu/attention_tiles-inl.h"
 #include "src/cpu/flush_denormals.h"
 
 #if defined(HYBRIDATTN_CPU_ATTENTION_SPLIT_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -28,8 +28,17 @@ class SplitDecode {
       : p_(p), launch_(launch), first_(first), last_(last), v_dim_(p.v.dim(3)),
         stride_(ops::attention_padded(v_dim_)), threads_(launch.executor.concurrency()) {
     const std::int64_t room = ops::kAttentionParts * threads_;
+    std::int64_t rows = p.group;  // of a key head
+#if HYBRIDATTN_TARGET_HAS_TILES
+    tiles_ =
+        launch.isa == Isa::kAmx && ops::attention_in_bf16(p) && p.group >= ops::kAttentionTileGroup;
+    if (tiles_) {
+      launch.target = TileProducts::kTarget;
+      rows = ops::attention_padded(p.group);
+    }
+#endif
     heads_ = std::min(
-        {p.k.dim(2), std::max(kTaskRows / p.group, std::int64_t{1}), room / (4 * threads_ + 2)});
+        {p.k.dim(2), std::max(kTaskRows / rows, std::int64_t{1}), room / (4 * threads_ + 2)});
     std::int64_t parts = 0;
     for (std::int32_t row = first; row < last; ++row) {
       for (std::int64_t q = 0; q < p.rows.q_length[row]; ++q) parts += cut(row, q).count;
@@ -147,10 +156,25 @@ class SplitDecode {
                      heads_of(share.at),
                      std::max(from, share.keys.begin),
                      std::min(from + kPart, share.keys.end)};
+#if HYBRIDATTN_TARGET_HAS_TILES
+    if (tiles_) {
+      const Tiles tiles;
+      DecodeTiles t(scratch, p_, run.heads);
+      attend_run(p_, run, t);
+      return keep(share, item, run, t, t.lanes);
+    }
+#endif
     DecodeTile t(scratch, p_, run.heads);
     attend_run(p_, run, t);
+    keep(share, item, run, t, p_.group);
+  }
+
+  /// Takes the results of a run out of a worker's scratch, where each key head has `rows` rows.
+  template <class Tile>
+  void keep(const Share& share, std::int64_t item, const KeyRun& run, const Tile& t,
+            std::int64_t rows) const {
     for (std::int64_t h = 0; h < run.heads; ++h) {
-      const std::int64_t row = h * p_.group;
+      const std::int64_t row = h * rows;
       const Accumulated result{p_.group,           v_dim_,      t.dv,
                                t.out + row * t.dv, t.top + row, t.sum + row};
       if (share.whole()) {
@@ -226,6 +250,7 @@ class SplitDecode {
   std::int64_t most_ = 1;    // parts that a wave has room for
   Place begin_{};            // of the wave
   int odd_ = 0;
+  bool tiles_ = false;  // what multiplies
 };
 
 }  // namespace hybridattn::cpu::HWY_NAMESPACE

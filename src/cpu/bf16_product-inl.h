@@ -35,6 +35,8 @@ struct Sums {
 struct TileProducts {
   static constexpr const char* kTarget = kTilesName;
   static constexpr std::int64_t kRows = kTileSide;  // rows of a product are a multiple of it
+  /// Query rows of a task of attention: making operands of keys must be little beside products.
+  static constexpr std::int64_t kTaskRows = 512;
   using Scope = Tiles;
 
   template <bool kAdd>
@@ -118,6 +120,7 @@ struct TileProducts {
 struct DotProducts {
   static constexpr const char* kTarget = "AVX3_ZEN4_BF16";
   static constexpr std::int64_t kRows = 1;
+  static constexpr std::int64_t kTaskRows = 128;
   struct Scope {
     Scope() {}  // not trivial, so that an unused one is no warning
   };

@@ -134,12 +134,17 @@ constexpr std::size_t attention_scratch(std::int64_t group, std::int64_t dim, st
 // ---- The CPU kernel with products in bf16.
 
 inline constexpr std::int64_t kAttentionBf16Keys = 256;  // of one tile
-inline constexpr std::int64_t kAttentionBf16Rows = 128;  // query rows of one tile, at most
+inline constexpr std::int64_t kAttentionBf16Rows = 512;  // query rows of one task, at most
+/// Fewer where the context's threads would else wait for each other at the end, but no less.
+inline constexpr std::int64_t kAttentionBf16FewRows = 128;
+/// Query rows that go through a tile of keys at a time.
+inline constexpr std::int64_t kAttentionBf16Block = 32;
 /// Units of 4 bytes behind each row of scratch.
 inline constexpr std::int64_t kAttentionBf16Spare = 16;
 
-constexpr std::int64_t attention_bf16_tokens(std::int64_t group) {
-  return group >= kAttentionBf16Rows ? 1 : kAttentionBf16Rows / group;
+/// Tokens of a task of so many query rows.
+constexpr std::int64_t attention_bf16_tokens(std::int64_t group, std::int64_t rows) {
+  return group >= rows ? 1 : rows / group;
 }
 
 /// Whether it serves a call: it needs whole tiles, and keys and values that bf16 holds exactly.
@@ -150,16 +155,17 @@ inline bool attention_in_bf16(const AttentionParams& p) {
          v_dim % 16 == 0 && v_dim <= 256;
 }
 
-/// Bytes of scratch of one worker: queries and keys, pairs of values; logits, weights in two forms;
-/// outputs; six numbers of each row; which tokens of a tree each sees.
+/// Bytes of scratch of one worker: queries, sums and what goes with each query row; keys and values
+/// as operands, and rows of keys on their way there; a block's logits and weights.
 constexpr std::size_t attention_bf16_scratch(std::int64_t group, std::int64_t dim,
                                              std::int64_t v_dim) {
-  const std::int64_t rows = (attention_bf16_tokens(group) * group + 15) / 16 * 16;
-  const std::int64_t keys = kAttentionBf16Keys;
-  const std::int64_t spare = kAttentionBf16Spare * 4 * (dim / 2 + 2 * keys + 2 * rows);
-  return static_cast<std::size_t>(dim * 2 * (rows + keys) + keys * v_dim * 2 +
-                                  rows * keys * (4 + 2 + 2) + rows * v_dim * 4 + spare +
-                                  6 * rows * 4 + kMaxTreeTokens * rows * 4 + 16 * 64);
+  const std::int64_t tokens = attention_bf16_tokens(group, kAttentionBf16Rows);
+  const std::int64_t rows = (tokens * group + 15) / 16 * 16;
+  const std::int64_t keys = kAttentionBf16Keys, spare = kAttentionBf16Spare * 4;
+  return static_cast<std::size_t>(rows * (dim * 2 + spare + v_dim * 4 + spare + 18 * 4) +
+                                  tokens * 24 + dim / 2 * (keys * 4 + spare) +
+                                  keys / 2 * (v_dim * 4 + spare) + 16 * dim * 2 +
+                                  kAttentionBf16Block * (keys * 6 + 2 * spare) + 16 * 64);
 }
 
 // ---- The CPU kernel for rows of few tokens.
@@ -176,6 +182,13 @@ inline constexpr std::int64_t kAttentionParts = 32;
 inline constexpr std::int64_t kAttentionHeadBlock = 4;
 inline constexpr std::int64_t kAttentionDecodeRows = 32;
 
+/// From so many query heads to a key head on, such rows take tiles where there are any: with fewer,
+/// most of a tile would be empty, and products along the keys keep up with memory.
+inline constexpr std::int64_t kAttentionTileGroup = 5;
+/// Keys, and values, that they take at a time.
+inline constexpr std::int64_t kAttentionTileKeys = 32;
+inline constexpr std::int64_t kAttentionTileValues = 128;
+
 /// Floats of a part's results for one key head: sums of values, maxima, denominators.
 constexpr std::int64_t attention_part_floats(std::int64_t group, std::int64_t v_dim) {
   return group * (attention_padded(v_dim) + 2);
@@ -190,12 +203,25 @@ constexpr std::size_t attention_decode_scratch(std::int64_t group, std::int64_t 
   return static_cast<std::size_t>(rows * (4 * (d + dv + 2) + 6 * kAttentionPart) + 6 * 64);
 }
 
+/// The same on tiles, whose query heads fill whole vectors: also keys and values on their way to be
+/// operands.
+constexpr std::size_t attention_tiles_scratch(std::int64_t group, std::int64_t dim,
+                                              std::int64_t v_dim) {
+  const std::int64_t lanes = attention_padded(group), dv = attention_padded(v_dim);
+  const std::int64_t rows = lanes > kAttentionDecodeRows ? lanes : kAttentionDecodeRows;
+  const std::int64_t spare = kAttentionBf16Spare;
+  return static_cast<std::size_t>(rows * (2 * dim + 4 * (dv + 2) + 6 * kAttentionPart + 4 * spare) +
+                                  kAttentionTileKeys * 2 * dim + kAttentionPart * 2 * lanes +
+                                  kAttentionTileValues * 2 * (dv + spare) + 9 * 64);
+}
+
 /// Where in a worker's scratch the results of parts begin.
 constexpr std::size_t attention_parts_offset(std::int64_t group, std::int64_t dim,
                                              std::int64_t v_dim) {
   std::size_t most = attention_scratch(group, dim, v_dim);
   for (const std::size_t bytes :
-       {attention_bf16_scratch(group, dim, v_dim), attention_decode_scratch(group, dim, v_dim)}) {
+       {attention_bf16_scratch(group, dim, v_dim), attention_decode_scratch(group, dim, v_dim),
+        attention_tiles_scratch(group, dim, v_dim)}) {
     most = bytes > most ? bytes : most;
   }
   return (most + 63) / 64 * 64;

@@ -12,18 +12,19 @@
 namespace hybridattn::testing {
 namespace {
 
-constexpr std::int64_t kHeads = 6, kKeyHeads = 2, kDim = 64, kPageSize = 16, kPages = 700;
+constexpr std::int64_t kKeyHeads = 2, kDim = 64, kPageSize = 16, kPages = 700;
 
-class AttentionDecode : public ::testing::TestWithParam<std::tuple<Isa, DType>> {
+class AttentionDecode : public ::testing::TestWithParam<std::tuple<Isa, DType, std::int64_t>> {
  protected:
   AttentionDecode()
-      : q(dtype(), {8, kHeads, kDim}), k(dtype(), {kPages, kPageSize, kKeyHeads, kDim}),
+      : q(dtype(), {8, heads(), kDim}), k(dtype(), {kPages, kPageSize, kKeyHeads, kDim}),
         v(dtype(), {kPages, kPageSize, kKeyHeads, kDim}) {
     Random random{7};
     for (Buffer* buffer : {&q, &k, &v}) buffer->fill(random.values(buffer->num_elements(), -2, 2));
   }
   static Isa isa() { return std::get<0>(GetParam()); }
   static DType dtype() { return std::get<1>(GetParam()); }
+  static std::int64_t heads() { return std::get<2>(GetParam()); }
 
   /// Outputs of rows of one token with so many keys each; the row at `first_page` of the cache.
   std::vector<double> run(Context& context, const std::vector<std::int32_t>& keys,
@@ -36,7 +37,7 @@ class AttentionDecode : public ::testing::TestWithParam<std::tuple<Isa, DType>> 
       std::iota(pages.begin(), pages.end(), first_page[i]);
       rows.add(token[i], 1, keys[i], pages, 0);
     }
-    Buffer out(dtype(), {8, kHeads, kDim});
+    Buffer out(dtype(), {8, heads(), kDim});
     poison_workspace(context);
     EXPECT_OK(attention(context, {rows.view(true),
                                   q.view(),
@@ -52,10 +53,14 @@ class AttentionDecode : public ::testing::TestWithParam<std::tuple<Isa, DType>> 
   Buffer q, k, v;
 };
 
-std::vector<std::tuple<Isa, DType>> setups() {
-  std::vector<std::tuple<Isa, DType>> out;
+std::vector<std::tuple<Isa, DType, std::int64_t>> setups() {
+  std::vector<std::tuple<Isa, DType, std::int64_t>> out;
   for (const Isa isa : supported_isas()) {
-    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) out.emplace_back(isa, dtype);
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+      out.emplace_back(isa, dtype, 6);
+    }
+    // Groups that products on tiles serve, where there are any.
+    for (const std::int64_t heads : {16, 24, 32, 40}) out.emplace_back(isa, DType::kBF16, heads);
   }
   return out;
 }
@@ -79,6 +84,13 @@ TEST_P(AttentionDecode, HasTheSameBitsAloneAndAmongOthers) {
       run(*context, {700, 2000, 9000, 5}, {10, 560, 0, 100}, {1, 4, 2, 0});
   const auto row = static_cast<std::ptrdiff_t>(alone.size());
   EXPECT_TRUE(std::equal(alone.begin(), alone.end(), among.begin() + 2 * row));
+}
+
+TEST_P(AttentionDecode, TakesTilesForWideGroups) {
+  const auto context = make_context(isa(), 2);
+  run(*context, {700}, {0}, {0});
+  const bool tiles = isa() == Isa::kAmx && dtype() == DType::kBF16 && heads() > 6;
+  EXPECT_EQ(context->last_kernel_target() == "AMX", tiles);
 }
 
 /// One NaN among the keys that are seen must show, wherever its part.

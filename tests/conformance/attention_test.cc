@@ -337,6 +337,54 @@ TEST_P(ConformanceAttention, LongRowsOfOneToken) {
   check_one(f8, rows);
 }
 
+/// Groups that go on tiles where there are any: keys up to the edges of what products take at once.
+TEST_P(ConformanceAttention, LongRowsOfOneTokenWithWideGroups) {
+  if (on_cuda()) GTEST_SKIP() << "parts of the CPU";
+  if (dtype() != DType::kBF16) GTEST_SKIP() << "as narrow groups";
+  const std::vector<Row> rows{{1, 1},   {1, 31},  {1, 32},  {1, 33},   {1, 127}, {1, 128}, {1, 129},
+                              {1, 511}, {1, 513}, {0, 100}, {1, 1056}, {1, 0},   {2, 300}};
+  for (const std::int64_t group : {5, 8, 12, 16, 20}) {
+    Case c;
+    c.hk = group == 8 ? 3 : 1;
+    c.group = group;
+    c.dim = 64;
+    c.v_dim = 48;
+    c.page_size = group == 5 ? 0 : group == 12 ? 7 : 16;
+    c.options.scale = 0.125f;
+    c.out_dtype = DType::kF32;
+    check_one(c, rows);
+    c.options.window = group == 16 ? 33 : 600;
+    c.options.logit_cap = 2.5f;
+    c.sinks = c.gate = true;
+    c.layout = Layout::kTransposed;
+    check_one(c, rows);
+    c.options.logit_cap = 0;
+    c.options.scale = -0.125f;
+    c.cache_dtype = DType::kF8E4M3;
+    c.head_scales = true;
+    check_one(c, rows);
+  }
+}
+
+/// Rows of several tasks, each of which takes several blocks of rows through several tiles of keys.
+TEST_P(ConformanceAttention, RowsOfManyTiles) {
+  if (on_cuda() || dtype() != DType::kBF16) GTEST_SKIP() << "tiles of products in bf16";
+  const std::vector<Row> rows{{300, 600}, {129, 129}};
+  Case c;
+  c.hk = 1;
+  c.group = 2;
+  c.dim = 32;
+  c.v_dim = 48;
+  c.out_dtype = DType::kF32;
+  check_one(c, rows);
+  c.options.window = 40;
+  c.options.scale = -0.2f;
+  check_one(c, rows);
+  c.options.window = 300;
+  c.options.causal = false;
+  check_one(c, rows);
+}
+
 TEST_P(ConformanceAttention, MergeOfTwoHalvesIsTheWhole) {
   const Shape shape{4, 3, 20};
   Operand a(dtype(), shape, Layout::kTransposed, random.values(240, -2, 2));
