@@ -166,14 +166,13 @@ Status launch_conv(const ConvParams& p, const core::DeviceLaunch& launch) {
   return check_launch("causal_conv");
 }
 
-/// Whether each token of x and out is whole words of 16 bytes.
+/// Whether a thread may take its channels of x and out as whole words.
 bool is_packed(const ops::CausalConvParams& p) {
-  const auto channels = static_cast<std::int64_t>(16 / dtype_size(p.x.dtype));
-  return p.x.dtype == p.out.dtype && p.x.dim(1) % channels == 0 && rows_aligned(p.x) &&
+  return p.x.dtype == p.out.dtype && p.x.dim(1) % 4 == 0 && rows_aligned(p.x) &&
          rows_aligned(p.out);
 }
 
-/// Whether the taps of the channels of a thread are whole words of 16 bytes, in the type of x.
+/// Whether the taps of the channels of a thread are whole words, in the type of x.
 bool has_whole_taps(const ops::CausalConvParams& p) {
   return p.weight.dtype == p.x.dtype && p.weight.dim(1) == 4 && p.weight.stride(1) == 1 &&
          p.weight.stride(0) == 4 && reinterpret_cast<std::uintptr_t>(p.weight.data) % 16 == 0;
@@ -185,8 +184,8 @@ Status run(const ops::CausalConvParams& p, const core::DeviceLaunch& launch) {
   if (params.rows.chunks == 0 || params.channels == 0) return {};
   if (!is_packed(p)) return launch_conv<Alone>(params, launch);
   switch (p.x.dtype) {
-    case DType::kBF16: return launch_conv<Packed<__nv_bfloat16, 8>>(params, launch);
-    case DType::kF16: return launch_conv<Packed<__half, 8>>(params, launch);
+    case DType::kBF16: return launch_conv<Packed<__nv_bfloat16, 4>>(params, launch);
+    case DType::kF16: return launch_conv<Packed<__half, 4>>(params, launch);
     default: return launch_conv<Packed<float, 4>>(params, launch);
   }
 }
