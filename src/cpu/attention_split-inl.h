@@ -250,7 +250,7 @@ class SplitDecode {
   std::int64_t most_ = 1;    // parts that a wave has room for
   Place begin_{};            // of the wave
   int odd_ = 0;
-  bool tiles_ = false;  // what multiplies
+  [[maybe_unused]] bool tiles_ = false;  // what multiplies; not where no kernel has any
 };
 
 }  // namespace hybridattn::cpu::HWY_NAMESPACE

@@ -5,6 +5,8 @@
 //     cmake --build --preset release --target hybridattn_bench_onednn
 //     build/release/bin/hybridattn_bench_onednn [THREADS]
 #include <omp.h>
+#include <sched.h>
+
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include <cstdlib>
@@ -108,12 +110,33 @@ void measure(Context& context, std::int64_t m, std::int64_t n, std::int64_t k, R
               {"ratio_packed", peer_packed / own, 2}});
 }
 
+/// Each thread of OpenMP to a core of its own: unpinned, two that spin may share one for seconds,
+/// and a product then takes whole ticks of the scheduler. Not by OMP_PROC_BIND, which binds the
+/// main thread before our context reads which cores it may use.
+void pin_openmp_threads() {
+  cpu_set_t allowed;
+  require(sched_getaffinity(0, sizeof allowed, &allowed) == 0, "oneDNN: no affinity mask");
+#pragma omp parallel
+  {
+    int left = omp_get_thread_num();
+    for (int core = 0; core < CPU_SETSIZE; ++core) {
+      if (!CPU_ISSET(core, &allowed) || left-- > 0) continue;
+      cpu_set_t own;
+      CPU_ZERO(&own);
+      CPU_SET(core, &own);
+      sched_setaffinity(0, sizeof own, &own);
+      break;
+    }
+  }
+}
+
 void run(int threads) {
   ContextOptions options;
   options.threads = threads;
   auto context = Context::create(options);
   require_ok(context.status());
   omp_set_num_threads(threads);
+  pin_openmp_threads();
   Report report(false);
   for (const auto& [n, k] : {std::pair<std::int64_t, std::int64_t>{3584, 1024}, {1024, 3584}}) {
     for (const std::int64_t m : {1, 8, 32, 128, 512}) measure(**context, m, n, k, report);
