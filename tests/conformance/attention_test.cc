@@ -381,6 +381,8 @@ TEST_P(ConformanceAttention, RowsOfManyTiles) {
   c.options.scale = -0.2f;
   check_one(c, rows);
   c.options.window = 300;
+  check_one(c, rows);
+  c.options.window = -1;
   c.options.causal = false;
   check_one(c, rows);
 }
