@@ -341,7 +341,8 @@ AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits
                 : std::max(filled_pieces(many_tiles, cut.slots_of_many), uncut_many);
   AttentionMost most{};
   most.few = std::max(few_tiles, few_parts);
-  most.many = std::max(many_tiles, many_parts);
+  // Beside the pieces of tiles that are cut there may be whole ones.
+  most.many = cut.fixed ? many_tiles - cut_tiles + many_parts : std::max(many_tiles, many_parts);
   const auto add = [&](bool of_many, std::int64_t tiles, std::int64_t parts, std::int64_t size) {
     if (cut.last_joins(of_many, tiles)) {
       // Sums of groups: of an eighth of the parts, and one more of every 17.

@@ -132,6 +132,7 @@ std::vector<AttentionCut> cuts() {
     out.push_back({group, 8, 264, 264, 64, true, -1, true});
     out.push_back({group, 8, 264, 132, 128, true, 700, true});
     out.push_back({group, 8, 264, 132, 128, true, -1, true, true});
+    out.push_back({group, 2, 8, 4, 128, true, -1, true});  // rows of five tiles are left whole
   }
   return out;
 }
@@ -249,6 +250,24 @@ TEST(AttentionPlan, RowsThatFillTheCardAreNotCutAtFixedPlaces) {
   ops::schedule_attention(rows.view(false), cut, schedule);
   EXPECT_GT(schedule.joins.size(), 7900u);
   EXPECT_LT(20 * bounded, ops::most_attention_work(cut, limits).part_rows);
+}
+
+/// Tiles that are left whole take their room beside the pieces of those that are cut.
+TEST(AttentionPlan, RoomForWholeTilesBesideCutOnes) {
+  AttentionCut cut{8, 2, 264, 132, 128, true, -1};
+  cut.fixed = true;
+  constexpr std::int32_t kLong = 131072;
+  KvRows rows;
+  for (const std::int32_t queries : {kLong, kLong, 200}) {
+    rows.add(rows.q_start.empty() ? 0 : rows.q_start.back() + kLong, queries, kLong, {});
+  }
+  AttentionSchedule schedule;
+  ops::schedule_attention(rows.view(false), cut, schedule);
+  const auto most = ops::most_attention_work(cut, {3, 2 * kLong + 200, 0, kLong});
+  EXPECT_EQ(schedule.many.size(), 2u * 8192 + 13 * 32);
+  EXPECT_GE(most.many, static_cast<std::int64_t>(schedule.many.size()));
+  EXPECT_GE(most.joins, static_cast<std::int64_t>(schedule.joins.size()));
+  EXPECT_GE(most.part_rows, schedule.part_rows);
 }
 
 }  // namespace
