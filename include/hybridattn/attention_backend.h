@@ -136,7 +136,7 @@ class HYBRIDATTN_API AttentionBackend {
   /// Allocates nothing. Errors: as plan; out_of_range when the batch holds more than the plan's
   /// shape; failed_precondition when verify rows that have run, of this plan or another, are not
   /// committed yet. After these the plan is as it was. Where the upload of the rows to a GPU fails
-  /// (resource_exhausted, device_error) it must be rewritten before it is run again.
+  /// (resource_exhausted, device_error) it is neither run nor replayed until it is rewritten.
   Status replan(Plan& plan, const ForwardBatch& batch);
 
   /// Ends the verify rows of a step that was run. `last_accepted` has one entry for each row of the

@@ -33,7 +33,8 @@ class HYBRIDATTN_API GraphInput : public std::enable_shared_from_this<GraphInput
   /// Said by those calls. Who captures a CUDA stream himself, without Graph, says it after each
   /// launch, or drafts can neither be committed nor are they guarded.
   void set_ran() const noexcept { ran_ = true; }
-  /// Whether it must not be read any more until it is rewritten: what it names is another's now.
+  /// Whether it must not be read any more until it is rewritten: what it names is another's now, or
+  /// a rewrite failed halfway.
   bool superseded() const noexcept { return superseded_; }
   virtual void supersede() noexcept { superseded_ = true; }
 

@@ -35,7 +35,7 @@ Status AttentionBackend::check_plan(const Plan& plan) const {
   }
   if (plan.superseded()) {
     return error(StatusCode::kFailedPrecondition, name(),
-                 ": the plan was superseded by another with verify rows");
+                 ": the plan was superseded by another with verify rows, or its last replan failed");
   }
   return {};
 }
@@ -164,7 +164,10 @@ Status AttentionBackend::rewrite(Plan& plan, const GraphShape& shape, std::span<
   HYBRIDATTN_TRY(check_fits(plan, shape));
   HYBRIDATTN_TRY(check_drafts(&plan, shape));
   HYBRIDATTN_TRY(check_rows(rows));
-  HYBRIDATTN_TRY(write_rows(plan, rows));
+  if (const Status written = write_rows(plan, rows); !written.ok()) {
+    plan.supersede();  // some of its arrays are this step's, some the last one's
+    return written;
+  }
   remember(plan, rows, num_rows, batch_id, mode);
   claim_drafts(plan);
   return {};

@@ -124,8 +124,8 @@ Status Graph::Impl::check_inputs() const {
   for (const core::Recorder::Input& input : recorder.inputs) {
     if (input.data->superseded()) {
       return error(StatusCode::kFailedPrecondition,
-                   "Graph::replay: a plan of the graph was superseded by another with verify rows; "
-                   "call replan with this step's batch first");
+                   "Graph::replay: a plan of the graph was superseded by another with verify rows, "
+                   "or its last replan failed; call replan with this step's batch first");
     }
     if (input.data->version() == input.replayed) {
       return error(StatusCode::kFailedPrecondition,

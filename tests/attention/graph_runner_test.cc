@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "src/core/recorder.h"
 #include "tests/support/hybrid_service.h"
 
 namespace hybridattn::testing {
@@ -124,6 +125,58 @@ TEST(GraphTest, WhatDoesNotFitIsRefusedAndThePlanStays) {
                "2 decode rows");
   EXPECT_ERROR(world.backend->plan_graph({0, -1, 0, 1, 4}).status(), kInvalidArgument,
                "decode_rows -1");
+}
+
+/// A backend whose upload can fail.
+class Uploader final : public AttentionBackend {
+ public:
+  explicit Uploader(Context& context) : context_(context) {}
+  std::string_view name() const noexcept override { return "Uploader"; }
+  Status reserve(std::int32_t) override { return {}; }
+  Result<std::shared_ptr<Plan>> make_plan(const GraphShape& shape, bool recordable) override {
+    struct Made final : Plan {
+      Made(std::uint64_t backend, const GraphShape& room, bool held) : Plan(backend, room, held) {}
+    };
+    return std::shared_ptr<Plan>(std::make_shared<Made>(id(), shape, recordable));
+  }
+  Status check_rows(std::span<const RowView>) override { return {}; }
+  Status write_rows(Plan& plan, std::span<const RowView>) override {
+    if (fails) return Status(StatusCode::kDeviceError, "the upload failed");
+    plan.set_written();
+    return {};
+  }
+  Status run_attention(const Plan& plan, const RadixAttention&, const AttentionRunArgs&) override {
+    if (const Status status = check_plan(plan); !status.ok()) return status;
+    return core::hold_if_recording(context_, name(), plan);
+  }
+
+  bool fails = false;
+
+ private:
+  Context& context_;
+};
+
+TEST(GraphTest, APlanWhoseRewriteFailedHalfwayDoesNotRun) {
+  const auto context = make_context();
+  auto first = std::make_unique<Uploader>(*context), second = std::make_unique<Uploader>(*context);
+  Uploader& failing = *second;
+  const auto backend = *HybridAttnBackend::create(std::move(first), std::move(second), {2});
+  RadixAttention layer;
+  layer.layer_id = 2;
+  const auto plan = *backend->plan_graph({0, 1, 0, 1, 1});
+  const auto run = [&] { return backend->run_attention(*plan, layer, {}); };
+  const auto graph = *Graph::record(*context, run);
+  const ForwardBatch batch = batch_of({{kDecode, 0, {0}, 0, 1}});
+  ASSERT_OK(backend->replan(*plan, batch));
+  // The first of the two is rewritten, the second is not.
+  failing.fails = true;
+  EXPECT_ERROR(backend->replan(*plan, batch), kDeviceError, "the upload failed");
+  EXPECT_ERROR(run(), kFailedPrecondition, "its last replan failed");
+  EXPECT_ERROR(graph->replay(), kFailedPrecondition, "its last replan failed");
+  failing.fails = false;
+  ASSERT_OK(backend->replan(*plan, batch));
+  EXPECT_OK(run());
+  EXPECT_OK(graph->replay());
 }
 
 TEST(GraphTest, TheWorkspaceIsTheGraphs) {
