@@ -34,8 +34,9 @@ Status AttentionBackend::check_plan(const Plan& plan) const {
                  ": the plan is another backend's, that of ", plan.backend_id());
   }
   if (plan.superseded()) {
-    return error(StatusCode::kFailedPrecondition, name(),
-                 ": the plan was superseded by another with verify rows, or its last replan failed");
+    return error(
+        StatusCode::kFailedPrecondition, name(),
+        ": the plan was superseded by another with verify rows, or its last replan failed");
   }
   return {};
 }

@@ -51,13 +51,21 @@ class DeviceMemory final : public Allocator {
 
 class PinnedMemory final : public Allocator {
  public:
+  explicit PinnedMemory(int index) : index_(index) {}
   void* allocate(std::size_t bytes) noexcept override {
+    const Current current(index_);  // or another device would be opened for it
     void* data = nullptr;
     if (cudaMallocHost(&data, bytes) == cudaSuccess) return data;
     cudaGetLastError();
     return nullptr;
   }
-  void deallocate(void* pointer, std::size_t) noexcept override { cudaFreeHost(pointer); }
+  void deallocate(void* pointer, std::size_t) noexcept override {
+    const Current current(index_);
+    cudaFreeHost(pointer);
+  }
+
+ private:
+  int index_;
 };
 
 /// Ends what a capture made, whichever step of that fails.
@@ -94,7 +102,8 @@ class CudaGraph final : public core::DeviceGraph {
 
 class CudaDevice final : public core::Device {
  public:
-  explicit CudaDevice(const core::DeviceInfo& info) : info_(info), memory_(info.index) {}
+  explicit CudaDevice(const core::DeviceInfo& info)
+      : info_(info), memory_(info.index), pinned_(info.index) {}
   ~CudaDevice() override {
     const Current current(info_.index);
     if (stream_ != nullptr) cudaStreamSynchronize(stream_);

@@ -19,6 +19,13 @@ class CudaAttentionGraphs : public CudaAttention {
     captured_ = stream_->context();
   }
 
+  /// A context whose kernels are of a family.
+  void force(const char* family) {
+    ContextOptions options;
+    options.kernel_family = family;
+    captured_ = stream_->context(options);
+  }
+
   /// Captures one call over rows of these limits. Its queries are those of the problem.
   void capture(Problem& problem, AttentionLimits limits) {
     limits.cache_pages = problem.k.shape()[0];
@@ -116,6 +123,23 @@ TEST_F(CudaAttentionGraphs, PartsThatTheLastBlockAddsUp) {
   EXPECT_GT(count(problem, list).few, list.size());
 }
 
+TEST_F(CudaAttentionGraphs, PartsOfManyRowsThatTheLastBlockAddsUp) {
+  std::vector<AttentionRow> list(16, {35, 75});
+  list[3] = {35, 8192};
+  list[9] = {35, 5000};
+  Problem problem(list, 16, 64, DType::kBF16, 4, 2);
+  std::vector<AttentionRow> shorter = list, few{{1, 20}, {1, 70}};
+  shorter[3] = {35, 100};
+  for (const char* family : {"sm80", "sm90"}) {
+    force(family);
+    capture(problem, {16, 16 * 35, 1000, 8192});
+    for (const auto& step : {list, list, shorter, few, list}) replay(problem, step);
+    EXPECT_EQ(captured_->last_kernel_target(), family);
+  }
+  EXPECT_EQ(count(problem, list).joins_of_many, 0u);
+  EXPECT_GT(count(problem, list).many, list.size());
+}
+
 TEST_F(CudaAttentionGraphs, RowsThatMayNameMoreThanTheCachesHoldAreNotCaptured) {
   Problem problem({{1, 40}}, 16, 64);
   Buffer out = problem.make_out(), lse = problem.make_lse();
@@ -188,6 +212,61 @@ TEST_F(CudaAttentionGraphs, RowsOfAWindowAndOfTrees) {
   replay(problem, {{64, 3000}, {1, 5000}, {30, 700}}, 1e-3);
   problem.parents.clear();
   replay(problem, {{64, 64}, {1, 499}, {30, 501}}, 1e-3);
+}
+
+using F48IgnoredOptionInAReplayOnCuda = CudaAttentionGraphs;
+
+/// Rows of all kinds, held against the plain form, which F48IgnoredOptionOnCuda holds.
+TEST_F(F48IgnoredOptionInAReplayOnCuda, EveryOptionHolds) {
+  using Set = void (*)(Problem&);
+  for (const char* family : {"sm90", "sm80", "smxx"}) {
+    for (const DType cache : {DType::kBF16, DType::kF8E4M3}) {
+      if (cache == DType::kF8E4M3 && std::string_view(family) == "sm90") continue;
+      force(family);
+      std::vector<Set> options{[](Problem& p) { p.options.logit_cap = 1.0f; },
+                               [](Problem& p) { p.options.window = 20; },
+                               [](Problem& p) { p.add_sinks(); }, [](Problem& p) { p.add_gates(); },
+                               [](Problem& p) { p.options.k_scale = p.options.v_scale = 0.5f; }};
+      if (cache == DType::kF8E4M3) options.push_back([](Problem& p) { p.add_head_scales(); });
+      for (const Set& set : options) {
+        Problem problem({{1, 900}, {60, 700}, {9, 500}, {1, 3000}}, 16, 128, DType::kBF16, 6, 2,
+                        cache);
+        problem.plant_trees({2});
+        set(problem);
+        capture(problem, {4, 71, 400, 3000});
+        replay(problem, problem.list);
+        EXPECT_EQ(captured_->last_kernel_target(), family);
+      }
+    }
+  }
+}
+
+/// What one query sees begins, or ends, with a part or a tile of keys where its neighbours in the
+/// tile see nothing.
+TEST_F(CudaAttentionGraphs, ChunkInvariantDraftsHaveTheBitsOfDecodes) {
+  constexpr std::int32_t kDrafts = 5, kFirst = 4094;
+  ContextOptions options;
+  options.chunk_invariant = true;
+  captured_ = stream_->context(options);
+  for (const DType cache : {DType::kBF16, DType::kF8E4M3}) {
+    for (const std::int32_t window : {-1, 2, 300}) {
+      Problem problem({{kDrafts, kFirst + kDrafts - 1}}, 16, 256, DType::kBF16, 8, 1, cache);
+      problem.options.window = window;
+      problem.add_gates();
+      capture(problem, {kDrafts, kDrafts, 2000, 4200});
+      replay(problem, problem.list, 8e-3);
+      const auto out = out_.values(), lse = lse_.values();
+      KvRows decodes;
+      for (std::int32_t i = 0; i < kDrafts; ++i) {
+        decodes.add(i, 1, kFirst + i, problem.pages_of[0]);
+      }
+      ASSERT_OK(rows_->write(problem.view(decodes)));
+      graph_->launch();
+      ASSERT_OK(captured_->synchronize());
+      EXPECT_EQ(out_.values(), out) << "window " << window << ", " << dtype_name(cache);
+      EXPECT_EQ(lse_.values(), lse) << "window " << window << ", " << dtype_name(cache);
+    }
+  }
 }
 
 TEST_F(CudaAttentionGraphs, BatchInvariantReplaysHaveTheBitsOfEagerCalls) {

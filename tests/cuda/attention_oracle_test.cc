@@ -45,11 +45,13 @@ TEST_F(CudaAttentionOracle, FewQueriesOfThousandsOfKeys) {
   for (const std::int32_t keys : {8191, 8192, 8193}) {
     for (const std::int32_t queries : {1, 2, 15, 16, 17}) list.push_back({queries, keys});
   }
-  for (const DType cache : {DType::kBF16, DType::kF8E4M3}) {
-    Problem problem(list, 16, 64, DType::kBF16, 4, 2, cache);
-    expect_as_oracle(problem, cache == DType::kBF16
-                                  ? std::vector<const char*>{"sm80", "sm90", "auto"}
-                                  : std::vector<const char*>{"sm80", "auto"});
+  for (const std::int64_t page : {16, 256}) {
+    for (const DType cache : {DType::kBF16, DType::kF8E4M3}) {
+      Problem problem(list, page, 64, DType::kBF16, 4, 2, cache);
+      expect_as_oracle(problem, cache == DType::kBF16
+                                    ? std::vector<const char*>{"sm80", "sm90", "auto"}
+                                    : std::vector<const char*>{"sm80", "auto"});
+    }
   }
 }
 

@@ -22,10 +22,14 @@ class Stream {
   std::unique_ptr<Context> context(bool batch_invariant = false,
                                    Allocator* allocator = nullptr) const {
     ContextOptions options;
+    options.allocator = allocator;
+    options.batch_invariant = batch_invariant;
+    return context(options);
+  }
+  std::unique_ptr<Context> context(ContextOptions options) const {
     options.device = DeviceType::kCuda;
     options.stream = stream_;
-    options.allocator = allocator == nullptr ? &shared_memory() : allocator;
-    options.batch_invariant = batch_invariant;
+    if (options.allocator == nullptr) options.allocator = &shared_memory();
     auto made = Context::create(options);
     EXPECT_OK(made.status());
     return std::move(made).value();
