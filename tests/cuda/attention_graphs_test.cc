@@ -21,6 +21,8 @@ class CudaAttentionGraphs : public CudaAttention {
 
   /// A context whose kernels are of a family.
   void force(const char* family) {
+    graph_.reset();
+    rows_.reset();
     ContextOptions options;
     options.kernel_family = family;
     captured_ = stream_->context(options);
