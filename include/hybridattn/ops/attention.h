@@ -65,8 +65,9 @@ struct AttentionArgs {
 /// softmax(mask(cap(scale q k^T))) v in float32; where q is bf16, keys and values bf16 or f8_e4m3
 /// and the processor multiplies bf16, weights are rounded to bf16 for their product with v. A query
 /// that sees nothing gets output 0 and lse = -inf, with sinks too, whatever its gate. How the
-/// sums are added up, and so the last bits, depends on CUDA on the other rows, but for contexts
-/// with batch_invariant, and on how a row's queries are cut, but for those with chunk_invariant.
+/// sums are added up, and so the last bits, depends on CUDA on the other rows and on the room that
+/// DeviceAttentionRows were made with, but for contexts with batch_invariant, and on how a row's
+/// queries are cut, but for those with chunk_invariant.
 /// Errors: invalid_argument, out_of_range (a page outside the cache, too few pages), unsupported.
 /// Values of a row's new keys that a query does not see must be finite: kernels may multiply them
 /// by 0.
