@@ -65,9 +65,9 @@ Result<bool> run_fused(Context& context, const GdnPlan& plan, const GdnCall& cal
     ops::GdnDecodeVerifyParams verify{};
     HYBRIDATTN_TRY(ops::check_gdn_decode_verify(drafts, verify));
     if (!ops::is_fused(context, verify)) return false;
-    if (verifies.count > 0) HYBRIDATTN_TRY(gdn_decode_verify(context, drafts));
+    if (verifies.count > 0) HYBRIDATTN_TRY(ops::run_checked(context, verify));
   }
-  if (steps.count > 0) HYBRIDATTN_TRY(gdn_decode(context, decode.args));
+  if (steps.count > 0) HYBRIDATTN_TRY(ops::run_checked(context, decode));
   return true;
 }
 

@@ -11,23 +11,28 @@
 namespace hybridattn::cuda {
 namespace {
 
-/// Makes a device current for a scope: a host thread may serve contexts of several devices.
+/// Makes a device that of the calling thread, which may serve contexts of several. Returns the one
+/// before, or -1 where nothing changed.
+int make_current(int index) noexcept {
+  int before = -1;
+  cudaGetDevice(&before);
+  if (before == index) return -1;
+  cudaSetDevice(index);
+  return before;
+}
+void make_current_again(int before) noexcept {
+  if (before >= 0) cudaSetDevice(before);
+}
+
 class Current {
  public:
-  explicit Current(int index) {
-    cudaGetDevice(&before_);
-    if (before_ != index) cudaSetDevice(index);
-    changed_ = before_ != index;
-  }
-  ~Current() {
-    if (changed_) cudaSetDevice(before_);
-  }
+  explicit Current(int index) : before_(make_current(index)) {}
+  ~Current() { make_current_again(before_); }
   Current(const Current&) = delete;
   Current& operator=(const Current&) = delete;
 
  private:
-  int before_ = 0;
-  bool changed_ = false;
+  int before_;
 };
 
 class DeviceMemory final : public Allocator {
@@ -130,16 +135,8 @@ class CudaDevice final : public core::Device {
 
   const core::DeviceInfo& info() const noexcept override { return info_; }
   void* stream() const noexcept override { return stream_; }
-  int enter() noexcept override {
-    int before = -1;
-    cudaGetDevice(&before);
-    if (before == info_.index) return -1;
-    cudaSetDevice(info_.index);
-    return before;
-  }
-  void leave(int before) noexcept override {
-    if (before >= 0) cudaSetDevice(before);
-  }
+  int enter() noexcept override { return make_current(info_.index); }
+  void leave(int before) noexcept override { make_current_again(before); }
   Allocator& memory() noexcept override { return memory_; }
   Allocator& pinned() noexcept override { return pinned_; }
 

@@ -52,14 +52,18 @@ Status ops::check_gdn_decode(const char* op, const GdnDecodeArgs& args, std::int
   return {};
 }
 
+Status ops::run_checked(Context& context, GdnDecodeParams& params) {
+  DeviceRowTables tables;
+  HYBRIDATTN_TRY(place_rows(context, params.args.rows, tables));
+  return launch_fused_or_apart(context, "gdn_decode", params, [&](Context& each) {
+    return run_gdn_decode_apart(each, "gdn_decode", params, nullptr);
+  });
+}
+
 Status gdn_decode(Context& context, const GdnDecodeArgs& args) {
   ops::GdnDecodeParams params{};
   HYBRIDATTN_TRY(ops::check_gdn_decode("gdn_decode", args, 1, params));
-  DeviceRowTables tables;
-  HYBRIDATTN_TRY(ops::place_rows(context, params.args.rows, tables));
-  return ops::launch_fused_or_apart(context, "gdn_decode", params, [&](Context& each) {
-    return ops::run_gdn_decode_apart(each, "gdn_decode", params, nullptr);
-  });
+  return ops::run_checked(context, params);
 }
 
 }  // namespace hybridattn

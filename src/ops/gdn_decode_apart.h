@@ -29,4 +29,9 @@ bool is_fused(Context& context, const Params& params) {
          core::choose_device_kernel(context, params).kernel != nullptr;
 }
 
+/// The ops without their checks, for params that check_gdn_decode and check_gdn_decode_verify have
+/// made: rows are placed where the kernels read them, then launched.
+Status run_checked(Context& context, GdnDecodeParams& params);
+Status run_checked(Context& context, GdnDecodeVerifyParams& params);
+
 }  // namespace hybridattn::ops

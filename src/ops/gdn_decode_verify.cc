@@ -29,17 +29,21 @@ Status ops::check_gdn_decode_verify(const GdnDecodeVerifyArgs& args,
   return {};
 }
 
+Status ops::run_checked(Context& context, GdnDecodeVerifyParams& params) {
+  RaggedRows& rows = params.decode.args.rows;
+  DeviceRowTables tables;
+  HYBRIDATTN_TRY(place_rows(context, rows, tables));
+  HYBRIDATTN_TRY(
+      place_verify_rows(context, rows, params.decode.args.mixed_qkv.dim(0), params.verify));
+  return launch_fused_or_apart(context, "gdn_decode_verify", params, [&](Context& each) {
+    return run_gdn_decode_apart(each, "gdn_decode_verify", params.decode, &params);
+  });
+}
+
 Status gdn_decode_verify(Context& context, const GdnDecodeVerifyArgs& args) {
   ops::GdnDecodeVerifyParams params{};
   HYBRIDATTN_TRY(ops::check_gdn_decode_verify(args, params));
-  RaggedRows& rows = params.decode.args.rows;
-  DeviceRowTables tables;
-  HYBRIDATTN_TRY(ops::place_rows(context, rows, tables));
-  HYBRIDATTN_TRY(
-      ops::place_verify_rows(context, rows, args.decode.mixed_qkv.dim(0), params.verify));
-  return ops::launch_fused_or_apart(context, "gdn_decode_verify", params, [&](Context& each) {
-    return ops::run_gdn_decode_apart(each, "gdn_decode_verify", params.decode, &params);
-  });
+  return ops::run_checked(context, params);
 }
 
 }  // namespace hybridattn

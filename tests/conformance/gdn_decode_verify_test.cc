@@ -1,34 +1,16 @@
 // Conformance of a Gated DeltaNet layer over drafted tokens, and that it is decoding, to the bit.
+#include "tests/conformance/draft_rows.h"
 #include "tests/conformance/gdn_layer_problem.h"
 #include "tests/support/canary.h"
 
 namespace hybridattn::testing {
 namespace {
 
-class ConformanceGdnDecodeVerify : public Conformance {
+class ConformanceGdnDecodeVerify : public ConformanceDrafts {
  protected:
-  static constexpr std::int64_t kTokens = 18, kKept = 18;
-
-  /// A chain, a tree, padding, a fresh row, an empty one; kept slots not in the order of the rows.
-  void SetUp() override {
-    Conformance::SetUp();
-    rows.add(1, 5, 2, 9);
-    rows.add(6, 6, 0, 3);
-    rows.add(12, 2, kPadIndex, 0);
-    rows.add(14, 3, 6, 0);
-    rows.add(17, 0, 1, 4);
-    kept = {12, 0, 0, 7, 0};
-    parents.assign(kTokens, kChain);
-    const std::vector<std::int32_t> tree{-1, 0, 0, 1, -1, 4};
-    std::copy(tree.begin(), tree.end(), parents.begin() + 6);
-  }
   GdnDecodeVerifyArgs args(GdnLayerProblem& problem, const GdnLayerCase& c, Operand& states,
                            Operand& windows, Source s) const {
-    return {problem.args(s, c), {kept.data(), parents.data()}, states(s), windows(s)};
-  }
-  /// Kept slots that some row names.
-  static std::vector<std::int64_t> named() {
-    return {12, 13, 14, 15, 16, 0, 1, 2, 3, 4, 5, 7, 8, 9};
+    return {problem.args(s, c), verify(), states(s), windows(s)};
   }
   static Operand kept_states(const GdnLayerCase& c) {
     return Operand(c.state, {kKept, c.hv, c.v_dim, c.k_dim}, c.layout);
@@ -37,9 +19,6 @@ class ConformanceGdnDecodeVerify : public Conformance {
     return Operand(dtype(), {kKept, 2 * c.hk * c.k_dim + c.hv * c.v_dim, c.width - 1},
                    Layout::kDense);
   }
-
-  Rows rows;
-  std::vector<std::int32_t> kept, parents;
 };
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceGdnDecodeVerify, ::testing::ValuesIn(all_setups()),
@@ -62,7 +41,7 @@ TEST_P(ConformanceGdnDecodeVerify, IsTheOpsInOne) {
     expect_conforms(windows, named(), kStoreKvBound, dtype());
     for (const double zero : problem.out.kernel().gather({12, 13})) EXPECT_EQ(zero, 0.0);
     for (const std::int64_t t : {0, 17}) EXPECT_TRUE(problem.out.kernel().is_poison({t}));
-    for (const std::int64_t slot : {6, 10, 11, 17}) {
+    for (const std::int64_t slot : unnamed()) {
       EXPECT_TRUE(states.kernel().is_poison({slot}) && windows.kernel().is_poison({slot}));
     }
   }

@@ -1,28 +1,14 @@
 // Conformance of the ops for drafted tokens.
 #include <vector>
 
-#include "tests/conformance/bounds.h"
+#include "tests/conformance/draft_rows.h"
 #include "tests/support/canary.h"
 
 namespace hybridattn::testing {
 namespace {
 
-class ConformanceVerify : public Conformance {
+class ConformanceVerify : public ConformanceDrafts {
  protected:
-  /// A chain, a tree, a pad row, a fresh row, an empty row; kept slots not in the order of the
-  /// rows.
-  void SetUp() override {
-    Conformance::SetUp();
-    rows.add(1, 5, 2, 9);
-    rows.add(6, 6, 0, 3);
-    rows.add(12, 2, kPadIndex, 0);
-    rows.add(14, 3, 3, 0);
-    rows.add(17, 0, 1, 4);
-    kept = {12, 0, 0, 7, 0};
-    parents.assign(kTokens, kChain);
-    const std::vector<std::int32_t> tree{-1, 0, 0, 1, -1, 4};
-    std::copy(tree.begin(), tree.end(), parents.begin() + 6);
-  }
   Operand operand(const Shape& shape, double low, double high) {
     return typed(dtype(), shape, low, high);
   }
@@ -31,15 +17,6 @@ class ConformanceVerify : public Conformance {
     for (const std::int64_t d : shape) count *= d;
     return Operand(type, shape, Layout::kSliced, random.values(count, low, high));
   }
-  VerifyRows verify() const { return {kept.data(), parents.data()}; }
-  /// Kept slots that some row names.
-  static std::vector<std::int64_t> named() {
-    return {12, 13, 14, 15, 16, 0, 1, 2, 3, 4, 5, 7, 8, 9};
-  }
-
-  static constexpr std::int64_t kTokens = 18, kKept = 18;
-  Rows rows;
-  std::vector<std::int32_t> kept, parents;
 };
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceVerify, ::testing::ValuesIn(all_setups()), setup_name);
@@ -55,7 +32,7 @@ TEST_P(ConformanceVerify, GdnVerify) {
   Operand v = operand({kTokens, 4, 32}, -1, 1);
   Operand decay = typed(DType::kF32, {kTokens, 4}, -1, 0),
           beta = typed(DType::kF32, {kTokens, 4}, 0, 1);
-  Operand state = typed(DType::kF32, {4, 4, 32, 16}, -0.5, 0.5);
+  Operand state = typed(DType::kF32, {kSlots, 4, 32, 16}, -0.5, 0.5);
   Operand kept_states(DType::kF32, {kKept, 4, 32, 16}, Layout::kSliced);
   Operand out(dtype(), {kTokens, 4, 32}, Layout::kSliced);
   for (Operand* x : {&q, &k, &v, &decay, &beta}) x->poison({0, 12, 13, 17});
@@ -69,15 +46,14 @@ TEST_P(ConformanceVerify, GdnVerify) {
   EXPECT_TRUE(pool.intact()) << "the pool of states is only read";
   expect_conforms(out, rows.tokens(true), kGdnStepBound, dtype());
   expect_conforms(kept_states, named(), kGdnStepBound, dtype());
-  for (const std::int64_t slot : {6, 10, 11, 17})
-    EXPECT_TRUE(kept_states.kernel().is_poison({slot}));
+  for (const std::int64_t slot : unnamed()) EXPECT_TRUE(kept_states.kernel().is_poison({slot}));
   for (const double zero : out.kernel().gather({12, 13})) EXPECT_EQ(zero, 0.0);
 }
 
 TEST_P(ConformanceVerify, CausalConvVerify) {
   for (const std::int64_t width : {2, 3, 4}) {
     Operand x = operand({kTokens, 70}, -2, 2), weight = operand({70, width}, -1, 1);
-    Operand state = operand({4, 70, width - 1}, -2, 2);
+    Operand state = operand({kSlots, 70, width - 1}, -2, 2);
     Operand windows(dtype(), {kKept, 70, width - 1}, Layout::kSliced);
     Operand out(dtype(), {kTokens, 70}, Layout::kSliced);
     x.poison({0, 12, 13, 17});

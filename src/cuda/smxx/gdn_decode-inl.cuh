@@ -116,13 +116,7 @@ __global__ void __launch_bounds__(Warps * 32)
   }
 
   float q[State::kVector], k[State::kVector], decay[State::kVector];
-#pragma unroll
-  for (int e = 0; e < State::kVector; ++e) {
-    q[e] = qk[State::channel(lane) + e];
-    k[e] = qk[K + State::channel(lane) + e];
-    decay[e] = decays[p.channel_decay ? State::channel(lane) + e : 0];
-  }
-  State::scale_heads(q, k, p.scale, true);
+  load_head<State, K>(p, qk, decays, lane, q, k, decay);
 #pragma unroll
   for (int i = 0; i < kParts; ++i) {
     State s;

@@ -20,6 +20,21 @@ __device__ inline float beta_of(const DecodeParams& p, std::int64_t token, int h
   return p.beta_factor * sigmoid(to_float(p.b.as<const X>()[p.b.at(token, head)]));
 }
 
+/// A lane's share of a head's q, k and decays, which lie in shared memory: q and k normalised and
+/// scaled, a decay for each channel or one for all.
+template <class State, int K>
+__device__ inline void load_head(const DecodeParams& p, const float* qk, const float* decays,
+                                 int lane, float (&q)[State::kVector], float (&k)[State::kVector],
+                                 float (&decay)[State::kVector]) {
+#pragma unroll
+  for (int e = 0; e < State::kVector; ++e) {
+    q[e] = qk[State::channel(lane) + e];
+    k[e] = qk[K + State::channel(lane) + e];
+    decay[e] = decays[p.channel_decay ? State::channel(lane) + e : 0];
+  }
+  State::scale_heads(q, k, p.scale, true);
+}
+
 /// What the norm multiplies a head's outputs by. Each warp adds all squares, in one order.
 template <int V>
 __device__ inline float norm_factor(const DecodeParams& p, const float* o, int lane) {

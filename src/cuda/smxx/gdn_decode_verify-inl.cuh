@@ -144,13 +144,7 @@ __global__ void __launch_bounds__(V / Rows * 32)
     if (tid == kThreads - 33) beta = beta_of<X>(p, token, head);
     __syncthreads();
     float q[State::kVector], k[State::kVector], decay[State::kVector];
-#pragma unroll
-    for (int e = 0; e < State::kVector; ++e) {
-      q[e] = qk[State::channel(lane) + e];
-      k[e] = qk[K + State::channel(lane) + e];
-      decay[e] = decays[p.channel_decay ? State::channel(lane) + e : 0];
-    }
-    State::scale_heads(q, k, p.scale, true);
+    load_head<State, K>(p, qk, decays, lane, q, k, decay);
     s.step(q, k, decay, beta, v + first_v, o + first_v, lane);
     s.store(params.kept.as<T>() + params.kept.at(kept_first + i, head, first_v),
             params.kept.stride[2], lane);
