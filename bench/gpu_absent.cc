@@ -9,4 +9,8 @@ Status run_gpu_suites(const std::vector<std::string>&, const ContextOptions&, bo
   return error(StatusCode::kUnsupported, "bench: this build has no CUDA kernels");
 }
 
+Result<GpuCeilings> measure_gpu(const ContextOptions&) {
+  return error(StatusCode::kUnsupported, "bench: this build has no CUDA kernels");
+}
+
 }  // namespace hybridattn::bench

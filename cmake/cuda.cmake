@@ -48,3 +48,10 @@ if(sm90_architectures)
   add_dependencies(cuda_kernels hybridattn_cuda_sm90_objects)
 endif()
 target_compile_definitions(hybridattn_objects PRIVATE HYBRIDATTN_CUDA)
+# The header alone: the library is looked for at run time, by the first product that wants it.
+find_path(HYBRIDATTN_CUBLASLT_INCLUDE cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+if(HYBRIDATTN_CUBLASLT_INCLUDE)
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/cuda/cublas_lt.cc PROPERTIES
+                              COMPILE_DEFINITIONS HYBRIDATTN_CUBLASLT
+                              INCLUDE_DIRECTORIES ${HYBRIDATTN_CUBLASLT_INCLUDE})
+endif()

@@ -55,6 +55,7 @@ void register_cuda() {
   kernel_entry<GdnStepParams>.cuda = cuda::gdn_step_kernels();
   kernel_entry<GdnVerifyParams>.cuda = cuda::gdn_verify_kernels();
   kernel_entry<L2NormParams>.cuda = cuda::l2norm_kernels();
+  kernel_entry<LinearParams>.cuda = cuda::linear_kernels();
   kernel_entry<MergeStatesParams>.cuda = cuda::merge_states_kernels();
   kernel_entry<QkNormRopeStoreParams>.cuda = cuda::qk_norm_rope_store_kernels();
   kernel_entry<RmsNormParams>.cuda = cuda::rms_norm_kernels();

@@ -4,6 +4,7 @@
 #include "bench/cuda/device.h"
 #include "bench/cuda/suites.h"
 #include "bench/gpu.h"
+#include "hybridattn/ops/linear.h"
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn::bench {
@@ -22,6 +23,25 @@ std::string joined(const std::vector<std::string>& names) {
 }
 
 }  // namespace
+
+Result<GpuCeilings> measure_gpu(const ContextOptions& options) {
+  if (options.device != DeviceType::kCuda) {
+    return error(StatusCode::kUnsupported, "bench: the device is the CPU, must be cuda");
+  }
+  HYBRIDATTN_ASSIGN(const std::unique_ptr<Context> context, Context::create(options));
+  require_cuda(cudaSetDevice(options.device_index), "device");
+  cudaDeviceProp properties;
+  require_cuda(cudaGetDeviceProperties(&properties, options.device_index), "device");
+  const auto stream = static_cast<cudaStream_t>(context->stream());
+  GpuCeilings ceilings{properties.name, copy_bandwidth(stream), 0};
+  constexpr std::int64_t kSide = 8192;
+  const DeviceTensor x(DType::kBF16, {kSide, kSide}, -1, 1), w(DType::kBF16, {kSide, kSide}, -1, 1);
+  const DeviceTensor out(DType::kBF16, {kSide, kSide}, 0, 0);
+  const auto product = [&] { return linear(*context, {x.view(), w.view(), out.view()}); };
+  const double us = time_in_graph(stream, {product});
+  ceilings.bf16_products = 2.0 * kSide * kSide * kSide / us * 1e6;
+  return ceilings;
+}
 
 std::vector<std::string> gpu_suites() {
   std::vector<std::string> names;

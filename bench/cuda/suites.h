@@ -17,6 +17,7 @@ void run_attn_decode(Context& context, cudaStream_t stream, double copy_rate, Re
 void run_attn_shared(Context& context, cudaStream_t stream, double copy_rate, Report& report);
 void run_attn_gate(Context& context, cudaStream_t stream, double copy_rate, Report& report);
 void run_attn_step(Context& context, cudaStream_t stream, double copy_rate, Report& report);
+void run_linear(Context& context, cudaStream_t stream, double copy_rate, Report& report);
 void run_qk_norm_rope_store(Context& context, cudaStream_t stream, double copy_rate,
                             Report& report);
 
@@ -32,6 +33,7 @@ inline constexpr GpuSuite kGpuSuites[] = {{"gdn-decode", run_gdn_decode},
                                           {"attn-shared", run_attn_shared},
                                           {"attn-gate", run_attn_gate},
                                           {"attn-step", run_attn_step},
+                                          {"linear", run_linear},
                                           {"qk-norm-rope-store", run_qk_norm_rope_store}};
 
 }  // namespace hybridattn::bench

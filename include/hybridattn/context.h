@@ -123,11 +123,20 @@ class HYBRIDATTN_API Context {
   Allocator& allocator() const noexcept;
   bool batch_invariant() const noexcept;
   bool chunk_invariant() const noexcept;
+  /// CUDA: what everything is ordered on, a cudaStream_t. nullptr on the CPU.
+  void* stream() const noexcept;
+  /// CUDA: memory of the host for copies that go on by themselves. On the CPU as allocator().
+  Allocator& pinned_allocator() const noexcept;
+
+  /// Copies between any two of memory of the device and of the host, in order with the ops. From or
+  /// to host memory that is not pinned, the source may be written, the result read, when the call
+  /// returns. Errors: device_error.
+  Status copy(void* to, const void* from, std::size_t bytes);
 
   /// The instruction set that the last op's kernel was compiled for, as the kernel itself reported
   /// it ("AVX2", "AVX3_ZEN4", "AVX3_ZEN4_BF16" and "AMX" where products of a kernel that others
-  /// take in float32 are in bf16, ...), or its family on CUDA ("sm90", ...); empty before the first
-  /// op.
+  /// take in float32 are in bf16, ...), or its family on CUDA ("sm90", ..., "few_rows", "cublaslt"
+  /// or "tiles" of products); empty before the first op.
   std::string_view last_kernel_target() const noexcept;
 
   /// Makes the workspace at least this large now, so that no later call allocates: `shared` bytes

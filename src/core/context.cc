@@ -1,6 +1,7 @@
 #include "src/core/context_impl.h"
 
 #include <charconv>
+#include <cstring>
 #include <new>
 
 #if defined(__linux__)
@@ -209,6 +210,18 @@ Allocator& Context::allocator() const noexcept { return *impl_->allocator; }
 bool Context::batch_invariant() const noexcept { return impl_->batch_invariant; }
 bool Context::chunk_invariant() const noexcept { return impl_->chunk_invariant; }
 std::string_view Context::last_kernel_target() const noexcept { return impl_->last_target; }
+void* Context::stream() const noexcept {
+  return impl_->accelerator == nullptr ? nullptr : impl_->accelerator->stream();
+}
+Allocator& Context::pinned_allocator() const noexcept {
+  return impl_->accelerator == nullptr ? *impl_->allocator : impl_->accelerator->pinned();
+}
+
+Status Context::copy(void* to, const void* from, std::size_t bytes) {
+  if (impl_->accelerator != nullptr) return impl_->accelerator->copy(to, from, bytes);
+  if (bytes > 0) std::memcpy(to, from, bytes);
+  return {};
+}
 
 Status Context::reserve_workspace(std::size_t shared, std::size_t per_worker) {
   return impl_->reserve(shared, per_worker);

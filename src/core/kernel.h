@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <functional>
+#include <string_view>
 #include <type_traits>
 
 #include "hybridattn/status_macros.h"
@@ -57,7 +58,7 @@ struct DeviceNeeds {
 template <class Params>
 struct DeviceKernel {
   /// "sm90", "sm90_fused" (several kernels of "sm90" in one), "sm80" (and newer), or "smxx": plain
-  /// CUDA C++ for all.
+  /// CUDA C++ for all. Products have other names, which no option forces.
   const char* family = nullptr;
   /// Why it cannot serve a call, nullptr when it can. No function: it serves every call.
   const char* (*refusal)(const Params&, const DeviceInfo&) = nullptr;
@@ -120,7 +121,9 @@ DeviceChoice<Params> choose_device_kernel(Context& context, const Params& params
   const DeviceKernels<Params>& kernels = kernel_entry<Params>.cuda;
   const bool several = kernels[0].run != nullptr && kernels[1].run != nullptr;
   DeviceChoice<Params> choice;
-  choice.family = several ? forced_family(context) : nullptr;
+  if (several && std::string_view(kernels[0].family).starts_with("sm")) {
+    choice.family = forced_family(context);
+  }
   choice.refusal = "this build has no kernel for it on cuda";
   for (const DeviceKernel<Params>& kernel : kernels) {
     if (kernel.run == nullptr) break;

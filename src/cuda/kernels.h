@@ -14,6 +14,7 @@
 #include "src/ops/gdn_step_params.h"
 #include "src/ops/gdn_verify_params.h"
 #include "src/ops/l2norm_params.h"
+#include "src/ops/linear_params.h"
 #include "src/ops/qk_norm_rope_store_params.h"
 #include "src/ops/rms_norm_params.h"
 #include "src/ops/rotary_params.h"
@@ -36,6 +37,7 @@ core::DeviceKernels<ops::GdnPrefillParams> gdn_prefill_kernels();
 core::DeviceKernels<ops::GdnStepParams> gdn_step_kernels();
 core::DeviceKernels<ops::GdnVerifyParams> gdn_verify_kernels();
 core::DeviceKernels<ops::L2NormParams> l2norm_kernels();
+core::DeviceKernels<ops::LinearParams> linear_kernels();
 core::DeviceKernels<ops::MergeStatesParams> merge_states_kernels();
 core::DeviceKernels<ops::QkNormRopeStoreParams> qk_norm_rope_store_kernels();
 core::DeviceKernels<ops::RmsNormParams> rms_norm_kernels();

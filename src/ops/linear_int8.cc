@@ -29,7 +29,7 @@ Status linear_int8(Context& context, const LinearInt8Args& args) {
   return core::launch(context, "linear_int8", params, linear_int8_workspace_bytes());
 }
 
-std::size_t linear_int8_workspace_bytes() noexcept { return linear_workspace_bytes(); }
+std::size_t linear_int8_workspace_bytes() noexcept { return ops::kLinearWorkerBytes; }
 
 std::size_t linear_int8_shared_workspace_bytes(std::int64_t rows, std::int64_t inner) noexcept {
   return isa_supported(Isa::kAmx) ? ops::linear_int8_tile_bytes(rows, inner)

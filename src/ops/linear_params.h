@@ -1,6 +1,7 @@
 // What a linear kernel takes. Strides inside the views count elements.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 #include "hybridattn/ops/linear.h"
@@ -12,8 +13,10 @@ struct LinearParams {
   ConstTensorView weight;  // [n, k]
   TensorView out;          // [m, n]
   bool accumulate;
-  ConstTensorView gate;     // [m, n] of the type of out, or no data
-  std::uint32_t* packed_x;  // room for linear_packed_bytes, where that is not 0
+  ConstTensorView gate;           // [m, n] of the type of out, or no data
+  std::uint32_t* packed_x;        // CPU: room for linear_packed_bytes, where that is not 0
+  ConstTensorView gate_weight{};  // CUDA: [n, k], or no data
+  bool batch_invariant = false;   // CUDA
 };
 
 /// The most rows of one task of the CPU kernel, and the columns that it goes through at a time.
@@ -52,6 +55,13 @@ inline constexpr std::int64_t kLinearTileSums = kLinearTileBlock * kLinearTileBl
 inline constexpr std::size_t kLinearTileScratchBytes = static_cast<std::size_t>(
     kLinearTileWeights +
     kLinearTileSums * 4 * (2 + kLinearTileColumns / kLinearTileBlock * kLinearTileBlocks));
+
+/// Scratch of one worker of any kernel.
+inline constexpr std::size_t kLinearWorkerBytes =
+    std::max(kLinearScratchBytes, kLinearTileScratchBytes);
+
+/// What cuBLASLt may use.
+inline constexpr std::size_t kLinearCudaWorkspaceBytes = std::size_t{32} << 20;
 
 /// Bytes of x [rows, inner] as right operands of tiles.
 constexpr std::size_t linear_packed_bytes(std::int64_t rows, std::int64_t inner) {

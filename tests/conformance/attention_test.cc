@@ -36,7 +36,6 @@ class ConformanceAttention : public Conformance {
   void check_one(const Case& c, const std::vector<Row>& row_list);
   /// With caches in f8, over pages and dense, plain and with all that may stand beside scales.
   void check_f8(Case c);
-  static bool on_cuda() { return !GetParam().cuda_family.empty(); }
 };
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceAttention, ::testing::ValuesIn(all_setups()),

@@ -77,6 +77,8 @@ inline const OpBound& attention_bound(std::string_view target, DType dtype) {
 inline constexpr OpBound kMergeStatesBound{"merge_states", 4e-7, 1.5, 6};
 // Sums over K in float32: the bound grows with the root of K; the table's K is at most 300.
 inline constexpr OpBound kLinearBound{"linear", 8e-7, 2, 8};
+// A product that is rounded to the type of the output, and once more behind its gate or the sum.
+inline constexpr OpBound kLinearTwiceRoundedBound{"linear, twice rounded", 3e-3, 3, 8};
 // Rounded once, nothing computed.
 inline constexpr OpBound kStoreKvBound{"store_kv", 0, 1, 4};
 // A norm and a rotation behind it, and one division; every input's rounding through both.
@@ -135,6 +137,7 @@ class Conformance : public ::testing::TestWithParam<Setup> {
     }
   }
   DType dtype() const { return GetParam().dtype; }
+  static bool on_cuda() { return !GetParam().cuda_family.empty(); }
   Context& context() { return *context_; }
 
   /// Runs an op for the kernel and its reference for both oracles. `args` makes the op's arguments

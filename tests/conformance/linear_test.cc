@@ -7,9 +7,21 @@
 namespace hybridattn::testing {
 namespace {
 
-class ConformanceLinear : public Conformance {};
+class ConformanceLinear : public Conformance {
+ protected:
+  /// Where a row does not depend on the rows beside it: everywhere on the CPU.
+  Context& invariant() {
+    if (!on_cuda()) return context();
+    if (invariant_ == nullptr) invariant_ = make_cuda_context("", true);
+    return *invariant_;
+  }
+
+ private:
+  std::unique_ptr<Context> invariant_;
+};
 
 INSTANTIATE_TEST_SUITE_P(Table, ConformanceLinear, ::testing::ValuesIn(all_setups()), setup_name);
+INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceLinear, ::testing::ValuesIn(cuda_setups()), setup_name);
 
 TEST_P(ConformanceLinear, EveryRowCountAndTail) {
   for (const std::int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 103}) {
@@ -84,16 +96,33 @@ TEST_P(ConformanceLinear, AGateMayBeTheOutputItself) {
   }
 }
 
+TEST_P(ConformanceLinear, TheWeightsOfAGateMakeIt) {
+  for (const auto& [m, n, k] :
+       std::vector<std::array<std::int64_t, 3>>{{1, 7, 33}, {5, 64, 64}, {40, 67, 515}}) {
+    Operand x(dtype(), {m, k}, Layout::kSliced, random.values(m * k, -1, 1));
+    Operand weight(dtype(), {n, k}, Layout::kSliced, random.values(n * k, -1, 1));
+    Operand gate(dtype(), {n, k}, Layout::kSliced, random.values(n * k, -1, 1));
+    Operand out(DType::kF32, {m, n}, Layout::kSliced, random.values(m * n, -4, 4));
+    run(linear, reference::linear,
+        [&](Source s) { return LinearArgs{x(s), weight(s), out(s), false, {}, gate(s)}; });
+    expect_conforms(out, everything(m), kLinearBound, dtype());
+    LinearArgs both{x.kernel().view(), weight.kernel().view(), out.kernel().view()};
+    both.gate = out.kernel().view();
+    both.gate_weight = gate.kernel().view();
+    EXPECT_ERROR(linear(context(), both), kInvalidArgument, "gate and gate_weight are both given");
+  }
+}
+
 TEST_P(ConformanceLinear, RowsOnEitherSideOfAnotherWayThroughTilesAreTheSame) {
   const std::int64_t m = 130, n = 70, k = 1100;  // up to 96 rows take weights where they lie
   Operand x(dtype(), {m, k}, Layout::kDense, random.values(m * k, -1, 1));
   Operand weight(dtype(), {n, k}, Layout::kDense, random.values(n * k, -1, 1));
   Buffer all(dtype(), {m, n});
-  ASSERT_OK(linear(context(), {x.kernel().view(), weight.kernel().view(), all.view()}));
+  ASSERT_OK(linear(invariant(), {x.kernel().view(), weight.kernel().view(), all.view()}));
   for (const std::int64_t rows : {1, 17, 33, 96, 97}) {
     Buffer some(dtype(), {rows, n});
     const ConstTensorView first = ConstTensorView(x.kernel().view()).at(0, {rows, k}, {k, 1});
-    ASSERT_OK(linear(context(), {first, weight.kernel().view(), some.view()}));
+    ASSERT_OK(linear(invariant(), {first, weight.kernel().view(), some.view()}));
     for (std::int64_t i = 0; i < rows; ++i) EXPECT_EQ(some.bytes(i), all.bytes(i));
   }
 }
@@ -112,12 +141,12 @@ TEST_P(ConformanceLinear, ARowDoesNotDependOnTheRowsBesideIt) {
   Operand x(dtype(), {9, k}, Layout::kDense, random.values(9 * k, -1, 1));
   Operand weight(dtype(), {n, k}, Layout::kDense, random.values(n * k, -1, 1));
   Buffer all(dtype(), {9, n});
-  ASSERT_OK(linear(context(), {x.kernel().view(), weight.kernel().view(), all.view()}));
+  ASSERT_OK(linear(invariant(), {x.kernel().view(), weight.kernel().view(), all.view()}));
   for (std::int64_t first = 0; first < 9; ++first) {
     for (std::int64_t m = 1; first + m <= 9; ++m) {
       Buffer some(dtype(), {m, n});
       const ConstTensorView rows = ConstTensorView(x.kernel().view()).at(first * k, {m, k}, {k, 1});
-      ASSERT_OK(linear(context(), {rows, weight.kernel().view(), some.view()}));
+      ASSERT_OK(linear(invariant(), {rows, weight.kernel().view(), some.view()}));
       for (std::int64_t i = 0; i < m; ++i) EXPECT_EQ(some.bytes(i), all.bytes(first + i));
     }
   }

@@ -14,17 +14,32 @@ struct LinearArgs {
   TensorView out{};          ///< [M, N] f32, bf16 or f16; any row stride; may not overlap an input
   bool accumulate = false;   ///< out += in place of out =
   ConstTensorView gate{};    ///< [M, N] of the type of out, or none; any row stride; may be out
+  /// [N, K], or none: then silu(x gate_weight^T) is the gate. Not with `gate`.
+  ConstTensorView gate_weight{};
 };
 
 /// out = x W^T, no bias, summed in float32, rounded once; with a gate out = silu(gate) * x W^T, the
-/// second half of a SwiGLU network without a pass of its own: see silu_mul. Where both operands are
-/// bf16, AMX tiles or bf16 dot products serve if the processor has them. The order of the sum over
-/// K is the same for every M: a row's result does not depend on the rows beside it. Errors:
+/// second half of a SwiGLU network without a pass of its own: see silu_mul; with the weights of a
+/// gate both halves.
+///
+/// CPU: where both operands are bf16, AMX tiles or bf16 dot products serve if the processor has
+/// them. The order of the sum over K is the same for every M: a row's result does not depend on the
+/// rows beside it. A gate that is computed here is rounded to the type of out.
+///
+/// CUDA: up to 16 rows of bf16 or f16 are read at the speed of memory ("few_rows"); more, or in
+/// f32, go through cuBLASLt where its library is found, without TF32; mixed types and rows that do
+/// not begin at multiples of 16 bytes through a plain kernel ("tiles"). A context with
+/// batch_invariant takes one algorithm for each N and K, which does not split the sum over K; then
+/// a row's result does not depend on the rows beside it here either. Products of cuBLASLt are
+/// rounded to the type of out before a gate multiplies them or they are added to it. Two
+/// neighbouring halves of one matrix, the gate's first, are one product there. Errors:
 /// invalid_argument, unsupported. Nothing is written on an error.
 HYBRIDATTN_API Status linear(Context& context, const LinearArgs& args);
 
-/// Workspace of each worker in any call of linear, for Context::reserve_workspace.
-HYBRIDATTN_API std::size_t linear_workspace_bytes() noexcept;
+/// Workspace of each worker in any call of linear on this context, for Context::reserve_workspace;
+/// on CUDA that of cuBLASLt, beside which a gate takes as much as the output, and the weights of
+/// one twice as much.
+HYBRIDATTN_API std::size_t linear_workspace_bytes(const Context& context) noexcept;
 /// Shared workspace of a call with x [rows, inner] of `dtype` on this context: x as tiles take it,
 /// 0 where there are none.
 HYBRIDATTN_API std::size_t linear_shared_workspace_bytes(const Context& context, DType dtype,

@@ -1,0 +1,91 @@
+// Matrix products on CUDA: of few rows by a kernel that reads weights at the speed of memory, of
+// many by cuBLASLt, of mixed types and odd strides by a plain kernel.
+#include "src/cuda/cublas_lt.h"
+#include "src/cuda/element.cuh"
+#include "src/cuda/kernels.h"
+#include "src/cuda/sm80/linear_few_rows.cuh"
+#include "src/cuda/smxx/linear_tiles.cuh"
+
+namespace hybridattn::cuda {
+namespace {
+
+bool is_gated(const ops::LinearParams& p) { return !p.gate.empty() || !p.gate_weight.empty(); }
+
+const char* refusal_lt(const ops::LinearParams& p, const core::DeviceInfo&) {
+  if (p.weight.dtype != p.x.dtype) return "x and weight must be of one type";
+  if (p.out.dtype != DType::kF32 && p.out.dtype != p.x.dtype) {
+    return "out must be f32 or of the type of x";
+  }
+  if (!p.gate_weight.empty() && p.gate_weight.dtype != p.x.dtype) {
+    return "gate_weight must be of the type of weight";
+  }
+  if (p.accumulate && is_gated(p)) return "gated products are not added to out";
+  const bool aligned = rows_aligned(p.x) && rows_aligned(p.weight) && rows_aligned(p.out) &&
+                       rows_aligned(p.gate_weight);
+  if (!aligned || p.x.dim(1) == 0) return "rows must begin at multiples of 16 bytes";
+  return refusal_cublas_lt();
+}
+
+/// Rows of scratch behind cuBLASLt's: products that a gate multiplies, those of its weights first.
+std::int64_t scratch_columns(const ops::LinearParams& p) {
+  if (!is_gated(p)) return 0;
+  const std::int64_t padded = (p.weight.dim(0) + 7) / 8 * 8;
+  return p.gate_weight.empty() ? padded : 2 * padded;
+}
+
+core::DeviceNeeds lt_needs(const ops::LinearParams& p, const core::DeviceInfo&) {
+  const auto rows = static_cast<std::size_t>(p.x.dim(0) * scratch_columns(p));
+  return {ops::kLinearCudaWorkspaceBytes + rows * dtype_size(p.out.dtype), 0};
+}
+
+Status multiply(const ops::LinearParams& p, const ConstTensorView& weight, std::int64_t columns,
+                const TensorView& out, const core::DeviceLaunch& launch) {
+  return multiply_cublas_lt(
+      {p.x.dtype, out.dtype, p.x.dim(0), columns, p.x.dim(1), p.x.data, weight.data, out.data,
+       p.x.stride(0), weight.stride(0), out.stride(0), p.accumulate, p.batch_invariant},
+      launch);
+}
+
+/// out = silu(gate) * product. The product is rounded to the type of out on its way.
+Status run_lt_gated(const ops::LinearParams& p, const core::DeviceLaunch& launch) {
+  const std::int64_t n = p.weight.dim(0), m = p.x.dim(0), wide = scratch_columns(p);
+  const TensorView scratch(launch.scratch + ops::kLinearCudaWorkspaceBytes, p.out.dtype, {m, wide});
+  const auto part = [&](std::int64_t first) { return scratch.at(first, {m, n}, {wide, 1}); };
+  const core::DeviceKernel<ops::SiluMulParams> silu_mul = silu_mul_kernels()[0];
+  if (p.gate_weight.empty()) {
+    HYBRIDATTN_TRY(multiply(p, p.weight, n, part(0), launch));
+    return silu_mul.run({p.gate, part(0), p.out}, launch);
+  }
+  const auto size = static_cast<std::int64_t>(dtype_size(p.weight.dtype));
+  const bool joined =
+      p.gate_weight.stride(0) == p.weight.stride(0) && wide == 2 * n &&
+      static_cast<const std::byte*>(p.gate_weight.data) + n * p.weight.stride(0) * size ==
+          p.weight.data;
+  if (joined) {
+    HYBRIDATTN_TRY(multiply(p, p.gate_weight, 2 * n, scratch, launch));
+  } else {
+    HYBRIDATTN_TRY(multiply(p, p.gate_weight, n, part(0), launch));
+    HYBRIDATTN_TRY(multiply(p, p.weight, n, part(wide / 2), launch));
+  }
+  return silu_mul.run({part(0), part(wide / 2), p.out}, launch);
+}
+
+Status run_lt(const ops::LinearParams& p, const core::DeviceLaunch& launch) {
+  if (p.x.dim(0) * p.weight.dim(0) == 0) return {};
+  return is_gated(p) ? run_lt_gated(p, launch)
+                     : multiply(p, p.weight, p.weight.dim(0), p.out, launch);
+}
+
+const char* refusal_few_rows(const ops::LinearParams& p, const core::DeviceInfo&) {
+  return refusal_linear_few_rows(p);
+}
+
+}  // namespace
+
+core::DeviceKernels<ops::LinearParams> linear_kernels() {
+  return {{{"few_rows", refusal_few_rows, nullptr, run_linear_few_rows},
+           {"cublaslt", refusal_lt, lt_needs, run_lt},
+           {"tiles", nullptr, nullptr, run_linear_tiles}}};
+}
+
+}  // namespace hybridattn::cuda

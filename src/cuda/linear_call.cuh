@@ -1,0 +1,23 @@
+// A product as its kernels take it.
+#pragma once
+
+#include "src/cuda/element.cuh"
+#include "src/ops/linear_params.h"
+
+namespace hybridattn::cuda {
+
+struct LinearCall {
+  explicit LinearCall(const ops::LinearParams& p)
+      : x(p.x), weight(p.weight), gate_weight(p.gate_weight), gate(p.gate), out(p.out),
+        m(p.x.dim(0)), n(p.weight.dim(0)), k(p.x.dim(1)), accumulate(p.accumulate) {}
+
+  View x;            // [m, k]
+  View weight;       // [n, k]
+  View gate_weight;  // [n, k], or no data
+  View gate;         // [m, n], or no data
+  View out;          // [m, n]
+  std::int64_t m, n, k;
+  bool accumulate;
+};
+
+}  // namespace hybridattn::cuda

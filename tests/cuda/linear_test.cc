@@ -1,0 +1,154 @@
+// Matrix products on CUDA: each kernel at the edges of its tiles, and what batch_invariant
+// promises.
+#include <array>
+#include <cmath>
+#include <vector>
+
+#include "tests/conformance/bounds.h"
+
+namespace hybridattn::testing {
+namespace {
+
+struct Sizes {
+  std::int64_t m, n, k;
+  const char* kernel;
+};
+
+/// Up to 16 rows read weights at the speed of memory: one and two groups of 8 rows, weights for
+/// narrow and wide tiles, inner elements of one chunk and of several, whole and not.
+std::vector<Sizes> few_rows() {
+  std::vector<Sizes> out;
+  for (const std::int64_t m : {1, 8, 9, 16}) {
+    out.push_back({m, 13, 40, "few_rows"});
+    out.push_back({m, 64, 1032, "few_rows"});
+  }
+  out.push_back({3, 20'003, 264, "few_rows"});
+  out.push_back({5, 8, 4'352, "few_rows"});
+  out.push_back({11, 3'001, 72, "few_rows"});
+  return out;
+}
+
+/// Families are those of other ops.
+std::vector<Setup> product_setups() {
+  std::vector<Setup> out = cuda_setups();
+  std::erase_if(out, [](const Setup& setup) { return setup.cuda_family != "auto"; });
+  return out;
+}
+
+class CudaLinear : public Conformance {
+ protected:
+  enum class Extra { kNone, kAccumulate, kGate, kGateIsOut, kGateWeight, kJoined };
+
+  Operand values(DType type, const Shape& shape, double bound) {
+    std::int64_t count = 1;
+    for (const std::int64_t d : shape) count *= d;
+    return Operand(type, shape, Layout::kAlignedSliced, random.values(count, -bound, bound));
+  }
+  /// A call of the type of the setup against both oracles.
+  void expect_product(const Sizes& s, DType out_type, Extra extra) {
+    SCOPED_TRACE(::testing::Message() << s.m << " " << s.n << " " << s.k << " "
+                                      << dtype_name(out_type) << " " << static_cast<int>(extra));
+    Operand x = values(dtype(), {s.m, s.k}, 1), w = values(dtype(), {2 * s.n, s.k}, 1);
+    Operand gate = values(out_type, {s.m, s.n}, 6), out = values(out_type, {s.m, s.n}, 4);
+    Operand gate_weight = values(dtype(), {s.n, s.k}, 1);
+    run(linear, reference::linear, [&](Source source) {
+      const ConstTensorView both = w(source);
+      const auto half = [&](std::int64_t i) {
+        return both.at(i * s.n * both.stride(0), {s.n, s.k}, {both.stride(0), 1});
+      };
+      LinearArgs args{x(source), half(1), out(source)};
+      args.accumulate = extra == Extra::kAccumulate;
+      if (extra == Extra::kGate) args.gate = gate(source);
+      if (extra == Extra::kGateIsOut) args.gate = out(source);
+      if (extra == Extra::kGateWeight) args.gate_weight = gate_weight(source);
+      if (extra == Extra::kJoined) args.gate_weight = half(0);
+      return args;
+    });
+    EXPECT_EQ(context().last_kernel_target(), s.kernel);
+    const bool gated = extra != Extra::kNone && extra != Extra::kAccumulate;
+    const DType least = half_ulp(out_type) > half_ulp(dtype()) ? out_type : dtype();
+    const bool twice =
+        extra != Extra::kNone && out_type != DType::kF32 && s.kernel == std::string("cublaslt");
+    OpBound bound = twice ? kLinearTwiceRoundedBound : kLinearBound;
+    // The table's sums are shorter; those of a gate have an error of their own.
+    bound.tight *= std::sqrt(std::max(1.0, static_cast<double>(s.k) / 300)) * (gated ? 2 : 1);
+    if (gated) bound.loose = 3;
+    expect_conforms(out, everything(s.m), bound, least);
+  }
+  void expect_products(const std::vector<Sizes>& sizes) {
+    for (const Sizes& s : sizes) {
+      for (const DType out_type : {DType::kF32, dtype()}) {
+        for (const Extra extra : {Extra::kNone, Extra::kAccumulate, Extra::kGate, Extra::kGateIsOut,
+                                  Extra::kGateWeight, Extra::kJoined}) {
+          expect_product(s, out_type, extra);
+        }
+      }
+    }
+  }
+  /// Whether cuBLASLt is there, by what a product of many rows takes.
+  bool has_cublas_lt() {
+    Buffer x(dtype(), {128, 64}), w(dtype(), {64, 64}), out(dtype(), {128, 64});
+    for (Buffer* b : {&x, &w}) b->fill(random.values(b->num_elements(), -1, 1));
+    EXPECT_OK(linear(context(), {x.view(), w.view(), out.view()}));
+    return context().last_kernel_target() == "cublaslt";
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Cuda, CudaLinear, ::testing::ValuesIn(product_setups()), setup_name);
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(CudaLinear);
+
+TEST_P(CudaLinear, FewRows) {
+  if (dtype() == DType::kF32) GTEST_SKIP() << "few rows of float32 go through cuBLASLt";
+  expect_products(few_rows());
+}
+
+TEST_P(CudaLinear, ManyRowsThroughCublasLt) {
+  if (!has_cublas_lt()) GTEST_SKIP() << "libcublasLt is not found";
+  for (const Sizes& s : std::vector<Sizes>{
+           {17, 64, 1032, "cublaslt"}, {128, 200, 72, "cublaslt"}, {300, 96, 264, "cublaslt"}}) {
+    for (const DType out_type : {DType::kF32, dtype()}) {
+      for (const Extra extra :
+           {Extra::kNone, Extra::kGate, Extra::kGateIsOut, Extra::kGateWeight, Extra::kJoined}) {
+        expect_product(s, out_type, extra);
+      }
+      expect_product(s, out_type, Extra::kAccumulate);
+    }
+  }
+}
+
+/// With batch_invariant a row's bits are the same in every number of rows, few and many.
+TEST_P(CudaLinear, ABatchInvariantRowDoesNotDependOnTheRowsBesideIt) {
+  const auto invariant = make_cuda_context("", true);
+  for (const auto& [n, k] : std::vector<std::array<std::int64_t, 2>>{{200, 1032}, {2048, 512}}) {
+    const std::int64_t most = 300;
+    Operand x = values(dtype(), {most, k}, 1), w = values(dtype(), {n, k}, 1);
+    Buffer all(dtype(), {most, n});
+    const ConstTensorView rows = x.kernel().view();
+    ASSERT_OK(linear(*invariant, {rows, w.kernel().view(), all.view()}));
+    for (const std::int64_t m : {1, 2, 7, 8, 16, 33, 64, 65, 128, 129, 256}) {
+      for (const std::int64_t first : {std::int64_t{0}, most - m}) {
+        Buffer some(dtype(), {m, n});
+        const ConstTensorView part = rows.at(first * rows.stride(0), {m, k}, {rows.stride(0), 1});
+        ASSERT_OK(linear(*invariant, {part, w.kernel().view(), some.view()}));
+        for (std::int64_t i = 0; i < m; ++i) {
+          ASSERT_EQ(some.bytes(i), all.bytes(first + i)) << n << " " << m << " " << first;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CudaLinear, RunsOfOneCallAreBitEqual) {
+  for (const std::int64_t m : {1, 16, 64, 200}) {
+    Operand x = values(dtype(), {m, 1032}, 1), w = values(dtype(), {328, 1032}, 1);
+    Buffer first(dtype(), {m, 328}), again(dtype(), {m, 328});
+    ASSERT_OK(linear(context(), {x.kernel().view(), w.kernel().view(), first.view()}));
+    for (int i = 0; i < 50; ++i) {
+      ASSERT_OK(linear(context(), {x.kernel().view(), w.kernel().view(), again.view()}));
+      ASSERT_EQ(again.values(), first.values()) << m;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace hybridattn::testing
