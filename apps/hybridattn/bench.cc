@@ -32,7 +32,8 @@ Status run_on_cpu(const BenchOptions& options, ContextOptions context_options) {
 Status run_benchmarks(const BenchOptions& options) {
   ContextOptions context_options;
   HYBRIDATTN_TRY(parse_device(options.device, context_options));
-  if (context_options.device != DeviceType::kCpu) {
+  if (options.suite == kStepSuite) return bench_step(options, context_options);
+  if (options.suite != kModelSuite && context_options.device != DeviceType::kCpu) {
     return bench::run_gpu_suites({options.suite}, context_options, options.json);
   }
   if (options.suite == kModelSuite) return bench_model(options);

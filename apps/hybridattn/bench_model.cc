@@ -4,6 +4,7 @@
 #include <map>
 #include <vector>
 
+#include "apps/hybridattn/bench_prompts.h"
 #include "apps/hybridattn/commands.h"
 #include "bench/cpu/ceilings.h"
 #include "bench/cpu/timing.h"
@@ -42,16 +43,6 @@ Spent spent_by(const engine::Engine& engine) {
 }
 
 using Tokens = std::map<std::uint64_t, std::vector<std::int32_t>>;
-
-std::vector<std::int32_t> random_prompt(std::int32_t length, std::int32_t vocab,
-                                        std::uint32_t seed) {
-  std::vector<std::int32_t> ids;
-  for (std::int32_t i = 0; i < length; ++i) {
-    seed = seed * 1664525u + 1013904223u;
-    ids.push_back(static_cast<std::int32_t>((seed >> 8) % static_cast<std::uint32_t>(vocab)));
-  }
-  return ids;
-}
 
 /// Submits prompt `index` of a length.
 Result<std::uint64_t> submit(engine::Engine& engine, std::int32_t index, std::int32_t length) {

@@ -52,8 +52,9 @@ struct ScoreOptions : CommonOptions {
 
 struct InfoOptions : CommonOptions {};
 
-/// The suite of `bench` that needs a checkpoint.
+/// The suites of `bench` that need a checkpoint; that of steps needs a GPU besides.
 inline constexpr const char* kModelSuite = "model";
+inline constexpr const char* kStepSuite = "step";
 
 struct BenchOptions : CommonOptions {
   std::string suite;
@@ -67,6 +68,8 @@ Status info(const InfoOptions& options);
 Status run_benchmarks(const BenchOptions& options);
 /// The same for a whole checkpoint. Errors: those of load_engine; invalid_argument without one.
 Status bench_model(const BenchOptions& options);
+/// The same for its steps on a GPU, eager and replayed.
+Status bench_step(const BenchOptions& options, const ContextOptions& device);
 
 /// Loads the engine with a progress bar. Errors: those of Engine::load, and of the device's name.
 Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options,

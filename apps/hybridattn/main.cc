@@ -182,10 +182,11 @@ void add_bench(CLI::App& app, BenchOptions& o) {
   std::set<std::string> names;
   for (const bench::Suite& suite : bench::kSuites) names.insert(suite.name);
   for (const std::string& suite : bench::gpu_suites()) names.insert(suite);
-  names.insert(kModelSuite);
+  names.insert({kModelSuite, kStepSuite});
   app.add_option("suite", o.suite, "What to measure")->required()->check(CLI::IsMember(names));
   add_machine(app, o, "One JSON object a line for each row on standard output");
-  app.add_option("--model", o.model, "Folder of the checkpoint, for the suite model")->check(kPath);
+  app.add_option("--model", o.model, "Folder of the checkpoint, for the suites model and step")
+      ->check(kPath);
   add_precision(app, o);
 }
 

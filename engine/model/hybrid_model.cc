@@ -60,7 +60,8 @@ HybridModel::HybridModel(Context& context, ModelConfig config,
                          std::unique_ptr<ModelWeights> weights, DType dtype)
     : context_(context), config_(std::move(config)), weights_(std::move(weights)),
       dtype_(config_.moe.num_experts > 0 ? DType::kF32 : dtype), attention_(config_.layers.size()),
-      gdn_(config_.layers.size()), arena_(context) {
+      gdn_(config_.layers.size()), arena_(context), inputs_(context), wanted_(context),
+      limits_(context), greedy_(context) {
   std::int32_t kv_index = 0;
   std::int32_t gdn_index = 0;
   for (std::int32_t i = 0; i < config_.num_layers(); ++i) {
@@ -93,7 +94,8 @@ GdnStateShape HybridModel::state_shape(DType state_dtype) const {
   shape.conv_channels = static_cast<std::int32_t>(GdnBuffers::channels(config_));
   shape.conv_width = config_.linear_conv_kernel_dim;
   shape.state_dtype = state_dtype;
-  shape.conv_dtype = DType::kF32;
+  // Fused kernels of a GPU take windows of the type of what enters them.
+  shape.conv_dtype = weights_->on_device() ? dtype_ : DType::kF32;
   return shape;
 }
 
@@ -130,9 +132,10 @@ std::size_t HybridModel::activation_bytes(std::int64_t tokens) const {
     most = std::max(most, counter.used());
     counter.rewind(base);
   };
-  FullAttentionBuffers(counter, config_, dtype_, tokens);
+  const bool joined = weights_->on_device();
+  FullAttentionBuffers(counter, config_, dtype_, tokens, joined);
   measure();
-  GdnBuffers(counter, config_, dtype_, tokens);
+  GdnBuffers(counter, config_, dtype_, tokens, joined);
   measure();
   MlpBuffers(counter, dtype_, tokens, config_.intermediate_size);
   measure();
@@ -141,6 +144,10 @@ std::size_t HybridModel::activation_bytes(std::int64_t tokens) const {
   // logits(): hidden and normed rows of one block.
   counter.take(DType::kF32, {logits_block(), config_.hidden_size});
   counter.take(dtype_, {logits_block(), config_.hidden_size});
+  if (weights_->on_device()) {
+    counter.take(DType::kF32, {logits_block(), config_.vocab_size});
+    counter.take(DType::kI8, {static_cast<std::int64_t>(greedy_scratch_bytes(logits_block()))});
+  }
   measure();
   return most;
 }
@@ -149,16 +156,17 @@ std::size_t HybridModel::activation_bytes(std::int64_t tokens) const {
 Status HybridModel::multiply(const ConstTensorView& x, const WeightMatrix& w, const TensorView& out,
                              bool accumulate) {
   if (w.dtype == DType::kI8) return linear_int8(context_, {x, w, w.scale, out, accumulate, {}});
-  return linear(context_, {x, w, out, accumulate, {}});
+  return linear(context_, {x, w, out, accumulate, {}, {}});
 }
 
 /// out = silu(x gate^T) * x up^T.
 Status HybridModel::multiply_gated(const ConstTensorView& x, const MlpWeights& w,
                                    const TensorView& out) {
+  if (weights_->on_device()) return linear(context_, {x, w.up, out, false, {}, w.gate});
   HYBRIDATTN_TRY(multiply(x, w.gate, out));
   if (w.up.dtype == DType::kI8)
     return linear_int8(context_, {x, w.up, w.up.scale, out, false, out});
-  return linear(context_, {x, w.up, out, false, out});
+  return linear(context_, {x, w.up, out, false, out, {}});
 }
 
 Status HybridModel::reserve_products(std::int64_t rows) {
@@ -167,71 +175,57 @@ Status HybridModel::reserve_products(std::int64_t rows) {
   if (weights_->format == WeightFormat::kInt8) {
     shared = std::max(shared, linear_int8_shared_workspace_bytes(rows, inner));
   }
-  return context_.reserve_workspace(
-      shared, std::max(linear_workspace_bytes(), linear_int8_workspace_bytes()));
+  std::size_t each = std::max(linear_workspace_bytes(context_), linear_int8_workspace_bytes());
+  // A GPU has both halves of a gated product there.
+  if (weights_->on_device()) {
+    const std::int64_t width =
+        std::max<std::int64_t>(config_.intermediate_size, config_.moe.shared_expert_width);
+    each += static_cast<std::size_t>(rows * 2 * (width + 8)) * dtype_size(dtype_);
+  }
+  return context_.reserve_workspace(shared, each);
 }
 
 Status HybridModel::reserve(std::int64_t tokens) {
   HYBRIDATTN_TRY(reserve_products(std::max(tokens, logits_block())));
   const std::size_t before = arena_.capacity();
   HYBRIDATTN_TRY(arena_.reserve(activation_bytes(tokens)));
-  const auto count = static_cast<std::size_t>(tokens);
-  if (arena_.capacity() == before && count <= ids_.size()) return {};
-  ids_.resize(std::max(ids_.size(), count), 0);
-  positions_.resize(ids_.size(), 0);
+  const bool moved = arena_.capacity() != before || tokens > inputs_.capacity();
+  HYBRIDATTN_TRY(inputs_.reserve(tokens));
+  const auto block = static_cast<std::size_t>(logits_block());
+  HYBRIDATTN_TRY(wanted_.reserve(block));
+  HYBRIDATTN_TRY(limits_.reserve(block));
+  HYBRIDATTN_TRY(greedy_.reserve(block));
+  if (!moved) return {};
   tokens_ = 0;
   ++buffers_version_;
   return {};
 }
 
-std::int64_t HybridModel::logits_block() const {
-  // 32 MiB of logits: enough rows to use each weight many times, little beside the weights.
-  const std::int64_t rows = (std::int64_t{8} << 20) / config_.vocab_size;
-  return std::clamp<std::int64_t>(rows, 1, 256);
-}
-
 Status HybridModel::set_inputs(const ForwardBatch& batch, std::span<const std::int32_t> ids) {
-  if (static_cast<std::int64_t>(ids.size()) != batch.num_tokens()) {
-    return invalid_argument("HybridModel::set_inputs: ", ids.size(), " ids are given, must be ",
-                            batch.num_tokens(), " as the batch has tokens");
-  }
-  if (ids.size() > ids_.size()) {
-    return error(StatusCode::kResourceExhausted, "HybridModel::set_inputs: ", ids.size(),
-                 " tokens are given, reserved are ", ids_.size());
-  }
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || ids[i] >= config_.vocab_size) {
-      return error(StatusCode::kOutOfRange, "HybridModel::set_inputs: id ", ids[i], " at position ",
-                   i, ", must be in [0, ", config_.vocab_size, ")");
-    }
-  }
-  std::fill(std::copy(ids.begin(), ids.end(), ids_.begin()), ids_.end(), 0);
-  std::size_t token = 0;
-  for (const BatchRow& row : batch.rows()) {
-    for (std::int64_t i = 0; i < row.new_tokens; ++i) positions_[token++] = row.computed + i;
-  }
-  std::fill(positions_.begin() + static_cast<std::ptrdiff_t>(token), positions_.end(), 0);
-  return {};
+  return inputs_.set(batch, ids, config_.vocab_size);
 }
 
 /// The residual stream and the rotary tables from the step's inputs.
 Status HybridModel::prepare() {
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
-  const std::span<const std::int32_t> ids(ids_.data(), static_cast<std::size_t>(tokens_));
+  const std::span<const std::int32_t> ids = inputs_.ids(tokens_);
   HYBRIDATTN_TRY(run_or_record(context_, "embed", [this, ids, hidden = residual.hidden] {
-    return embed(context_, weights_->embedding, ids, hidden);
+    return embed(context_, weights_->embedding, ids, inputs_.device_ids(), hidden);
   }));
-  return rotary_table(context_, {positions_.data(), config_.rope_theta, config_.rotary_dim,
-                                 residual.cos, residual.sin});
+  RotaryTableArgs rotary{inputs_.positions(), config_.rope_theta, config_.rotary_dim, residual.cos,
+                         residual.sin};
+  rotary.device_positions = inputs_.device_positions();
+  return rotary_table(context_, rotary);
 }
 
 Status HybridModel::run(const Plan& plan, AttentionBackend& backend) {
-  if (plan.num_tokens() > static_cast<std::int64_t>(ids_.size())) {
+  if (plan.num_tokens() > inputs_.capacity()) {
     return error(StatusCode::kResourceExhausted, "HybridModel::run: the plan has ",
-                 plan.num_tokens(), " tokens, reserved are ", ids_.size());
+                 plan.num_tokens(), " tokens, reserved are ", inputs_.capacity());
   }
   tokens_ = plan.num_tokens();
+  knows_logits_ = false;
   HYBRIDATTN_TRY(prepare());
   for (std::size_t i = 0; i < config_.layers.size(); ++i) {
     const LayerWeights& w = weights_->layers[i];
@@ -259,12 +253,16 @@ Status HybridModel::full_attention(const LayerWeights& w, const RadixAttention& 
                                    const Plan& plan, AttentionBackend& backend) {
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
-  const FullAttentionBuffers x(arena_, config_, dtype_, tokens_);
+  const FullAttentionBuffers x(arena_, config_, dtype_, tokens_, weights_->on_device());
   HYBRIDATTN_TRY(rms_norm(
       context_, {residual.hidden, w.input_norm, residual.normed, config_.rms_norm_eps, true}));
-  HYBRIDATTN_TRY(multiply(residual.normed, w.full->q_proj, flat(x.q_gate)));
-  HYBRIDATTN_TRY(multiply(residual.normed, w.full->k_proj, flat(x.k)));
-  HYBRIDATTN_TRY(multiply(residual.normed, w.full->v_proj, flat(x.v)));
+  if (!x.joined.empty()) {
+    HYBRIDATTN_TRY(multiply(residual.normed, w.full->joined, x.joined));
+  } else {
+    HYBRIDATTN_TRY(multiply(residual.normed, w.full->q_proj, flat(x.q_gate)));
+    HYBRIDATTN_TRY(multiply(residual.normed, w.full->k_proj, flat(x.k)));
+    HYBRIDATTN_TRY(multiply(residual.normed, w.full->v_proj, flat(x.v)));
+  }
   const std::int64_t d = layer.head_dim;
   AttentionRunArgs args;
   args.q = x.q_gate.at(0, {tokens_, layer.num_heads, d}, {x.q_gate.stride(0), 2 * d, 1});
@@ -285,13 +283,17 @@ Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAtte
                                     const Plan& plan, AttentionBackend& backend) {
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
-  const GdnBuffers x(arena_, config_, dtype_, tokens_);
+  const GdnBuffers x(arena_, config_, dtype_, tokens_, weights_->on_device());
   HYBRIDATTN_TRY(rms_norm(
       context_, {residual.hidden, w.input_norm, residual.normed, config_.rms_norm_eps, true}));
-  HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_qkv, x.mixed_qkv));
-  HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_z, flat(x.z)));
-  HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_b, x.b));
-  HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_a, x.a));
+  if (!x.joined.empty()) {
+    HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->joined, x.joined));
+  } else {
+    HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_qkv, x.mixed_qkv));
+    HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_z, flat(x.z)));
+    HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_b, x.b));
+    HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_a, x.a));
+  }
   GdnRunArgs args;
   args.mixed_qkv = x.mixed_qkv;
   args.a = x.a;
@@ -333,7 +335,7 @@ Status HybridModel::routed_experts(const MoeWeights& w, const MoeBuffers& x,
                                    const TensorView& normed) {
   return run_or_record(context_, "routed_experts", [this, &w, x, normed]() -> Status {
     route(x.logits, config_.moe.experts_per_token, config_.moe.norm_topk_prob, routing_);
-    HYBRIDATTN_TRY(gather_rows(context_, normed, routing_.tokens, x.gathered));
+    HYBRIDATTN_TRY(gather_rows(context_, normed, routing_.tokens, nullptr, x.gathered));
     return run_experts(w, x);
   });
 }
@@ -343,10 +345,29 @@ Status HybridModel::shared_expert(const MoeWeights& w, const MoeBuffers& x,
   HYBRIDATTN_TRY(multiply_gated(normed, *w.shared, x.shared.gated));
   HYBRIDATTN_TRY(multiply(x.shared.gated, w.shared->down, x.shared_out));
   HYBRIDATTN_TRY(multiply(x.router_in, w.shared_gate, x.shared_gate));
+  if (weights_->on_device()) {
+    return add_gated_on_device(context_, x.shared_gate, x.shared_out, hidden);
+  }
   return run_or_record(context_, "add_gated", [this, x, hidden]() -> Status {
     add_gated(context_, x.shared_gate, x.shared_out, hidden);
     return {};
   });
+}
+
+Status HybridModel::experts_on_device(const MoeWeights& w, const MoeBuffers& x,
+                                      const TensorView& normed, const TensorView& hidden) {
+  ExpertsArgs args;
+  args.x = normed;
+  args.logits = x.logits;
+  args.gate_up = w.gate_up;
+  args.down = w.down;
+  args.top_k = config_.moe.experts_per_token;
+  args.normalize = config_.moe.norm_topk_prob;
+  args.routing = x.routing;
+  args.gated = x.experts.gated;
+  args.outputs = x.outputs;
+  args.hidden = hidden;
+  return run_device_experts(context_, args);
 }
 
 Status HybridModel::moe(const LayerWeights& w) {
@@ -358,6 +379,13 @@ Status HybridModel::moe(const LayerWeights& w) {
   HYBRIDATTN_TRY(rms_norm(context_, {hidden, w.post_attention_norm, x.router_in, eps, true}));
   HYBRIDATTN_TRY(rms_norm(context_, {hidden, w.post_attention_norm, residual.normed, eps, true}));
   HYBRIDATTN_TRY(multiply(x.router_in, w.moe->router, x.logits));
+  if (weights_->on_device()) {
+    // The order of the CPU, where the routed experts come last too.
+    if (w.moe->shared.has_value()) {
+      HYBRIDATTN_TRY(shared_expert(*w.moe, x, residual.normed, hidden));
+    }
+    return experts_on_device(*w.moe, x, residual.normed, hidden);
+  }
   HYBRIDATTN_TRY(routed_experts(*w.moe, x, residual.normed));
   if (w.moe->shared.has_value()) {
     HYBRIDATTN_TRY(shared_expert(*w.moe, x, residual.normed, hidden));
@@ -366,29 +394,6 @@ Status HybridModel::moe(const LayerWeights& w) {
     combine_experts(context_, routing_, x.outputs, hidden);
     return {};
   });
-}
-
-Status HybridModel::logits(std::span<const std::int32_t> tokens, float* out) {
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] < 0 || tokens[i] >= tokens_) {
-      return error(StatusCode::kOutOfRange, "HybridModel::logits: tokens[", i, "] is ", tokens[i],
-                   ", must be in [0, ", tokens_, ")");
-    }
-  }
-  const auto rows = static_cast<std::int64_t>(tokens.size());
-  if (rows > logits_block()) {
-    return invalid_argument("HybridModel::logits: ", rows, " tokens are given, must be at most ",
-                            logits_block());
-  }
-  arena_.rewind();
-  const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
-  const TensorView hidden = arena_.take(DType::kF32, {rows, config_.hidden_size});
-  const TensorView normed = arena_.take(dtype_, {rows, config_.hidden_size});
-  HYBRIDATTN_TRY(gather_rows(context_, residual.hidden, tokens, hidden));
-  HYBRIDATTN_TRY(
-      rms_norm(context_, {hidden, weights_->final_norm, normed, config_.rms_norm_eps, true}));
-  return multiply(normed, weights_->lm_head,
-                  TensorView(out, DType::kF32, {rows, config_.vocab_size}));
 }
 
 }  // namespace hybridattn::engine

@@ -8,7 +8,9 @@
 
 #include "engine/checkpoint/model_config.h"
 #include "engine/model/arena.h"
+#include "engine/model/step_inputs.h"
 #include "engine/model/weights.h"
+#include "engine/ops/greedy.h"
 #include "engine/ops/moe.h"
 #include "hybridattn/hybridattn.h"
 
@@ -51,21 +53,49 @@ class HybridModel {
   /// All layers, for the tokens of the plan. Can be recorded: it reads and writes reserved buffers.
   Status run(const Plan& plan, AttentionBackend& backend);
 
+  /// The same and, on a GPU for up to logits_block() tokens, the logits of all of them and what
+  /// they say, so that one replay gives the next tokens. set_limits comes before each replay.
+  Status run_to_tokens(const Plan& plan, AttentionBackend& backend);
+  /// The ids that the next tokens of a replay stay below, from its first token on; the model's
+  /// vocabulary for the others. Errors: device_error; out_of_range for more than logits_block().
+  Status set_limits(std::span<const std::int32_t> limits);
+
   /// Both, for a step that is not recorded: plans it on the backend, reserves and runs. The plan is
   /// for a commit. Errors: as set_inputs, and those of the backend.
   Result<std::shared_ptr<Plan>> forward(const ForwardBatch& batch, AttentionBackend& backend,
                                         std::span<const std::int32_t> ids);
 
   /// Logits [tokens.size(), vocab] of some tokens of the last step, by their index in its stream.
+  /// `out` is the host's, who may read it at once.
   Status logits(std::span<const std::int32_t> tokens, float* out);
-  /// Says which step comes before `logits` when it was a replay of `run`.
-  void set_tokens(std::int64_t tokens) noexcept { tokens_ = tokens; }
+  /// On a GPU: what they say, found where they lie: the largest below limits[i] of each. As many
+  /// tokens as for logits(), at most. The limits of a replay were those of set_limits. Errors: as
+  /// above; failed_precondition on the CPU.
+  Result<std::span<const GreedyToken>> greedy(std::span<const std::int32_t> tokens,
+                                              std::span<const std::int32_t> limits);
+  /// Says which step comes before `logits` when it was a replay of `run_to_tokens`.
+  void set_replayed(std::int64_t tokens) noexcept {
+    tokens_ = tokens;
+    knows_logits_ = has_head(tokens);
+  }
 
   /// How many tokens one call of `logits` should take at most: it bounds the memory of the result.
   std::int64_t logits_block() const;
 
  private:
   Status prepare();
+  /// Whether run_to_tokens goes on to the logits.
+  bool has_head(std::int64_t tokens) const {
+    return weights_->on_device() && tokens <= logits_block();
+  }
+  /// Norm, logits and the largest of each, of hidden rows: [M, H] f32, which lie in the arena.
+  Result<TensorView> head(const TensorView& hidden, float* out);
+  Status choose(const TensorView& logits);
+  /// All logits of the last replay, where it left them.
+  TensorView replayed_logits();
+  Status check_logits_tokens(std::span<const std::int32_t> tokens) const;
+  /// The logits where the context's device has them, the arena's or `out`.
+  Result<TensorView> compute_logits(std::span<const std::int32_t> tokens, float* out);
   Status reserve_products(std::int64_t rows);
   Status multiply(const ConstTensorView& x, const WeightMatrix& w, const TensorView& out,
                   bool accumulate = false);
@@ -81,6 +111,8 @@ class HybridModel {
   Status shared_expert(const MoeWeights& w, const struct MoeBuffers& buffers,
                        const TensorView& normed, const TensorView& hidden);
   Status run_experts(const MoeWeights& w, const struct MoeBuffers& buffers);
+  Status experts_on_device(const MoeWeights& w, const struct MoeBuffers& buffers,
+                           const TensorView& normed, const TensorView& hidden);
 
   Context& context_;
   ModelConfig config_;
@@ -90,10 +122,14 @@ class HybridModel {
   std::vector<RadixLinearAttention> gdn_;  // by layer; unused for attention layers
   Arena arena_;
   Routing routing_;
-  std::vector<std::int32_t> ids_;        // [reserved tokens]
-  std::vector<std::int64_t> positions_;  // [reserved tokens]
+  StepInputs inputs_;
+  StepArray<std::int32_t> wanted_;   // tokens whose logits are wanted
+  StepArray<std::int32_t> limits_;   // of each
+  StepArray<GreedyToken> greedy_;    // what they say
+  std::vector<GreedyToken> chosen_;  // of those that were asked for
   std::uint64_t buffers_version_ = 0;
-  std::int64_t tokens_ = 0;  // of the last step
+  std::int64_t tokens_ = 0;    // of the last step
+  bool knows_logits_ = false;  // of all of them, as it was a replay that went on to them
 };
 
 }  // namespace hybridattn::engine

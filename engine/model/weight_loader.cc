@@ -44,8 +44,8 @@ bool may_be_skipped(const std::string& name) {
 }  // namespace
 
 WeightLoader::WeightLoader(ModelWeights& weights, const LoadProgress& progress, Executor* executor)
-    : weights_(weights), checkpoint_(weights.checkpoint_), progress_(progress), executor_(executor),
-      total_(weights.checkpoint_.total_bytes()) {}
+    : weights_(weights), checkpoint_(*weights.checkpoint_), progress_(progress),
+      executor_(executor), total_(checkpoint_.total_bytes()) {}
 
 Result<const StoredTensor*> WeightLoader::take(const std::string& name, Shape shape) {
   const StoredTensor* tensor = checkpoint_.find(name);

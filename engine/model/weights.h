@@ -1,5 +1,5 @@
 // The weights of a hybrid model, as views: large matrices into the mapped files, in the type they
-// are stored in, or copies in eight bits; small vectors as float32 copies.
+// are stored in, or copies in eight bits; small vectors as float32 copies. On a GPU all are copies.
 #pragma once
 
 #include <filesystem>
@@ -10,6 +10,7 @@
 
 #include "engine/checkpoint/model_config.h"
 #include "engine/checkpoint/safetensors.h"
+#include "engine/model/device_weights.h"
 #include "engine/model/weight_blocks.h"
 #include "hybridattn/context.h"
 #include "hybridattn/tensor.h"
@@ -37,6 +38,9 @@ struct MoeWeights {
   std::vector<MlpWeights> experts;  ///< [E]
   std::optional<MlpWeights> shared;
   ConstTensorView shared_gate;  ///< [1, H], where there is a shared expert
+  // On a GPU, in place of `experts`:
+  ConstTensorView gate_up;  ///< [E * 2 I, H] of each expert gate, then up
+  ConstTensorView down;     ///< [E * H, I]
 };
 
 struct FullAttentionWeights {
@@ -46,6 +50,7 @@ struct FullAttentionWeights {
   WeightMatrix o_proj;     ///< [H, HQ * D]
   ConstTensorView q_norm;  ///< [D] f32, zero-centred
   ConstTensorView k_norm;  ///< [D] f32, zero-centred
+  ConstTensorView joined;  ///< q, k and v as one matrix, on a GPU
 };
 
 struct GdnWeights {
@@ -58,6 +63,7 @@ struct GdnWeights {
   ConstTensorView dt_bias;  ///< [HV] f32
   ConstTensorView norm;     ///< [V] f32, plain
   WeightMatrix out_proj;    ///< [H, HV * V]
+  ConstTensorView joined;   ///< qkv, z, b and a as one matrix, on a GPU
 };
 
 struct LayerWeights {
@@ -99,14 +105,21 @@ class ModelWeights {
 
   std::int64_t num_parameters = 0;
   std::int64_t mapped_bytes = 0;  ///< used from the files in place
-  std::int64_t copied_bytes = 0;  ///< float32 copies, reordered matrices and those in eight bits
+  std::int64_t copied_bytes =
+      0;  ///< float32 copies, reordered matrices, those in eight bits; a GPU's
   WeightFormat format = WeightFormat::kStored;
+
+  /// Whether they lie on a GPU: see upload_weights.
+  bool on_device() const { return on_device_ != nullptr; }
 
  private:
   friend class WeightLoader;
+  friend Status upload_weights(Context& context, DType dtype, ModelWeights& weights,
+                               const LoadProgress& progress);
   explicit ModelWeights(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
-  Checkpoint checkpoint_;
+  std::optional<Checkpoint> checkpoint_;  // none once all is on a device
   WeightBlocks copies_;
+  std::unique_ptr<DeviceBlocks> on_device_;
 };
 
 }  // namespace hybridattn::engine

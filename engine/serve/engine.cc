@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "engine/model/weight_uploader.h"
+#include "engine/ops/cuda/kernels.h"
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn::engine {
@@ -74,6 +76,11 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::filesystem::path& direct
   if (options.context.chunk_invariant) resolved.chunk -= resolved.chunk % kGdnChunk;
   resolved.dtype = options.dtype.value_or(default_dtype(config));
   resolved.kv_dtype = options.kv_dtype.value_or(*resolved.dtype);
+  if (context->device() == DeviceType::kCuda) {
+    // As HybridModel multiplies them.
+    const DType dtype = config.moe.num_experts > 0 ? DType::kF32 : *resolved.dtype;
+    HYBRIDATTN_TRY(upload_weights(*context, dtype, *weights, progress));
+  }
   auto model = std::make_unique<HybridModel>(*context, std::move(config), std::move(weights),
                                              *resolved.dtype);
   return std::unique_ptr<Engine>(
@@ -81,6 +88,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::filesystem::path& direct
 }
 
 Status Engine::allocate_caches(const CacheOptions& options) {
+  const cuda::ThreadDevice device(options_.context);
   if (table_ != nullptr) {
     return error(StatusCode::kFailedPrecondition, "allocate_caches: the caches are there already");
   }

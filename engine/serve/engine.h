@@ -159,10 +159,21 @@ class Engine {
   void close(Running& running);
   // Running it: step.cc.
   Status record_graphs();
+  Status set_limits(const Step& step);
   Result<Plan*> forward(const Step& step);
   Status run(Step& step, std::vector<TokenEvent>& events);
   Status sample(Step& step, std::vector<TokenEvent>& events);
-  void sample_one(const Step& step, StepRow& row, std::span<float> logits,
+  /// A token whose logits are wanted, by its index in the stream, and its row in the step.
+  struct Wanted {
+    std::int32_t token;
+    std::size_t row;
+  };
+  bool all_greedy(const Step& step, std::span<const Wanted> wanted) const;
+  Status sample_on_host(Step& step, std::span<const Wanted> wanted,
+                        std::vector<TokenEvent>& events);
+  Status sample_on_device(Step& step, std::span<const Wanted> wanted,
+                          std::vector<TokenEvent>& events);
+  void take_token(const Step& step, StepRow& row, std::int32_t token,
                   std::vector<TokenEvent>& events);
   void accept(Running& running, std::int32_t token, std::vector<TokenEvent>& events);
   Status commit(Step& step, Plan& plan);

@@ -111,7 +111,10 @@ std::int32_t argmax(std::span<const float> logits) {
 }
 
 Status check_logits(std::span<const float> logits, std::size_t tokens) {
-  if (all_finite(logits)) return {};
+  return all_finite(logits) ? Status() : logits_error(tokens);
+}
+
+Status logits_error(std::size_t tokens) {
   return error(StatusCode::kInternal, "the logits after ", tokens,
                " tokens are not all finite; the weights hold a NaN or are out of float32's range");
 }

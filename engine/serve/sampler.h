@@ -19,6 +19,8 @@ struct SamplingParams {
 
   /// Errors: invalid_argument, naming the field.
   Status validate() const;
+  /// Whether the next token is that of the largest logit, whatever was said before.
+  bool is_argmax() const { return temperature == 0 && repetition_penalty == 1; }
 };
 
 /// Samples for one request. A token depends on the logits, the parameters, the history and the
@@ -45,6 +47,9 @@ std::int32_t argmax(std::span<const float> logits);
 
 /// Errors: internal, naming the position, unless all are finite. `tokens` = how many led to them.
 Status check_logits(std::span<const float> logits, std::size_t tokens);
+
+/// What check_logits says of logits that are not.
+Status logits_error(std::size_t tokens);
 
 /// log softmax(logits)[id], the sum in double.
 double log_probability(std::span<const float> logits, std::int32_t id);

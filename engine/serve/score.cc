@@ -1,6 +1,7 @@
 // Scoring: the likelihood of given ids, in chunks.
 #include <algorithm>
 
+#include "engine/ops/cuda/kernels.h"
 #include "engine/serve/engine.h"
 #include "hybridattn/status_macros.h"
 
@@ -55,6 +56,7 @@ Result<ScoreResult> Engine::score(std::span<const std::int32_t> ids, std::int32_
   if (!idle()) {
     return error(StatusCode::kFailedPrecondition, "score: requests are running, must be idle");
   }
+  const cuda::ThreadDevice device(options_.context);
   const auto total = static_cast<std::int64_t>(ids.size());
   HYBRIDATTN_ASSIGN(const Handle row, table_->open(total));
   ScoreResult result;

@@ -1,6 +1,7 @@
 // Running one step of the engine: forward, sample, commit.
 #include <algorithm>
 
+#include "engine/ops/cuda/kernels.h"
 #include "engine/serve/step_rows.h"
 #include "hybridattn/status_macros.h"
 
@@ -22,10 +23,21 @@ Status Engine::record_graphs() {
     if (size.decode_rows > kExactRows) sizes.push_back(size);
   }
   HYBRIDATTN_ASSIGN(
-      graphs_, GraphRunner::create(*context_, *backend_, std::move(sizes),
-                                   [this](const Plan& p) { return model_->run(p, *backend_); }));
+      graphs_, GraphRunner::create(*context_, *backend_, std::move(sizes), [this](const Plan& p) {
+        return model_->run_to_tokens(p, *backend_);
+      }));
   graphs_version_ = model_->buffers_version();
   return {};
+}
+
+/// What each row of a decode step may say.
+Status Engine::set_limits(const Step& step) {
+  std::vector<std::int32_t> limits;
+  for (const StepRow& row : step.rows) {
+    limits.push_back(running_[row.member].request.vocab_limit);
+  }
+  const auto most = static_cast<std::size_t>(model_->logits_block());
+  return model_->set_limits(std::span(limits).first(std::min(limits.size(), most)));
 }
 
 /// Replays the step where it was recorded, and else runs it. Rows of drafts differ in length from
@@ -35,8 +47,9 @@ Result<Plan*> Engine::forward(const Step& step) {
     HYBRIDATTN_TRY(record_graphs());
     if (graphs_ != nullptr && graphs_->can_run(step.batch)) {
       HYBRIDATTN_TRY(model_->set_inputs(step.batch, step.ids));
+      if (model_->weights().on_device()) HYBRIDATTN_TRY(set_limits(step));
       HYBRIDATTN_TRY(graphs_->run(step.batch).status());
-      model_->set_tokens(graphs_->last_plan()->num_tokens());
+      model_->set_replayed(graphs_->last_plan()->num_tokens());
       ++stats_.replayed_steps;
       return graphs_->last_plan();
     }
@@ -58,14 +71,11 @@ void Engine::accept(Running& running, std::int32_t token, std::vector<TokenEvent
   events.push_back(event);
 }
 
-/// The token behind the row's tokens so far. In a row of drafts it goes on for as long as the
+/// Takes the token behind the row's tokens so far. In a row of drafts it goes on for as long as the
 /// sampler takes what was drafted.
-void Engine::sample_one(const Step& step, StepRow& row, std::span<float> logits,
+void Engine::take_token(const Step& step, StepRow& row, std::int32_t token,
                         std::vector<TokenEvent>& events) {
-  const TraceSpan span(*context_, "sample");
   Running& running = running_[row.member];
-  const std::int32_t token =
-      running.sampler.next(logits, running.history, running.request.vocab_limit);
   accept(running, token, events);
   const std::int32_t next = row.first_token + row.matched + 1;
   row.stopped = running.row.index < 0 || next == row.first_token + row.tokens ||
@@ -73,31 +83,69 @@ void Engine::sample_one(const Step& step, StepRow& row, std::span<float> logits,
   if (!row.stopped) ++row.matched;
 }
 
-Status Engine::sample(Step& step, std::vector<TokenEvent>& events) {
+/// The logits come to the host, whose sampler chooses.
+Status Engine::sample_on_host(Step& step, std::span<const Wanted> wanted,
+                              std::vector<TokenEvent>& events) {
+  const auto vocab = static_cast<std::size_t>(model_->config().vocab_size);
   std::vector<std::int32_t> tokens;
-  std::vector<std::size_t> rows;
+  for (const Wanted& each : wanted) tokens.push_back(each.token);
+  logits_.resize(std::max(logits_.size(), wanted.size() * vocab));
+  HYBRIDATTN_TRY(model_->logits(tokens, logits_.data()));
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    StepRow& row = step.rows[wanted[i].row];
+    if (row.stopped) continue;
+    Running& running = running_[row.member];
+    const std::span<float> logits(logits_.data() + i * vocab, vocab);
+    HYBRIDATTN_TRY(check_logits(logits, running.history.size()));
+    const TraceSpan span(*context_, "sample");
+    take_token(step, row,
+               running.sampler.next(logits, running.history, running.request.vocab_limit), events);
+  }
+  return {};
+}
+
+/// The device chooses, and the host gets ids.
+Status Engine::sample_on_device(Step& step, std::span<const Wanted> wanted,
+                                std::vector<TokenEvent>& events) {
+  std::vector<std::int32_t> tokens, limits;
+  for (const Wanted& each : wanted) {
+    tokens.push_back(each.token);
+    limits.push_back(running_[step.rows[each.row].member].request.vocab_limit);
+  }
+  HYBRIDATTN_ASSIGN(const std::span<const GreedyToken> chosen, model_->greedy(tokens, limits));
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    StepRow& row = step.rows[wanted[i].row];
+    if (row.stopped) continue;
+    if (chosen[i].finite == 0) return logits_error(running_[row.member].history.size());
+    take_token(step, row, chosen[i].id, events);
+  }
+  return {};
+}
+
+/// Whether the largest logit is what the samplers of all rows would take.
+bool Engine::all_greedy(const Step& step, std::span<const Wanted> wanted) const {
+  return std::all_of(wanted.begin(), wanted.end(), [&](const Wanted& each) {
+    return running_[step.rows[each.row].member].request.sampling.is_argmax();
+  });
+}
+
+Status Engine::sample(Step& step, std::vector<TokenEvent>& events) {
+  std::vector<Wanted> all;
   for (std::size_t r = 0; r < step.rows.size(); ++r) {
     const StepRow& row = step.rows[r];
     if (!row.sampled) continue;
     const std::int32_t wanted = row.kind == RowKind::kVerify ? row.tokens : 1;
     for (std::int32_t i = row.tokens - wanted; i < row.tokens; ++i) {
-      tokens.push_back(row.first_token + i);
-      rows.push_back(r);
+      all.push_back({row.first_token + i, r});
     }
   }
-  const auto vocab = static_cast<std::size_t>(model_->config().vocab_size);
   const auto block = static_cast<std::size_t>(model_->logits_block());
-  for (std::size_t first = 0; first < tokens.size(); first += block) {
-    const std::size_t count = std::min(block, tokens.size() - first);
-    logits_.resize(std::max(logits_.size(), count * vocab));
-    HYBRIDATTN_TRY(model_->logits(std::span(tokens).subspan(first, count), logits_.data()));
-    for (std::size_t i = 0; i < count; ++i) {
-      StepRow& row = step.rows[rows[first + i]];
-      if (row.stopped) continue;
-      const std::span<float> logits(logits_.data() + i * vocab, vocab);
-      HYBRIDATTN_TRY(check_logits(logits, running_[row.member].history.size()));
-      sample_one(step, row, logits, events);
-    }
+  for (std::size_t first = 0; first < all.size(); first += block) {
+    const auto wanted =
+        std::span<const Wanted>(all).subspan(first, std::min(block, all.size() - first));
+    const bool on_device = context_->device() == DeviceType::kCuda && all_greedy(step, wanted);
+    HYBRIDATTN_TRY(on_device ? sample_on_device(step, wanted, events)
+                             : sample_on_host(step, wanted, events));
   }
   return {};
 }
@@ -146,6 +194,7 @@ Result<std::vector<TokenEvent>> Engine::step() {
   if (table_ == nullptr) {
     return error(StatusCode::kFailedPrecondition, "step: allocate_caches was not called");
   }
+  const cuda::ThreadDevice device(options_.context);
   std::vector<TokenEvent> events = std::move(pending_);
   pending_.clear();
   admit();

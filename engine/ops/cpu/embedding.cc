@@ -1,10 +1,8 @@
-#include "engine/ops/embedding.h"
-
 #include <cstring>
 
-#include "hybridattn/trace.h"
+#include "engine/ops/cpu/kernels.h"
 
-namespace hybridattn::engine {
+namespace hybridattn::engine::cpu {
 namespace {
 
 const std::byte* row_of(const ConstTensorView& view, std::int64_t row) {
@@ -26,25 +24,17 @@ void to_floats(const std::byte* src, DType dtype, std::int64_t n, float* dst) {
 
 }  // namespace
 
-Status embed(Context& context, const ConstTensorView& table, std::span<const std::int32_t> ids,
-             const TensorView& out) {
-  for (std::size_t t = 0; t < ids.size(); ++t) {
-    if (ids[t] < 0 || ids[t] >= table.dim(0)) {
-      return error(StatusCode::kOutOfRange, "embed: id ", ids[t], " at position ", t,
-                   ", must be in [0, ", table.dim(0), ")");
-    }
-  }
+void embed(Context& context, const ConstTensorView& table, std::span<const std::int32_t> ids,
+           const TensorView& out) {
   const std::int64_t width = table.dim(1);
   parallel_for(context.executor(), static_cast<std::int64_t>(ids.size()), [&](std::int64_t t, int) {
     to_floats(row_of(table, ids[static_cast<std::size_t>(t)]), table.dtype, width,
               static_cast<float*>(out.data) + t * out.stride(0));
   });
-  return {};
 }
 
-Status gather_rows(Context& context, const ConstTensorView& x, std::span<const std::int32_t> rows,
-                   const TensorView& out) {
-  const TraceSpan span(context, "gather_rows");
+void gather_rows(Context& context, const ConstTensorView& x, std::span<const std::int32_t> rows,
+                 const TensorView& out) {
   const auto bytes = static_cast<std::size_t>(x.dim(1)) * dtype_size(x.dtype);
   parallel_for(
       context.executor(), static_cast<std::int64_t>(rows.size()), [&](std::int64_t i, int) {
@@ -52,7 +42,6 @@ Status gather_rows(Context& context, const ConstTensorView& x, std::span<const s
                         i * out.stride(0) * static_cast<std::int64_t>(dtype_size(out.dtype)),
                     row_of(x, rows[static_cast<std::size_t>(i)]), bytes);
       });
-  return {};
 }
 
-}  // namespace hybridattn::engine
+}  // namespace hybridattn::engine::cpu

@@ -27,7 +27,7 @@ class TempFolder {
  public:
   TempFolder() {
     static std::atomic<int> count{0};
-    path_ = std::filesystem::path(testing::TempDir()) /
+    path_ = std::filesystem::path(::testing::TempDir()) /
             concat("hybridattn_checkpoint_", ::getpid(), "_", count++);
     std::filesystem::create_directories(path_);
   }

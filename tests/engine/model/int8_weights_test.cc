@@ -72,7 +72,7 @@ class Comparison {
   int rounded_ = 0;
 };
 
-class Int8Weights : public testing::TestWithParam<const char*> {};
+class Int8Weights : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(Int8Weights, MatricesOfProductsAreRoundedAndNothingElse) {
   const auto path = checkpoint_path(GetParam());
@@ -95,8 +95,8 @@ TEST_P(Int8Weights, MatricesOfProductsAreRoundedAndNothingElse) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Int8Weights,
-                         testing::Values("golden_a", "golden_c", "golden_moe_split",
-                                         "golden_moe_stacked", "tiny-model"));
+                         ::testing::Values("golden_a", "golden_c", "golden_moe_split",
+                                           "golden_moe_stacked", "tiny-model"));
 
 TEST(Int8Rows, TiesToEvenZerosAndWhatIsNoNumber) {
   const float inf = std::numeric_limits<float>::infinity();

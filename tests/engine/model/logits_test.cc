@@ -90,11 +90,11 @@ class Service {
   std::unique_ptr<RequestTable> table_;
 };
 
-class F49LogitsOfTraffic : public testing::TestWithParam<std::pair<const char*, DType>> {};
+class F49LogitsOfTraffic : public ::testing::TestWithParam<std::pair<const char*, DType>> {};
 INSTANTIATE_TEST_SUITE_P(Modes, F49LogitsOfTraffic,
-                         testing::Values(std::pair("golden_a", DType::kF32),
-                                         std::pair("golden_a", DType::kBF16),
-                                         std::pair("golden_moe_stacked", DType::kF32)));
+                         ::testing::Values(std::pair("golden_a", DType::kF32),
+                                           std::pair("golden_a", DType::kBF16),
+                                           std::pair("golden_moe_stacked", DType::kF32)));
 
 TEST_P(F49LogitsOfTraffic, AreTheSameBitsAloneAmongEightInAnyOrderEagerAndReplayed) {
   Service service(GetParam().first, GetParam().second);

@@ -77,7 +77,7 @@ class OneRequest {
   Handle row_;
 };
 
-class States : public testing::TestWithParam<const char*> {};
+class States : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(States, ChunkedPrefillIsWholePrefill) {
   const Ids ids = random_ids(300, 384, 9);
@@ -99,8 +99,8 @@ TEST_P(States, ChunkedPrefillIsWholePrefill) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, States,
-                         testing::Values("golden_a", "golden_c", "golden_nested",
-                                         "golden_moe_stacked", "golden_moe_split"),
+                         ::testing::Values("golden_a", "golden_c", "golden_nested",
+                                           "golden_moe_stacked", "golden_moe_split"),
                          [](const auto& tested) { return std::string(tested.param); });
 
 TEST(HybridModelErrors, WrongCallsAreRefused) {

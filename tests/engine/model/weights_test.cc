@@ -16,7 +16,7 @@ bool skippable(const std::string& name) {
   return name.rfind("mtp.", 0) == 0 || name.rfind("model.visual.", 0) == 0;
 }
 
-class F45WeightSilentlySkipped : public testing::TestWithParam<const char*> {
+class F45WeightSilentlySkipped : public ::testing::TestWithParam<const char*> {
  protected:
   Rewritten checkpoint_{GetParam()};
 
@@ -154,13 +154,13 @@ TEST_P(F45WeightSilentlySkipped, CountsAllParameters) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, F45WeightSilentlySkipped,
-                         testing::Values("golden_a", "golden_c", "golden_moe_stacked",
-                                         "golden_moe_split"),
+                         ::testing::Values("golden_a", "golden_c", "golden_moe_stacked",
+                                           "golden_moe_split"),
                          [](const auto& tested) { return std::string(tested.param); });
 
 // --- The same values in other places and types ---------------------------------------------------
 
-class StoredForms : public testing::TestWithParam<const char*> {
+class StoredForms : public ::testing::TestWithParam<const char*> {
  protected:
   Rewritten checkpoint_{GetParam()};
 };
@@ -218,8 +218,8 @@ TEST_P(StoredForms, ShardsAreTheSingleFile) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, StoredForms,
-                         testing::Values("golden_a", "golden_c", "golden_moe_stacked",
-                                         "golden_moe_split"),
+                         ::testing::Values("golden_a", "golden_c", "golden_moe_stacked",
+                                           "golden_moe_split"),
                          [](const auto& tested) { return std::string(tested.param); });
 
 // Stacked experts cut into single ones are the same model.

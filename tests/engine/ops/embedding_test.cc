@@ -4,71 +4,54 @@
 
 #include "engine/ops/embedding.h"
 #include "tests/engine/checkpoint/checkpoint_test_support.h"
+#include "tests/engine/ops/engine_op.h"
 
 namespace hybridattn::engine {
 namespace {
 
-class Embedding : public testing::Test {
- protected:
-  Embedding() {
-    ContextOptions options;
-    options.threads = 2;
-    context_ = std::move(Context::create(options)).value();
-  }
-  std::unique_ptr<Context> context_;
-};
+class Embedding : public EngineOp {};
 
 TEST_F(Embedding, RowsOfEachType) {
-  const std::vector<std::int32_t> ids = {2, 0, 2, 3};
-  std::vector<float> f32(4 * 3);
-  std::vector<BF16> bf16(f32.size());
-  std::vector<F16> f16(f32.size());
-  for (std::size_t i = 0; i < f32.size(); ++i) {
-    f32[i] = static_cast<float>(i) - 5;
-    bf16[i] = to_bf16(f32[i]);
-    f16[i] = to_f16(f32[i]);
-  }
-  const ConstTensorView tables[] = {ConstTensorView(f32.data(), DType::kF32, {4, 3}),
-                                    ConstTensorView(bf16.data(), DType::kBF16, {4, 3}),
-                                    ConstTensorView(f16.data(), DType::kF16, {4, 3})};
-  for (const ConstTensorView& table : tables) {
-    std::vector<float> out(4 * 3, -99);
-    ASSERT_TRUE(embed(*context_, table, ids, TensorView(out.data(), DType::kF32, {4, 3})).ok());
-    for (std::size_t t = 0; t < 4; ++t) {
-      for (std::size_t i = 0; i < 3; ++i) {
-        EXPECT_EQ(out[t * 3 + i], f32[static_cast<std::size_t>(ids[t]) * 3 + i]);
-      }
-    }
+  Ints ids({2, 0, 2, 3});
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    Buffer table(dtype, {4, 3});
+    std::vector<double> values(12);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(i) - 5;
+    table.fill(values);
+    Buffer out(DType::kF32, {4, 3});
+    ASSERT_TRUE(embed(context(), table.view(), ids.span(), ids.data(), out.view()).ok());
+    ASSERT_TRUE(context().synchronize().ok());
+    EXPECT_EQ(out.values(), table.gather({2, 0, 2, 3}));
   }
 }
 
 TEST_F(Embedding, IdOutsideOfTheTableWritesNothing) {
-  const std::vector<float> table(4 * 3, 1);
-  const ConstTensorView view(table.data(), DType::kF32, {4, 3});
+  Buffer table(DType::kF32, {4, 3});
+  table.fill(std::vector<double>(12, 1));
   for (const std::int32_t bad : {-1, 4, 2147483647, -2147483647 - 1}) {
-    std::vector<float> out(2 * 3, -99);
-    const std::vector<std::int32_t> ids = {0, bad};
-    expect_error(embed(*context_, view, ids, TensorView(out.data(), DType::kF32, {2, 3})),
+    Buffer out(DType::kF32, {2, 3});
+    Ints ids({0, bad});
+    expect_error(embed(context(), table.view(), ids.span(), ids.data(), out.view()),
                  StatusCode::kOutOfRange, {std::to_string(bad), "position 1", "[0, 4)"});
-    EXPECT_EQ(out, std::vector<float>(2 * 3, -99));
+    EXPECT_TRUE(out.is_poison({}));
   }
 }
 
 TEST_F(Embedding, NoIds) {
-  const std::vector<float> table(3, 1);
-  EXPECT_TRUE(embed(*context_, ConstTensorView(table.data(), DType::kF32, {1, 3}), {},
-                    TensorView(nullptr, DType::kF32, {0, 3}))
-                  .ok());
+  Buffer table(DType::kF32, {1, 3});
+  EXPECT_TRUE(
+      embed(context(), table.view(), {}, nullptr, TensorView(nullptr, DType::kF32, {0, 3})).ok());
 }
 
 TEST_F(Embedding, GathersRowsWithStrides) {
-  const std::vector<float> x = {1, 2, 0, 3, 4, 0, 5, 6, 0};
-  std::vector<float> out(4 * 4, -1);
-  const std::vector<std::int32_t> rows = {2, 0, 0, 1};
-  ASSERT_TRUE(gather_rows(*context_, ConstTensorView(x.data(), DType::kF32, {3, 2}, {3, 1}), rows,
-                          TensorView(out.data(), DType::kF32, {4, 2}, {4, 1}))
-                  .ok());
-  EXPECT_EQ(out, (std::vector<float>{5, 6, -1, -1, 1, 2, -1, -1, 1, 2, -1, -1, 3, 4, -1, -1}));
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    Buffer x(dtype, {3, 2}, Layout::kSliced), out(dtype, {4, 2}, Layout::kSliced);
+    x.fill({1, 2, 3, 4, 5, 6});
+    Ints rows({2, 0, 0, 1});
+    ASSERT_TRUE(gather_rows(context(), x.view(), rows.span(), rows.data(), out.view()).ok());
+    ASSERT_TRUE(context().synchronize().ok());
+    EXPECT_EQ(out.values(), (std::vector<double>{5, 6, 1, 2, 1, 2, 3, 4}));
+  }
 }
 
 }  // namespace

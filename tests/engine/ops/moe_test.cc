@@ -120,7 +120,7 @@ TEST(Routing, NanLogitsChooseSomeone) {
   }
 }
 
-class Combine : public testing::Test {
+class Combine : public ::testing::Test {
  protected:
   Combine() {
     ContextOptions options;

@@ -59,7 +59,7 @@ std::vector<std::size_t> in_order() {
   return order;
 }
 
-class F16AloneIsTogether : public testing::TestWithParam<const char*> {};
+class F16AloneIsTogether : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(F16AloneIsTogether, AllChunksAndBatches) {
   for (const std::int32_t max_batch : {1, 3, 8}) {
@@ -97,7 +97,7 @@ TEST_P(F16AloneIsTogether, StaggeredSubmits) {
   expect_alone(GetParam(), DType::kF32, order, ids, outputs);
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, F16AloneIsTogether, testing::Values("golden_a", "golden_c"),
+INSTANTIATE_TEST_SUITE_P(Checkpoints, F16AloneIsTogether, ::testing::Values("golden_a", "golden_c"),
                          [](const auto& tested) { return std::string(tested.param); });
 
 // Where a prompt is cut shows in bf16, within the bounds; on the grid of 64 it does not.

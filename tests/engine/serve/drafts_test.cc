@@ -30,9 +30,9 @@ Request repeating(std::size_t period, std::size_t length, std::int32_t new_token
   return request;
 }
 
-class Drafts : public testing::TestWithParam<const char*> {};
+class Drafts : public ::testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Drafts,
-                         testing::Values("golden_a", "golden_c", "golden_moe_split"));
+                         ::testing::Values("golden_a", "golden_c", "golden_moe_split"));
 
 std::vector<Request> some_requests() {
   std::vector<Request> requests;

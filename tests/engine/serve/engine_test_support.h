@@ -20,6 +20,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/serve/engine.h"
+#include "tests/support/contexts.h"
 
 namespace hybridattn::engine {
 
@@ -35,15 +36,15 @@ inline nlohmann::json read_json(const std::filesystem::path& path) {
   return nlohmann::json::parse(file);
 }
 
-/// Memory that is full of NaN: what is read before it was written shows, and what is written behind
-/// the end. It counts what is not given back, and gives nothing from the n-th request on where that
-/// is asked for.
+/// Memory of the test device that is full of NaN: what is read before it was written shows, and
+/// what is written behind the end. It counts what is not given back, and gives nothing from the
+/// n-th request on where that is asked for.
 class PoisonAllocator final : public Allocator {
  public:
   void* allocate(std::size_t bytes) noexcept override {
     if (gives_ == 0) return nullptr;
     if (gives_ > 0) --gives_;
-    void* block = ::operator new (bytes + kTail, std::align_val_t{64}, std::nothrow);
+    void* block = hybridattn::testing::shared_memory().allocate(bytes + kTail);
     if (block == nullptr) return nullptr;
     std::memset(block, 0xff, bytes + kTail);
     live_ += static_cast<std::int64_t>(bytes);
@@ -57,7 +58,7 @@ class PoisonAllocator final : public Allocator {
       ADD_FAILURE() << "byte " << i << " behind a block of " << bytes << " bytes was written";
       break;
     }
-    ::operator delete (block, std::align_val_t{64});
+    hybridattn::testing::shared_memory().deallocate(block, bytes + kTail);
   }
   /// -1 = no end.
   void set_gives(std::int64_t count) { gives_ = count; }
@@ -89,6 +90,7 @@ struct EngineSetup {
 inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
   static PoisonAllocator poison;
   EngineOptions options;
+  options.context.device = hybridattn::testing::test_device();
   options.context.threads = 1;
   options.context.allocator = setup.allocator != nullptr ? setup.allocator : &poison;
   options.dtype = setup.dtype;

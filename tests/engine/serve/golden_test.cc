@@ -26,7 +26,7 @@ std::vector<GoldenCase> golden_cases(const std::string& checkpoint) {
   return cases;
 }
 
-class Golden : public testing::TestWithParam<const char*> {};
+class Golden : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(Golden, GreedyTokensInF32) {
   const auto engine = make_engine({.checkpoint = GetParam()});
@@ -88,8 +88,8 @@ TEST_P(Golden, LogProbabilitiesAreOfTheNextId) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Golden,
-                         testing::Values("golden_a", "golden_c", "golden_nested",
-                                         "golden_moe_stacked", "golden_moe_split"),
+                         ::testing::Values("golden_a", "golden_c", "golden_nested",
+                                           "golden_moe_stacked", "golden_moe_split"),
                          [](const auto& tested) { return std::string(tested.param); });
 
 TEST(TinyModel, GreedyTextInF32) {

@@ -16,12 +16,12 @@ void PrintTo(const Mode& mode, std::ostream* out) {
   *out << mode.checkpoint << '_' << dtype_name(mode.dtype);
 }
 
-class Invariance : public testing::TestWithParam<Mode> {};
+class Invariance : public ::testing::TestWithParam<Mode> {};
 INSTANTIATE_TEST_SUITE_P(Modes, Invariance,
-                         testing::Values(Mode{"golden_a", DType::kF32},
-                                         Mode{"golden_a", DType::kBF16},
-                                         Mode{"golden_c", DType::kF32},
-                                         Mode{"golden_moe_stacked", DType::kF32}));
+                         ::testing::Values(Mode{"golden_a", DType::kF32},
+                                           Mode{"golden_a", DType::kBF16},
+                                           Mode{"golden_c", DType::kF32},
+                                           Mode{"golden_moe_stacked", DType::kF32}));
 
 EngineSetup setup_of(const Mode& mode) {
   EngineSetup setup;

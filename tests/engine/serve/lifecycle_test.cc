@@ -14,7 +14,7 @@ Request plain(std::size_t length, std::int32_t max_new_tokens, unsigned seed = 1
 }
 
 /// The engine with its capacity, which must be there again when it is idle.
-class Ledger : public testing::Test {
+class Ledger : public ::testing::Test {
  protected:
   void start(const EngineSetup& setup) {
     engine_ = make_engine(setup);

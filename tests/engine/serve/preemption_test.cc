@@ -22,12 +22,12 @@ void PrintTo(const Case& c, std::ostream* out) {
        << c.draft_tokens;
 }
 
-class F14Preemption : public testing::TestWithParam<Case> {};
+class F14Preemption : public ::testing::TestWithParam<Case> {};
 
 INSTANTIATE_TEST_SUITE_P(Cases, F14Preemption,
-                         testing::Values(Case{"golden_a", true, 0}, Case{"golden_a", true, 3},
-                                         Case{"golden_a", true, 1},
-                                         Case{"golden_moe_stacked", true, 0}));
+                         ::testing::Values(Case{"golden_a", true, 0}, Case{"golden_a", true, 3},
+                                           Case{"golden_a", true, 1},
+                                           Case{"golden_moe_stacked", true, 0}));
 
 TEST_P(F14Preemption, TokensAreThoseOfAnUninterruptedRun) {
   EngineSetup setup;

@@ -1,0 +1,140 @@
+// The last part of the forward pass: logits of tokens, and what they say.
+#include <algorithm>
+
+#include "engine/model/activations.h"
+#include "engine/model/hybrid_model.h"
+#include "engine/ops/embedding.h"
+#include "hybridattn/status_macros.h"
+
+namespace hybridattn::engine {
+namespace {
+
+std::int64_t greedy_bytes(std::int64_t rows) {
+  return static_cast<std::int64_t>(greedy_scratch_bytes(rows));
+}
+
+}  // namespace
+
+std::int64_t HybridModel::logits_block() const {
+  // 32 MiB of logits: enough rows to use each weight many times, little beside the weights. On a
+  // GPU that takes more rows, and there is more memory.
+  const int shift = weights_->on_device() ? 26 : 23;
+  const std::int64_t rows = (std::int64_t{1} << shift) / config_.vocab_size;
+  return std::clamp<std::int64_t>(rows, 1, 256);
+}
+
+Status HybridModel::run_to_tokens(const Plan& plan, AttentionBackend& backend) {
+  HYBRIDATTN_TRY(run(plan, backend));
+  if (!has_head(tokens_)) return {};
+  arena_.rewind();
+  const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
+  HYBRIDATTN_ASSIGN(const TensorView logits, head(residual.hidden, nullptr));
+  return choose(logits);
+}
+
+Status HybridModel::check_logits_tokens(std::span<const std::int32_t> tokens) const {
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= tokens_) {
+      return error(StatusCode::kOutOfRange, "HybridModel::logits: tokens[", i, "] is ", tokens[i],
+                   ", must be in [0, ", tokens_, ")");
+    }
+  }
+  const auto rows = static_cast<std::int64_t>(tokens.size());
+  if (rows > logits_block()) {
+    return invalid_argument("HybridModel::logits: ", rows, " tokens are given, must be at most ",
+                            logits_block());
+  }
+  return {};
+}
+
+Result<TensorView> HybridModel::head(const TensorView& hidden, float* out) {
+  const std::int64_t rows = hidden.dim(0);
+  const TensorView normed = arena_.take(dtype_, {rows, config_.hidden_size});
+  const TensorView logits = out != nullptr
+                                ? TensorView(out, DType::kF32, {rows, config_.vocab_size})
+                                : arena_.take(DType::kF32, {rows, config_.vocab_size});
+  HYBRIDATTN_TRY(
+      rms_norm(context_, {hidden, weights_->final_norm, normed, config_.rms_norm_eps, true}));
+  HYBRIDATTN_TRY(multiply(normed, weights_->lm_head, logits));
+  return logits;
+}
+
+Status HybridModel::choose(const TensorView& logits) {
+  const TensorView scratch = arena_.take(DType::kI8, {greedy_bytes(logits.dim(0))});
+  return greedy_tokens(context_, logits, limits_.device(), static_cast<std::byte*>(scratch.data),
+                       greedy_.device());
+}
+
+TensorView HybridModel::replayed_logits() {
+  arena_.rewind();
+  const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
+  arena_.take(dtype_, {tokens_, config_.hidden_size});  // as head() lays them out
+  return arena_.take(DType::kF32, {tokens_, config_.vocab_size});
+}
+
+Result<TensorView> HybridModel::compute_logits(std::span<const std::int32_t> tokens, float* out) {
+  const auto rows = static_cast<std::int64_t>(tokens.size());
+  arena_.rewind();
+  const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
+  const TensorView hidden = arena_.take(DType::kF32, {rows, config_.hidden_size});
+  std::copy(tokens.begin(), tokens.end(), wanted_.host().begin());
+  HYBRIDATTN_TRY(wanted_.upload(tokens.size()));
+  HYBRIDATTN_TRY(gather_rows(context_, residual.hidden, tokens, wanted_.device(), hidden));
+  return head(hidden, out);
+}
+
+Status HybridModel::logits(std::span<const std::int32_t> tokens, float* out) {
+  HYBRIDATTN_TRY(check_logits_tokens(tokens));
+  if (!weights_->on_device()) return compute_logits(tokens, out).status();
+  const auto vocab = static_cast<std::size_t>(config_.vocab_size);
+  if (knows_logits_) {
+    const TensorView all = replayed_logits();
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      const float* row = static_cast<const float*>(all.data) + tokens[i] * all.stride(0);
+      HYBRIDATTN_TRY(context_.copy(out + i * vocab, row, vocab * sizeof(float)));
+    }
+  } else {
+    HYBRIDATTN_ASSIGN(const TensorView logits, compute_logits(tokens, nullptr));
+    HYBRIDATTN_TRY(context_.copy(out, logits.data, tokens.size() * vocab * sizeof(float)));
+  }
+  return context_.synchronize();
+}
+
+Status HybridModel::set_limits(std::span<const std::int32_t> limits) {
+  if (limits.size() > limits_.size()) {
+    return error(StatusCode::kOutOfRange, "HybridModel::set_limits: ", limits.size(),
+                 " limits are given, must be at most ", limits_.size());
+  }
+  const auto host = limits_.host();
+  const auto rest = host.subspan(limits.size());
+  const bool same = std::equal(limits.begin(), limits.end(), host.begin()) &&
+                    std::all_of(rest.begin(), rest.end(),
+                                [&](std::int32_t limit) { return limit == config_.vocab_size; });
+  if (same) return {};
+  std::fill(std::copy(limits.begin(), limits.end(), host.begin()), host.end(), config_.vocab_size);
+  return limits_.upload(host.size());
+}
+
+Result<std::span<const GreedyToken>> HybridModel::greedy(std::span<const std::int32_t> tokens,
+                                                         std::span<const std::int32_t> limits) {
+  HYBRIDATTN_TRY(check_logits_tokens(tokens));
+  if (!weights_->on_device()) {
+    return error(StatusCode::kFailedPrecondition,
+                 "HybridModel::greedy: the weights are on the CPU, where logits are read");
+  }
+  if (knows_logits_) {
+    HYBRIDATTN_TRY(greedy_.download(static_cast<std::size_t>(tokens_)));
+    chosen_.clear();
+    for (const std::int32_t token : tokens) {
+      chosen_.push_back(greedy_.host()[static_cast<std::size_t>(token)]);
+    }
+    return std::span<const GreedyToken>(chosen_);
+  }
+  HYBRIDATTN_TRY(set_limits(limits));
+  HYBRIDATTN_ASSIGN(const TensorView logits, compute_logits(tokens, nullptr));
+  HYBRIDATTN_TRY(choose(logits));
+  HYBRIDATTN_TRY(greedy_.download(tokens.size()));
+  return std::span<const GreedyToken>(greedy_.host().first(tokens.size()));
+}
+
+}  // namespace hybridattn::engine

@@ -1,0 +1,48 @@
+// How the engine's kernels are launched.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "hybridattn/context.h"
+
+namespace hybridattn::engine::cuda {
+
+inline Status check(cudaError_t code, const char* op) {
+  if (code == cudaSuccess) return {};
+  return error(StatusCode::kDeviceError, op, ": ", cudaGetErrorName(code), ", ",
+               cudaGetErrorString(code));
+}
+
+/// First in a kernel: from sm_90 on its blocks are in place when the kernel before ends, and wait
+/// here for what that has written.
+__device__ inline void begin_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/// Launches a kernel that starts with begin_kernel on the context's stream, whose device is that of
+/// the calling thread: see ThreadDevice.
+template <class... Params>
+Status launch(Context& context, const char* op, void (*kernel)(Params...), dim3 grid, int threads,
+              const Params&... params) {
+  int device = 0, major = 0;
+  cudaError_t code = cudaGetDevice(&device);
+  if (code == cudaSuccess) {
+    code = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  }
+  if (code != cudaSuccess) return check(code, op);
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = static_cast<cudaStream_t>(context.stream());
+  config.attrs = &early;
+  config.numAttrs = major >= 9 ? 1 : 0;
+  return check(cudaLaunchKernelEx(&config, kernel, params...), op);
+}
+
+}  // namespace hybridattn::engine::cuda
