@@ -26,6 +26,11 @@ inline constexpr int kGdnMaxSegments = 16;
 /// segment computed from the identity and from zero. A state that has decayed below 2^-64 is taken
 /// for zero there. Contexts with batch_invariant never cut. Hopper, where they fill the device: one
 /// kernel in place of two, with the same bits as these for rows that are not cut.
+///
+/// A checkpoint is the state after the last whole chunk before it, in float32, advanced by the
+/// recurrence over the at most 63 tokens that are left, and rounded once, to the type of the pool.
+/// Outputs and final states are those of the call without checkpoints, to the bit, where the same
+/// kernels serve both; on Hopper the one kernel in place of two has none.
 /// Errors: invalid_argument, out_of_range, unsupported; nothing is written on an error.
 HYBRIDATTN_API Status gdn_prefill(Context& context, const GdnArgs& args);
 

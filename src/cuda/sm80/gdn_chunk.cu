@@ -9,6 +9,11 @@ namespace {
 constexpr std::size_t kCutBytes =
     sizeof(TransferMatrix) + kStateFloats * sizeof(float) + sizeof(std::int32_t);
 
+std::size_t boundary_bytes(const ops::GdnPrefillParams& p) {
+  return static_cast<std::size_t>(p.checkpoints.host.count) * static_cast<std::size_t>(p.v.dim(1)) *
+         kStateFloats * sizeof(float);
+}
+
 /// As many as fill the card with one block each on a multiprocessor.
 int most_segments(const ops::GdnPrefillParams& p, const core::DeviceInfo& info) {
   if (p.whole_rows) return 1;
@@ -47,7 +52,7 @@ core::DeviceNeeds chunk_needs(const ops::GdnPrefillParams& p, const core::Device
   const auto heads = static_cast<std::size_t>(p.v.dim(1));
   const auto records = static_cast<std::size_t>(p.rows.device->chunks) * heads;
   const auto cuts = static_cast<std::size_t>(most_segments(p, info) - 1) * heads;
-  return {records * sizeof(ChunkRecord) + cuts * kCutBytes, 0};
+  return {records * sizeof(ChunkRecord) + cuts * kCutBytes + boundary_bytes(p), 0};
 }
 
 ChunkParams chunk_params(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch) {
@@ -63,7 +68,10 @@ ChunkParams chunk_params(const ops::GdnPrefillParams& p, const core::DeviceLaunc
   out.records = reinterpret_cast<ChunkRecord*>(launch.scratch);
   out.segments = most_segments(p, *launch.info);
   const std::int64_t heads = p.v.dim(1), cuts = (out.segments - 1) * heads;
-  out.states.transfer = reinterpret_cast<TransferMatrix*>(out.records + out.rows.chunks * heads);
+  out.checkpoints = p.checkpoints;
+  out.boundary = reinterpret_cast<float*>(out.records + out.rows.chunks * heads);
+  out.states.transfer = reinterpret_cast<TransferMatrix*>(out.boundary + p.checkpoints.host.count *
+                                                                             heads * kStateFloats);
   out.states.local = reinterpret_cast<float*>(out.states.transfer + cuts);
   out.states.forgets = reinterpret_cast<std::int32_t*>(out.states.local + cuts * kStateFloats);
   out.tokens = p.q.dim(0);

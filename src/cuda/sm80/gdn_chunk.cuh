@@ -85,7 +85,9 @@ struct ChunkParams {
   ChunkRecord* records;  // [chunks, HV]
   int segments;          // into how many all rows may be cut, 1 = they are not
   SegmentStates states;  // between them
-  std::int64_t tokens;   // of q, k and v
+  ops::PlacedCheckpoints checkpoints;
+  float* boundary;      // [checkpoints, HV, 128, 128] states at the chunk boundaries before them
+  std::int64_t tokens;  // of q, k and v
   int k_heads, v_heads, group;
   float scale;
   bool qk_l2norm;
