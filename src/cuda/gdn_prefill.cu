@@ -25,12 +25,18 @@ Status run_chunks(const ops::GdnPrefillParams& p, const core::DeviceLaunch& laun
     HYBRIDATTN_TRY(kF16(params, launch));
   }
   if (p.checkpoints.host.count == 0) return {};
-  return finish_checkpoints(p, params.boundary, launch);
+  const std::int64_t heads = p.v.dim(1);
+  const ConstTensorView boundary(params.boundary,
+                                 {p.checkpoints.host.count, heads, kChunkDim, kChunkDim});
+  return finish_checkpoints(p, View(boundary), launch);
 }
 
 #if defined(HYBRIDATTN_CUDA_SM90)
 const char* refusal_sm90(const ops::GdnPrefillParams& p, const core::DeviceInfo& info) {
   if (info.compute_major != 9) return "the sm90 kernels run on compute capability 9.0 alone";
+  if (p.k.dim(2) != kChunkDim || p.v.dim(2) != kChunkDim) {
+    return "the sm90 kernels have K = V = 128 only";
+  }
   return chunk_refusal(p);
 }
 const char* refusal_sm90_fused(const ops::GdnPrefillParams& p, const core::DeviceInfo& info) {

@@ -21,6 +21,10 @@ inline constexpr int kGdnMaxSegments = 16;
 /// stands inside of the products: sum_c k_ic k_jc exp(G_ic - G_jc). Source: the WY form of Gated
 /// DeltaNet, and of Kimi Delta Attention.
 ///
+/// CUDA takes chunks where K and V are 64 or 128, the log decay is [T, HV] and q, k, v and out are
+/// of one type, bf16 or f16, in heads aligned to 16 bytes; other calls go token after token.
+/// Hopper's own kernels are for K = V = 128; heads of 64 go through those of sm_80.
+///
 /// CUDA, where rows and heads are too few for the device: long rows are cut into segments that are
 /// walked side by side from states found beforehand, S_end = S_start M + B with M and B of each
 /// segment computed from the identity and from zero. A state that has decayed below 2^-64 is taken

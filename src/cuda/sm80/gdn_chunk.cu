@@ -17,15 +17,19 @@ std::size_t boundary_bytes(const ops::GdnPrefillParams& p) {
 /// As many as fill the card with one block each on a multiprocessor.
 int most_segments(const ops::GdnPrefillParams& p, const core::DeviceInfo& info) {
   if (p.whole_rows) return 1;
-  const std::int64_t blocks = p.v.dim(1) * kWalkParts;
+  const std::int64_t blocks = p.v.dim(1) * (p.v.dim(2) * kWalkParts / kChunkDim);
   return static_cast<int>(std::clamp<std::int64_t>(info.num_sms / blocks, 1, kGdnMaxSegments));
+}
+
+bool has_chunk_dim(const ConstTensorView& heads) {
+  return heads.dim(2) == 64 || heads.dim(2) == kChunkDim;
 }
 
 }  // namespace
 
 const char* chunk_refusal(const ops::GdnParams& p) {
-  if (p.k.dim(2) != kChunkDim || p.v.dim(2) != kChunkDim) {
-    return "the chunked kernels have K = V = 128 only";
+  if (!has_chunk_dim(p.k) || !has_chunk_dim(p.v)) {
+    return "the chunked kernels have K and V of 64 and 128 only";
   }
   if (p.channel_decay()) return "the chunked kernels have one decay a head";
   if (p.q.dtype == DType::kF32) return "the chunked kernels take bf16 and f16, not f32";
@@ -58,10 +62,10 @@ core::DeviceNeeds chunk_needs(const ops::GdnPrefillParams& p, const core::Device
 ChunkParams chunk_params(const ops::GdnPrefillParams& p, const core::DeviceLaunch& launch) {
   ChunkParams out{};
   out.rows = *p.rows.device;
-  out.q = View(p.q);
-  out.k = View(p.k);
-  out.v = View(p.v);
-  out.out = View(p.out);
+  out.q = HeadView(p.q);
+  out.k = HeadView(p.k);
+  out.v = HeadView(p.v);
+  out.out = HeadView(p.out);
   out.log_decay = View(p.log_decay);
   out.beta = View(p.beta);
   out.state = View(p.state);

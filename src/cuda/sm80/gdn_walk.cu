@@ -69,15 +69,15 @@ __global__ void __launch_bounds__(kWalkers, 2) walk_kernel(const __grid_constant
   if (!find_walk(p, static_cast<int>(blockIdx.x / (heads * kWalkParts)), segment)) return;
   const WalkTask task = walk_task(p, segment, static_cast<int>(blockIdx.x / kWalkParts % heads),
                                   static_cast<int>(blockIdx.x % kWalkParts));
-  if (task.chunks == 0) return;
+  if (task.chunks == 0 || task.first_v >= p.v.channels) return;
   if (task.row.slot == kPadIndex) return zero_out<X>(p, task, kChannels);
   StateRows rows;
-  load_state(p, segment, task, rows, [&] { enter_segment(p, segment, task, rows, raw); });
+  load_state<true>(p, segment, task, rows, [&] { enter_segment(p, segment, task, rows, raw); });
   Checkpoints checkpoints(p, segment);
   walk_chunks<X, true>({p, task, *reinterpret_cast<WalkBuffers*>(raw)}, rows, checkpoints);
   if (!segment.last) return;
   checkpoints.pass(task.chunks, task, rows);
-  rows.store(p, task);
+  rows.store<true>(p, task);
 }
 
 /// The states at the cuts: see gdn_segment_states.cuh.
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kWalkers, 2)
   SegmentWork work;
   if (!find_work(p, work)) return;
   StateRows rows;
-  begin_work(p, work, rows);
+  begin_work<true>(p, work, rows);
   NoCheckpoints none(p, work.segment);
   walk_chunks<X, false>({p, work.task, *reinterpret_cast<WalkBuffers*>(raw), work.local}, rows,
                         none);

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int head = static_cast<int>(task / v_blocks % heads);
   const int index = static_cast<int>(task / v_blocks / heads);
   const Row row = load_row(p.rows, index);
-  const bool begun = Checkpoints && p.begin != nullptr;
+  const bool begun = Checkpoints && p.begin.data != nullptr;
   if (row.length == 0 && !begun) return;
   if (row.slot == kPadIndex) {
     if (!begun) zero_out(p, row, head, first_v);
@@ -94,8 +94,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
   if (begun) {
     for_state([&](int r, int e, int v, int k) {
-      const std::int64_t at = (std::int64_t{index} * p.v_heads + head) * p.v_dim + v;
-      s[r][e] = p.begin[at * p.k_dim + k];
+      s[r][e] = load(p.begin, p.begin.at(index, head, v, k));
     });
   }
   const auto store_state = [&](std::int64_t slot) {
@@ -177,8 +176,9 @@ Status launch_rows(const char* op, const RecurrenceParams& p, cudaStream_t strea
                           part.rows = rows;
                           if (part.kept_row != nullptr) part.kept_row += first;
                           if (part.checkpoints.first != nullptr) part.checkpoints.first += first;
-                          if (part.begin != nullptr) {
-                            part.begin += first * p.v_heads * p.v_dim * p.k_dim;
+                          if (part.begin.data != nullptr) {
+                            part.begin.data +=
+                                first * p.begin.stride[0] * std::int64_t{sizeof(float)};
                           }
                           recurrence_kernel<Parts, Checkpoints><<<blocks, kWarps * 32, 0, stream>>>(
                               part, static_cast<unsigned>(v_blocks));
@@ -188,7 +188,7 @@ Status launch_rows(const char* op, const RecurrenceParams& p, cudaStream_t strea
 
 template <int Parts>
 Status launch_kernel(const char* op, const RecurrenceParams& p, cudaStream_t stream) {
-  const bool checkpoints = p.checkpoints.first != nullptr || p.begin != nullptr;
+  const bool checkpoints = p.checkpoints.first != nullptr || p.begin.data != nullptr;
   return checkpoints ? launch_rows<Parts, true>(op, p, stream)
                      : launch_rows<Parts, false>(op, p, stream);
 }
@@ -229,7 +229,7 @@ RecurrenceParams recurrence_params(const ops::GdnPrefillParams& p) {
   return out;
 }
 
-Status finish_checkpoints(const ops::GdnPrefillParams& p, const float* boundary,
+Status finish_checkpoints(const ops::GdnPrefillParams& p, const View& boundary,
                           const core::DeviceLaunch& launch) {
   RecurrenceParams tails = recurrence_params(static_cast<const ops::GdnParams&>(p));
   tails.rows = DeviceRowTables{};

@@ -23,8 +23,8 @@ struct RecurrenceParams {
   /// States to be stored on the way, in slots of `state`.
   ops::PlacedCheckpoints checkpoints;
   /// [rows, HV, V, K] f32 that rows begin with in place of `state`; then there are no outputs, and
-  /// rows of no tokens are stored too. nullptr: as always.
-  const float* begin;
+  /// rows of no tokens are stored too. No data: as always.
+  View begin;
   int v_heads, group, k_dim, v_dim;
   float scale;
   bool qk_l2norm, channel_decay;
@@ -38,7 +38,7 @@ RecurrenceParams recurrence_params(const ops::GdnPrefillParams& p);
 Status run_recurrence(const char* op, const RecurrenceParams& p, const core::DeviceLaunch& launch);
 /// The checkpoints of a prefill, from the states at the chunk boundaries before them, in float32:
 /// `boundary` [checkpoints, HV, V, K].
-Status finish_checkpoints(const ops::GdnPrefillParams& p, const float* boundary,
+Status finish_checkpoints(const ops::GdnPrefillParams& p, const View& boundary,
                           const core::DeviceLaunch& launch);
 
 }  // namespace hybridattn::cuda
