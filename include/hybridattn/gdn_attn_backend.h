@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "hybridattn/attention_backend.h"
+#include "hybridattn/ops/copy_slots.h"
 
 namespace hybridattn {
 
@@ -57,6 +58,7 @@ class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
   Context& context_;
   GdnStateView states_;
   GdnStateView kept_;
+  std::vector<SlotPool> commit_pools_;  // both states of all layers, from those kept
   Status check_layer(const RadixLinearAttention& layer) const;
   Result<std::shared_ptr<backend::PlacedGdnStep>> place_step(const GraphShape& shape,
                                                              bool recordable);

@@ -21,6 +21,7 @@
 #include "hybridattn/ops/ragged_rows.h"
 #include "hybridattn/ops/rms_norm.h"
 #include "hybridattn/ops/rotary.h"
+#include "hybridattn/ops/row_checkpoints.h"
 #include "hybridattn/ops/sigmoid_gate.h"
 #include "hybridattn/ops/silu_mul.h"
 #include "hybridattn/ops/store_kv.h"

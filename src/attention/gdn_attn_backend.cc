@@ -107,7 +107,13 @@ Status check_args(const Plan& plan, const RadixLinearAttention& layer, const Gdn
 
 GDNAttnBackend::GDNAttnBackend(Context& context, GdnStateView states, GdnStateView kept)
     : context_(context), states_(std::move(states)), kept_(std::move(kept)),
-      uses_(std::make_unique<backend::StepUses>()) {}
+      uses_(std::make_unique<backend::StepUses>()) {
+  if (kept_.conv.empty()) return;
+  for (std::size_t i = 0; i < states_.conv.size(); ++i) {
+    commit_pools_.push_back({states_.recurrent[i], kept_.recurrent[i]});
+    commit_pools_.push_back({states_.conv[i], kept_.conv[i]});
+  }
+}
 
 GDNAttnBackend::~GDNAttnBackend() = default;
 
@@ -239,18 +245,9 @@ Status GDNAttnBackend::move_accepted(Plan& base, std::span<const AcceptedRow> ac
     plan->kept_last[r] = path.empty() ? kPadIndex : plan->kept[r] + path.back();
   }
   if (count == 0) return {};
-  HYBRIDATTN_ASSIGN(const std::int32_t* device_kept,
-                    ops::place_array(context_, plan->kept_last.data(), count));
-  HYBRIDATTN_ASSIGN(const std::int32_t* device_slots, ops::place_array(context_, rows.slot, count));
-  const auto take = [&](const TensorView& pool, const TensorView& kept) {
-    return copy_slots(context_, {pool, plan->kept_last.data(), rows.slot, count, kept, device_kept,
-                                 device_slots});
-  };
-  for (std::size_t i = 0; i < states_.conv.size(); ++i) {
-    HYBRIDATTN_TRY(take(states_.recurrent[i], kept_.recurrent[i]));
-    HYBRIDATTN_TRY(take(states_.conv[i], kept_.conv[i]));
-  }
-  return {};
+  const std::int32_t* device_slots = rows.device == nullptr ? nullptr : rows.device->slot;
+  return copy_slots_of_pools(
+      context_, {commit_pools_, plan->kept_last.data(), rows.slot, count, nullptr, device_slots});
 }
 
 Status GDNAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {

@@ -115,12 +115,11 @@ Status GdnStatePool::copy(const Handle& source, const Handle& destination) {
   HYBRIDATTN_TRY(check_live("copy", source));
   HYBRIDATTN_TRY(check_live("copy", destination));
   if (source.index == destination.index) return {};
+  std::vector<SlotPool> pools;
   for (const auto* layers : {&view_.recurrent, &view_.conv}) {
-    for (const TensorView& layer : *layers) {
-      HYBRIDATTN_TRY(copy_slots(context_, {layer, &source.index, &destination.index, 1}));
-    }
+    for (const TensorView& layer : *layers) pools.push_back({layer, {}});
   }
-  return {};
+  return copy_slots_of_pools(context_, {pools, &source.index, &destination.index, 1});
 }
 
 }  // namespace hybridattn

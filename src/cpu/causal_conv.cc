@@ -12,6 +12,22 @@
 HWY_BEFORE_NAMESPACE();
 namespace hybridattn::cpu::HWY_NAMESPACE {
 
+/// All tokens of a row, in pieces that end at its checkpoints.
+template <int W>
+void run_row(const ops::CausalConvParams& p, const ConvBlock& block, ConvWindow<W>& window) {
+  const std::int64_t start = p.rows.start[block.row];
+  const RowCheckpoints& all = p.checkpoints.host;
+  std::int64_t begin = start;
+  for (std::int32_t i = ops::first_checkpoint(all, block.row);
+       i < all.count && all.row[i] == block.row; ++i) {
+    if (all.slot[i] == kPadIndex) continue;
+    window.run(p, block, begin, start + all.tokens[i]);
+    window.store(p.state, all.slot[i], block);
+    begin = start + all.tokens[i];
+  }
+  window.run(p, block, begin, start + p.rows.length[block.row]);
+}
+
 void causal_conv(const ops::CausalConvParams& p, core::Launch& launch) {
   for_conv_blocks(p, launch, [&]<int W>(const ConvBlock& block) {
     ConvWindow<W> window;
@@ -22,8 +38,7 @@ void causal_conv(const ops::CausalConvParams& p, core::Launch& launch) {
     } else {
       window.load(p.state, slot, block);
     }
-    const std::int64_t begin = p.rows.start[block.row];
-    window.run(p, block, begin, begin + p.rows.length[block.row]);
+    run_row(p, block, window);
     window.store(p.state, slot, block);
   });
 }

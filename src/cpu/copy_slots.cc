@@ -14,10 +14,13 @@ namespace hybridattn::cpu::HWY_NAMESPACE {
 
 void copy_slots(const ops::CopySlotsParams& p, core::Launch& launch) {
   launch.target = hwy::TargetName(HWY_TARGET);
-  parallel_for(launch.executor, p.count, [&](std::int64_t i, int) {
-    if (p.source[i] == kPadIndex || p.destination[i] == kPadIndex) return;
-    std::memcpy(p.pool + p.destination[i] * p.slot_stride, p.from + p.source[i] * p.from_stride,
-                static_cast<std::size_t>(p.slot_bytes));
+  const std::int64_t tasks = std::int64_t{p.num_pools} * p.count;
+  parallel_for(launch.executor, tasks, [&](std::int64_t task, int) {
+    const ops::PoolSlots& slots = p.pools[task / p.count];
+    const std::int64_t from = p.source[task % p.count], to = p.destination[task % p.count];
+    if (from == kPadIndex || to == kPadIndex) return;
+    std::memcpy(slots.pool + to * slots.slot_stride, slots.from + from * slots.from_stride,
+                static_cast<std::size_t>(slots.slot_bytes));
   });
 }
 

@@ -150,9 +150,9 @@ inline float decay_of(float log_decay) {
   return static_cast<float>(std::exp(core::clamp_log_decay(log_decay)));
 }
 
-/// One step of one head.
-inline void step_head(const ops::GdnParams& p, std::int64_t token, std::int64_t head,
-                      const StepStates& states, float* scratch) {
+/// One step of one head, whose output is left in the scratch: returns it.
+inline const float* step_state(const ops::GdnParams& p, std::int64_t token, std::int64_t head,
+                               const StepStates& states, float* scratch) {
   const std::int64_t k_dim = p.k.dim(2);
   const std::int64_t v_dim = p.v.dim(2);
   const StepScratch x(scratch, k_dim, v_dim);
@@ -166,7 +166,14 @@ inline void step_head(const ops::GdnParams& p, std::int64_t token, std::int64_t 
   } else {
     step_rows(p, states, x, beta, HeadDecay(decay_of(gate_of(p.log_decay, token, head))));
   }
-  store_row(x.out, v_dim, row3(p.out, token, head), p.out.dtype);
+  return x.out;
+}
+
+/// One step of one head.
+inline void step_head(const ops::GdnParams& p, std::int64_t token, std::int64_t head,
+                      const StepStates& states, float* scratch) {
+  const float* out = step_state(p, token, head, states, scratch);
+  store_row(out, p.v.dim(2), row3(p.out, token, head), p.out.dtype);
 }
 
 }  // namespace hybridattn::cpu::HWY_NAMESPACE

@@ -13,6 +13,7 @@
 
 #include "src/cpu/bf16_product-inl.h"
 #include "src/cpu/gdn-inl.h"
+#include "src/cpu/gdn_checkpoints-inl.h"
 #include "src/cpu/scratch.h"
 #include "src/ops/gdn_prefill_params.h"
 
@@ -399,6 +400,14 @@ void run_bf16_chunk(const ops::GdnPrefillParams& p, std::int64_t first, std::int
                                     {c.u_decayed, c.v_dim}, {c.state, c.v_dim});
 }
 
+/// The state [k_dim, v_dim] as [v_dim, k_dim].
+inline void turn_back(const Bf16Chunk& c, float* to) {
+  for (std::int64_t k = 0; k < c.k_dim; k += kTileSide) {
+    turn_units(reinterpret_cast<const std::uint32_t*>(c.state) + k * c.v_dim, c.v_dim, c.v_dim,
+               reinterpret_cast<std::uint32_t*>(to) + k, c.k_dim);
+  }
+}
+
 /// The state of the row's slot as [k_dim, v_dim], or zeros; and back.
 inline void load_turned_state(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t head,
                               Bf16Chunk& c) {
@@ -434,16 +443,20 @@ template <class Products>
 void prefill_head_bf16(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t head,
                        std::byte* scratch) {
   Bf16Chunk c(scratch, p.k.dim(2), p.v.dim(2));
+  GdnCheckpoints checkpoints(p, row, head, checkpoint_scratch(p, scratch));
+  const auto copy_state = [&](float* to) { turn_back(c, to); };
   load_turned_state(p, row, head, c);
   const std::int64_t begin = p.rows.start[row];
   const std::int64_t end = begin + p.rows.length[row];
   for (std::int64_t first = begin; first < end; first += kGdnChunk) {
+    checkpoints.pass(first, copy_state);
     c.length = end - first < kGdnChunk ? end - first : kGdnChunk;
     run_bf16_chunk<Products>(p, first, head, c);
     for (std::int64_t i = 0; i < c.length; ++i) {
       store_row(c.o + i * c.v_dim, c.v_dim, row3(p.out, first + i, head), p.out.dtype);
     }
   }
+  checkpoints.pass(end, copy_state);
   store_turned_state(p, row, head, c);
 }
 

@@ -1,5 +1,7 @@
 // The chunked gated delta rule on the CPU: per row and value head, chunk after chunk, as small
 // matrix products in float32 (the formulas stand at the public declaration).
+#include <algorithm>
+
 #include "src/core/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -8,6 +10,7 @@
 
 #include "src/cpu/flush_denormals.h"
 #include "src/cpu/gdn_bf16-inl.h"
+#include "src/cpu/gdn_checkpoints-inl.h"
 #include "src/cpu/gdn_chunk-inl.h"
 #include "src/cpu/kda_chunk-inl.h"
 #include "src/cpu/kernels.h"
@@ -94,10 +97,16 @@ void run_chunk(const ops::GdnPrefillParams& p, std::int64_t first, std::int64_t 
 }
 
 void run_chunks(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t head, float* state,
-                std::int64_t state_stride, Chunk& c) {
+                std::int64_t state_stride, Chunk& c, GdnCheckpoints& checkpoints) {
   const std::int64_t begin = p.rows.start[row];
   const std::int64_t end = begin + p.rows.length[row];
+  const auto copy_state = [&](float* to) {
+    for (std::int64_t i = 0; i < c.v_dim; ++i) {
+      std::copy_n(state + i * state_stride, c.k_dim, to + i * c.k_dim);
+    }
+  };
   for (std::int64_t first = begin; first < end; first += kChunk) {
+    checkpoints.pass(first, copy_state);
     c.length = end - first < kChunk ? end - first : kChunk;
     if (p.channel_decay()) {
       run_channel_chunk(p, first, head, state, state_stride, c);
@@ -108,6 +117,7 @@ void run_chunks(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t h
       store_row(c.o + i * c.v_dim, c.v_dim, row3(p.out, first + i, head), p.out.dtype);
     }
   }
+  checkpoints.pass(end, copy_state);
 }
 
 void zero_head(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t head) {
@@ -119,6 +129,7 @@ void zero_head(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t he
 void prefill_head(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t head,
                   std::byte* scratch) {
   Chunk c(scratch, p.k.dim(2), p.v.dim(2), p.channel_decay());
+  GdnCheckpoints checkpoints(p, row, head, checkpoint_scratch(p, scratch));
   const std::int32_t slot = p.rows.slot[row];
   const bool in_place = p.state.dtype == DType::kF32;
   float* state = in_place ? reinterpret_cast<float*>(row4(p.state, slot, head, 0)) : c.state;
@@ -131,7 +142,7 @@ void prefill_head(const ops::GdnPrefillParams& p, std::int32_t row, std::int64_t
       load_row(row4(p.state, slot, head, i), p.state.dtype, c.k_dim, s);
     }
   }
-  run_chunks(p, row, head, state, stride, c);
+  run_chunks(p, row, head, state, stride, c, checkpoints);
   for (std::int64_t i = 0; !in_place && i < c.v_dim; ++i) {
     store_row(state + i * stride, c.k_dim, row4(p.state, slot, head, i), p.state.dtype);
   }

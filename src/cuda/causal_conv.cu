@@ -1,5 +1,6 @@
 // The causal convolution on CUDA: a thread walks a part of a row for a few channels.
 #include "hybridattn/ops/gdn_prefill.h"
+#include "src/cuda/checkpoints.cuh"
 #include "src/cuda/conv.cuh"
 #include "src/cuda/formulas.cuh"
 #include "src/cuda/grid.cuh"
@@ -68,15 +69,17 @@ __device__ inline float in_state(const ConvParams& p, const Row& row, int channe
   return row.computed == 0 ? 0.0f : load(p.state, p.state.at(row.slot, channel, p.width - 1 + i));
 }
 
-/// The inputs of the last tokens, those before the row from its state.
+/// The last inputs of the row's first `tokens` tokens, those before the row from its state, to a
+/// slot.
 template <class Channels>
-__device__ void move_state(const ConvParams& p, const Row& row, int channel) {
+__device__ void store_state(const ConvParams& p, const Row& row, int channel, int tokens,
+                            std::int32_t slot) {
 #pragma unroll
   for (int n = 0; n < Channels::kChannels; ++n) {
     float last[kMaxConvWidth - 1];
 #pragma unroll
     for (int w = 0; w < kMaxConvWidth - 1; ++w) {
-      const int i = row.length - (p.width - 1) + w;
+      const int i = tokens - (p.width - 1) + w;
       if (w < p.width - 1) {
         last[w] = i < 0 ? in_state(p, row, channel + n, i)
                         : load(p.x, p.x.at(row.start + i, channel + n));
@@ -84,12 +87,27 @@ __device__ void move_state(const ConvParams& p, const Row& row, int channel) {
     }
 #pragma unroll
     for (int w = 0; w < kMaxConvWidth - 1; ++w) {
-      if (w < p.width - 1) store(p.state, p.state.at(row.slot, channel + n, w), last[w]);
+      if (w < p.width - 1) store(p.state, p.state.at(slot, channel + n, w), last[w]);
     }
   }
 }
 
+/// The row's checkpoints behind tokens [first, end): the old state is needed by those of the row's
+/// first part alone.
 template <class Channels>
+__device__ void store_checkpoints(const ConvParams& p, const Row& row, int index, int channel,
+                                  int first, int end) {
+  CheckpointsLeft left(p.checkpoints, index);
+  for (; left.next < left.end; ++left.next) {
+    const int tokens = p.checkpoints.tokens[left.next];
+    const std::int32_t slot = p.checkpoints.slot[left.next];
+    if (tokens > first && tokens <= end && slot != kPadIndex) {
+      store_state<Channels>(p, row, channel, tokens, slot);
+    }
+  }
+}
+
+template <class Channels, bool kCheckpoints>
 __global__ void __launch_bounds__(kConvThreads) conv_kernel(const __grid_constant__ ConvParams p) {
   constexpr int kN = Channels::kChannels;
   const int chunk = static_cast<int>(blockIdx.x / kParts);
@@ -130,8 +148,11 @@ __global__ void __launch_bounds__(kConvThreads) conv_kernel(const __grid_constan
       window[w][n] = wanted && i < 0 ? in_state(p, row, channel + n, i) : Channels::get(raw, n);
     }
   }
+  if constexpr (kCheckpoints) {
+    store_checkpoints<Channels>(p, row, index, channel, first, end);
+  }
   // By the threads of the first part: no others read the old state.
-  if (first == 0) move_state<Channels>(p, row, channel);
+  if (first == 0) store_state<Channels>(p, row, channel, row.length, row.slot);
   for (int i = first; i < end; i += kAtOnce) {
     typename Channels::Raw raw[kAtOnce];
 #pragma unroll
@@ -162,7 +183,11 @@ Status launch_conv(const ConvParams& p, const core::DeviceLaunch& launch) {
   dim3 grid = p.grid(p.rows.chunks);
   grid.x *= kParts;
   grid.y = (grid.y + Channels::kChannels - 1) / Channels::kChannels;
-  conv_kernel<Channels><<<grid, kConvThreads, 0, stream_of(launch)>>>(p);
+  if (p.checkpoints.first == nullptr) {
+    conv_kernel<Channels, false><<<grid, kConvThreads, 0, stream_of(launch)>>>(p);
+  } else {
+    conv_kernel<Channels, true><<<grid, kConvThreads, 0, stream_of(launch)>>>(p);
+  }
   return check_launch("causal_conv");
 }
 

@@ -21,7 +21,7 @@ Status check_causal_conv(const char* op, const CausalConvArgs& args, CausalConvP
   if (!check.ok()) return check.status();
   HYBRIDATTN_TRY(check_ragged_rows(op, args.rows, check["T"], check["slots"],
                                    std::numeric_limits<std::int32_t>::max()));
-  params = CausalConvParams{args.rows, args.x, args.weight, args.state, args.out, args.silu};
+  params = CausalConvParams{args.rows, args.x, args.weight, args.state, args.out, args.silu, {}};
   return {};
 }
 

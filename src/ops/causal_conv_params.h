@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hybridattn/ops/causal_conv.h"
+#include "src/ops/checkpoints_params.h"
 
 namespace hybridattn::ops {
 
@@ -12,6 +13,7 @@ struct CausalConvParams {
   TensorView state;        // [slots, channels, width - 1]
   TensorView out;          // [tokens, channels]
   bool silu;
+  PlacedCheckpoints checkpoints;
 };
 
 }  // namespace hybridattn::ops

@@ -4,6 +4,7 @@
 #include "src/core/kernel.h"
 #include "src/ops/causal_conv_check.h"
 #include "src/ops/causal_conv_verify_params.h"
+#include "src/ops/checkpoints.h"
 #include "src/ops/place_rows.h"
 #include "src/ops/verify_check.h"
 
@@ -12,6 +13,7 @@ namespace hybridattn {
 Status causal_conv_verify(Context& context, const CausalConvVerifyArgs& args) {
   ops::CausalConvVerifyParams params{};
   HYBRIDATTN_TRY(ops::check_causal_conv("causal_conv_verify", args.conv, params.conv));
+  HYBRIDATTN_TRY(ops::refuse_checkpoints("causal_conv_verify", args.conv.checkpoints));
   core::ArgCheck check("causal_conv_verify");
   check.input("state", args.conv.state, {"slots", "C", "W-1"});
   check.output("kept", args.kept, {"kept slots", "C", "W-1"});

@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "hybridattn/ops/gdn_prefill.h"
+#include "src/ops/checkpoints_params.h"
 #include "src/ops/gdn_params.h"
 
 namespace hybridattn::ops {
@@ -11,6 +12,7 @@ namespace hybridattn::ops {
 struct GdnPrefillParams : GdnParams {
   /// Rows may not be cut where that depends on the other rows: the context is batch_invariant.
   bool whole_rows;
+  PlacedCheckpoints checkpoints;
 };
 
 /// Bytes of scratch that one worker needs: q, k and v, u, o of a chunk, two chunk x chunk products,
@@ -48,7 +50,12 @@ constexpr std::size_t gdn_prefill_bf16_scratch(std::int64_t k_dim, std::int64_t 
   return static_cast<std::size_t>(state + keys + matrices + values + gates + turning);
 }
 
-/// Bytes of scratch of one worker, whichever form serves.
+/// Bytes of scratch of one worker for its checkpoints: a state, and what a step needs.
+constexpr std::size_t gdn_checkpoint_scratch(std::int64_t k_dim, std::int64_t v_dim) {
+  return static_cast<std::size_t>(k_dim * v_dim + 4 * k_dim + 2 * v_dim) * sizeof(float);
+}
+
+/// Bytes of scratch of one worker, whichever form serves, that of checkpoints left out.
 constexpr std::size_t gdn_prefill_workspace(std::int64_t k_dim, std::int64_t v_dim,
                                             bool channel_decay) {
   const std::size_t in_float = gdn_prefill_scratch(k_dim, v_dim, channel_decay);

@@ -4,6 +4,7 @@
 
 #include "hybridattn/status_macros.h"
 #include "src/core/kernel.h"
+#include "src/ops/checkpoints.h"
 #include "src/ops/gdn_check.h"
 #include "src/ops/gdn_verify_params.h"
 #include "src/ops/place_rows.h"
@@ -15,6 +16,7 @@ Status gdn_verify(Context& context, const GdnVerifyArgs& args) {
   ops::GdnVerifyParams params{};
   HYBRIDATTN_TRY(
       ops::check_gdn("gdn_verify", args.gdn, std::numeric_limits<std::int32_t>::max(), params.gdn));
+  HYBRIDATTN_TRY(ops::refuse_checkpoints("gdn_verify", args.gdn.checkpoints));
   core::ArgCheck check("gdn_verify");
   check.input("state", args.gdn.state, {"slots", "HV", "V", "K"}, core::Dtypes::kStateFloat);
   check.output("kept", args.kept, {"kept slots", "HV", "V", "K"}, core::Dtypes::kStateFloat);

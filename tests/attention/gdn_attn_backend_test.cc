@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "hybridattn/gdn_state_pool.h"
+#include "hybridattn/graph.h"
 #include "hybridattn/hybrid_attn_backend.h"
 #include "tests/attention/paged_fixture.h"
 
@@ -227,6 +229,25 @@ TEST_F(GdnAttnBackendTest, NoRunAllocatesAfterItsPlan) {
   ASSERT_OK(gdn->run_gdn(*plan, gdn_layer, gdn_args(step, true)));
   EXPECT_EQ(memory.calls, calls);
   EXPECT_ERROR(gdn->reserve(-1), kInvalidArgument, "-1");
+}
+
+/// However many layers there are, accepted drafts are moved at once: both states of all of them.
+TEST_F(GdnAttnBackendTest, ACommitIsOneCall) {
+  const GdnStateShape shape{3, kGdnHv, kV, kK, kChannels, kWidth, DType::kF32, DType::kF32};
+  const auto pool = *GdnStatePool::create(*context, shape, kSlots);
+  const auto kept = *GdnStatePool::create(*context, shape, 9);
+  gdn = std::move(*GDNAttnBackend::create(*context, pool->view(), kept->view()));
+  const auto batch = *ForwardBatch::create(
+      {gdn_row(RowKind::kVerify, 4, 0, 3), gdn_row(RowKind::kVerify, 1, 0, 5)});
+  GdnStep step = make_gdn_step(batch);
+  const auto plan = std::move(*gdn->plan(batch));
+  for (gdn_layer.gdn_index = 0; gdn_layer.gdn_index < 3; ++gdn_layer.gdn_index) {
+    ASSERT_OK(gdn->run_gdn(*plan, gdn_layer, gdn_args(step, true)));
+  }
+  const std::vector<std::int32_t> last_accepted{1, 4};
+  const auto graph = Graph::record(*context, [&] { return gdn->commit(*plan, last_accepted); });
+  ASSERT_OK(graph.status());
+  EXPECT_EQ((*graph)->num_calls(), 1u);
 }
 
 TEST_F(GdnAttnBackendTest, HybridServesEachLayerByItsKind) {

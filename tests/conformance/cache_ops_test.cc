@@ -1,7 +1,9 @@
-// Conformance of the ops that move bytes: store_kv, copy_kv, copy_slots, zero_slots.
+// Conformance of the ops that move bytes: store_kv, copy_kv, copy_slots,
+// copy_slots_of_pools, zero_slots.
 #include <cstdint>
 #include <cstring>
 
+#include "hybridattn/graph.h"
 #include "tests/conformance/bounds.h"
 #include "tests/support/canary.h"
 
@@ -272,6 +274,103 @@ TEST_P(ConformanceCacheOps, CopySlotsMovesBytesAndNothingElse) {
   EXPECT_TRUE(canary.intact());
 }
 
+/// Slots of two rows that do not follow each other.
+TensorView wrong_strides(Buffer& pool) { return pool.view().at(0, {2, 2, 4}, {16, 8, 1}); }
+
+/// Pools of slots that differ in size, type and alignment, more of them than one launch takes; of
+/// every third the sources are slots of another pool, which has more.
+class SlotPools {
+ public:
+  explicit SlotPools(DType dtype) {
+    for (int i = 0; i < 93; ++i) {
+      const std::int64_t wide = i % 4 == 0 ? 17 : i % 4 == 1 ? 16 : i == 42 ? 5000 : 64;
+      pools_.emplace_back(i % 2 == 0 ? dtype : DType::kI32, Shape{5, 2, wide});
+      fill_pattern(pools_.back());
+      others_.emplace_back(i % 2 == 0 ? dtype : DType::kI32, Shape{8, 2, wide});
+      fill_pattern(others_.back());
+    }
+    for (std::size_t i = 0; i < pools_.size(); ++i) {
+      views_.push_back({pools_[i].view(), {}});
+      if (i % 3 == 0) views_[i].from = others_[i].view();
+    }
+  }
+
+  std::vector<SlotPool>& views() { return views_; }
+  std::size_t size() const { return pools_.size(); }
+  Buffer& pool(std::size_t i) { return pools_[i]; }
+  std::vector<Byte> source(std::size_t i, std::int64_t slot) {
+    return (i % 3 == 0 ? others_ : pools_)[i].bytes(slot);
+  }
+
+ private:
+  std::vector<Buffer> pools_, others_;
+  std::vector<SlotPool> views_;
+};
+
+TEST_P(ConformanceCacheOps, CopySlotsOfPoolsMovesTheSlotsOfEach) {
+  SlotPools pools(dtype());
+  const std::int32_t source[] = {1, kPadIndex, 4, 2}, destination[] = {0, 0, 3, kPadIndex};
+  std::vector<Canary> canaries;
+  std::vector<std::vector<Byte>> wanted;
+  for (std::size_t i = 0; i < pools.size(); ++i) {
+    canaries.emplace_back(pools.pool(i)).allow_each({0, 3});
+    for (const std::int64_t slot : {1, 4}) wanted.push_back(pools.source(i, slot));
+  }
+  ASSERT_OK(copy_slots_of_pools(context(), {pools.views(), source, destination, 4}));
+  for (std::size_t i = 0; i < pools.size(); ++i) {
+    EXPECT_EQ(pools.pool(i).bytes(0), wanted[2 * i]) << "pool " << i;
+    EXPECT_EQ(pools.pool(i).bytes(3), wanted[2 * i + 1]) << "pool " << i;
+    EXPECT_TRUE(canaries[i].intact()) << "pool " << i;
+  }
+  ASSERT_OK(copy_slots_of_pools(context(), {{}, source, destination, 4}));
+  ASSERT_OK(copy_slots_of_pools(context(), {pools.views(), nullptr, nullptr, 0}));
+}
+
+TEST_P(ConformanceCacheOps, CopySlotsOfPoolsIsOneLaunch) {
+  SlotPools pools(dtype());
+  Buffer source(DType::kI32, {2}), destination(DType::kI32, {2});
+  source.fill({1, 2});
+  destination.fill({0, 3});
+  const auto ids = [](Buffer& buffer) {
+    return static_cast<const std::int32_t*>(buffer.view().data);
+  };
+  const auto launches = [&](std::size_t count) {
+    const auto graph = Graph::record(context(), [&] {
+      return copy_slots_of_pools(context(), {{pools.views().data(), count},
+                                             ids(source),
+                                             ids(destination),
+                                             2,
+                                             ids(source),
+                                             ids(destination)});
+    });
+    EXPECT_OK(graph.status());
+    return graph.ok() ? (*graph)->num_calls() : 0;
+  };
+  EXPECT_EQ(launches(90), 1u);
+  EXPECT_EQ(launches(93), 2u);
+}
+
+TEST_P(ConformanceCacheOps, CopySlotsOfPoolsChecksAllOfThemFirst) {
+  SlotPools pools(dtype());
+  const std::int32_t good[] = {0, 1}, bad[] = {2, 5}, in_others[] = {2, 7};
+  std::vector<Canary> canaries;
+  for (std::size_t i = 0; i < pools.size(); ++i) canaries.emplace_back(pools.pool(i));
+  const auto copy = [&](const std::int32_t* source, const std::int32_t* destination) {
+    return copy_slots_of_pools(context(), {pools.views(), source, destination, 2});
+  };
+  EXPECT_ERROR(copy(good, bad), kOutOfRange, "copy_slots_of_pools", "destination[1] is 5",
+               "[0, 5)");
+  EXPECT_ERROR(copy(in_others, good), kOutOfRange, "source[1] is 7", "[0, 5)");
+  EXPECT_ERROR(copy(nullptr, good), kInvalidArgument, "source is null");
+  pools.views()[92].from = pools.pool(91).view();
+  EXPECT_ERROR(copy(good + 1, good), kInvalidArgument, "pools[92].from");
+  pools.views()[92] = {wrong_strides(pools.pool(92)), {}};
+  EXPECT_ERROR(copy(good, good), kUnsupported, "pools[92].pool", "dense");
+  pools.views()[92] = {};
+  EXPECT_ERROR(copy(good, good), kInvalidArgument, "pools[92].pool", "rank 0");
+  for (const Canary& canary : canaries) EXPECT_TRUE(canary.intact());
+}
+
 TEST_P(ConformanceCacheOps, ZeroSlotsOfAWiderPool) {
   Buffer wide(dtype(), {6, 2, 17});
   fill_pattern(wide);
@@ -287,9 +386,6 @@ TEST_P(ConformanceCacheOps, ZeroSlotsOfAWiderPool) {
   }
   EXPECT_TRUE(canary.intact());
 }
-
-/// Slots of two rows that do not follow each other.
-TensorView wrong_strides(Buffer& pool) { return pool.view().at(0, {2, 2, 4}, {16, 8, 1}); }
 
 TEST_P(ConformanceCacheOps, NothingIsWrittenOnAnError) {
   Buffer pool(dtype(), {4, 8});

@@ -86,6 +86,43 @@ TEST_P(ConformanceGdnChunks, OfRaggedRows) {
   }
 }
 
+/// Heads of 64 channels, in tiles that have room for 128.
+TEST_P(ConformanceGdnChunks, OfNarrowHeads) {
+  Rows rows;
+  rows.add(1, 70, 3, 9);
+  rows.add(72, 1, 0, 2);
+  rows.add(73, 5, kPadIndex, 0);
+  rows.add(80, 130, 5, 0);
+  rows.add(210, 64, 4, 64);
+  rows.add(275, 63, 7, 1);
+  struct Dims {
+    std::int64_t k, v;
+  };
+  for (const Dims& dims : {Dims{64, 64}, Dims{64, 128}, Dims{128, 64}}) {
+    for (const Layout layout : {Layout::kDense, Layout::kAlignedSliced}) {
+      const DType state = layout == Layout::kDense ? DType::kBF16 : DType::kF32;
+      GdnProblem problem(random, dtype(), state, layout, rows, kTokens, kSlots, dims.k, dims.v);
+      if (GetParam().cuda_family == "sm90_fused") {
+        EXPECT_ERROR(gdn_prefill(context(), problem.args(Source::kKernel)), kUnsupported,
+                     "sm90_fused is forced", "K = V = 128");
+        continue;
+      }
+      problem.poison(kTokens, kSlots);
+      Canary states(problem.state.kernel());
+      states.allow_each(rows.slots());
+      run(gdn_prefill, reference::gdn_recurrence, [&](Source s) { return problem.args(s); });
+      const DType least = state == DType::kBF16 ? state : dtype();
+      expect_conforms(problem.out, rows.tokens(), bound(), least);
+      expect_conforms(problem.state, rows.slots(), bound(), least);
+      EXPECT_TRUE(states.intact());
+      expect_zero_pads(problem);
+      if (GetParam().cuda_family == "auto" && dtype() != DType::kF32) {
+        EXPECT_EQ(context().last_kernel_target(), "sm80");
+      }
+    }
+  }
+}
+
 /// Keys that almost agree make I + L nearly singular in its corner: the solve must be exact.
 TEST_P(ConformanceGdnChunks, OfNearlyParallelKeys) {
   Rows rows;

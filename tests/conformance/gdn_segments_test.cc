@@ -77,6 +77,18 @@ TEST_P(GdnSegments, OfOneRow) {
   expect_conforms_all(problem);
 }
 
+/// Heads that are filled up with zeros.
+TEST_P(GdnSegments, OfNarrowHeads) {
+  if (GetParam().cuda_family == "sm90") GTEST_SKIP() << "its heads have 128 channels";
+  Rows rows;
+  rows.add(20, 1200, 3, 1);
+  for (const std::int64_t v_dim : {64, 128}) {
+    GdnProblem problem(random, dtype(), DType::kF32, Layout::kDense, rows, kTokens, kSlots, 64,
+                       v_dim, false, kHeads);
+    expect_conforms_all(problem);
+  }
+}
+
 /// Keys longer than 1 let a state grow where others decay: nothing may be forgotten for its decay
 /// alone.
 TEST_P(GdnSegments, OfKeysAsTheyAre) {

@@ -110,6 +110,11 @@ class AllOps {
          [=, this](Context& k) {
            return copy_slots(k, {c, zero_, zero_ + 1, 1});
          }},
+        {"copy_slots_of_pools",
+         [=, this](Context& k) {
+           const SlotPool pool{c, {}};
+           return copy_slots_of_pools(k, {{&pool, 1}, zero_, zero_ + 1, 1});
+         }},
         {"zero_slots",
          [=, this](Context& k) {
            return zero_slots(k, {c, zero_, 1});

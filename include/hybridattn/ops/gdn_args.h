@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hybridattn/ops/ragged_rows.h"
+#include "hybridattn/ops/row_checkpoints.h"
 #include "hybridattn/tensor.h"
 
 namespace hybridattn {
@@ -21,6 +22,8 @@ struct GdnArgs {
   TensorView out{};        ///< [T, HV, V]; may not overlap an input
   float scale = 0.0f;      ///< on q, required: usually K^-1/2
   bool qk_l2norm = true;   ///< normalise q and k first, as the op `l2norm` does
+  /// Of gdn_prefill: states to be stored on the way, in slots of `state`.
+  RowCheckpoints checkpoints{};
 };
 
 }  // namespace hybridattn

@@ -21,11 +21,20 @@ inline constexpr int kGdnMaxSegments = 16;
 /// stands inside of the products: sum_c k_ic k_jc exp(G_ic - G_jc). Source: the WY form of Gated
 /// DeltaNet, and of Kimi Delta Attention.
 ///
+/// CUDA takes chunks where K and V are 64 or 128, the log decay is [T, HV] and q, k, v and out are
+/// of one type, bf16 or f16, in heads aligned to 16 bytes; other calls go token after token.
+/// Hopper's own kernels are for K = V = 128; heads of 64 go through those of sm_80.
+///
 /// CUDA, where rows and heads are too few for the device: long rows are cut into segments that are
 /// walked side by side from states found beforehand, S_end = S_start M + B with M and B of each
 /// segment computed from the identity and from zero. A state that has decayed below 2^-64 is taken
 /// for zero there. Contexts with batch_invariant never cut. Hopper, where they fill the device: one
 /// kernel in place of two, with the same bits as these for rows that are not cut.
+///
+/// A checkpoint is the state after the last whole chunk before it, in float32, advanced by the
+/// recurrence over the at most 63 tokens that are left, and rounded once, to the type of the pool.
+/// Outputs and final states are those of the call without checkpoints, to the bit, where the same
+/// kernels serve both; on Hopper the one kernel in place of two has none.
 /// Errors: invalid_argument, out_of_range, unsupported; nothing is written on an error.
 HYBRIDATTN_API Status gdn_prefill(Context& context, const GdnArgs& args);
 

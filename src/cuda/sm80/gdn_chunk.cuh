@@ -23,6 +23,8 @@ namespace hybridattn::cuda {
 
 inline constexpr int kChunk = kGdnChunk;
 static_assert(kChunk == 64, "the kernels' tiles are of 64 tokens");
+/// Channels of a head that the kernels have room for; heads of 64 are filled up with zeros, which
+/// change no norm and no product.
 inline constexpr int kChunkDim = 128;
 inline constexpr int kStateFloats = kChunkDim * kChunkDim;
 /// Blocks that walk over a row's head, each with its V channels.
@@ -75,17 +77,28 @@ struct SegmentStates {
   std::int32_t* forgets;     // [cuts, HV] 1 where that is nothing: the state has decayed
 };
 
+/// A tensor of heads, and how many of kChunkDim channels it has.
+struct HeadView : View {
+  int channels = 0;
+
+  HeadView() = default;
+  explicit HeadView(const ConstTensorView& view)
+      : View(view), channels(static_cast<int>(view.dim(2))) {}
+};
+
 struct ChunkParams {
   DeviceRowTables rows;
-  View q, k;             // [tokens, HK, 128], 16-byte pieces aligned
-  View v, out;           // [tokens, HV, 128]
+  HeadView q, k;         // [tokens, HK, K], 16-byte pieces aligned
+  HeadView v, out;       // [tokens, HV, V]
   View log_decay;        // [tokens, HV] f32
   View beta;             // [tokens, HV] f32
-  View state;            // [slots, HV, 128, 128]
+  View state;            // [slots, HV, V, K]
   ChunkRecord* records;  // [chunks, HV]
   int segments;          // into how many all rows may be cut, 1 = they are not
   SegmentStates states;  // between them
-  std::int64_t tokens;   // of q, k and v
+  ops::PlacedCheckpoints checkpoints;
+  float* boundary;      // [checkpoints, HV, 128, 128] states at the chunk boundaries before them
+  std::int64_t tokens;  // of q, k and v
   int k_heads, v_heads, group;
   float scale;
   bool qk_l2norm;

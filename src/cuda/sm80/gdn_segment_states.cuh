@@ -54,6 +54,9 @@ __device__ inline bool find_work(const ChunkParams& p, SegmentWork& work) {
   WalkTask& task = work.task;
   task = walk_task(p, work.segment, static_cast<int>(blockIdx.y % heads), part % kWalkParts);
   if (task.row.slot == kPadIndex || (!work.local && work.segment.index == 0)) return false;
+  // V channels that the head has not. Rows of the identity for K that it has not meet zeros: they
+  // must be numbers.
+  if (work.local && task.first_v >= p.v.channels) return false;
   const int begin = last_to_forget(p, task);
   work.forgets = begin >= 0;
   if (!work.forgets) return true;
@@ -85,12 +88,13 @@ __device__ inline void store_transfer(const StateRows& rows, const WalkTask& tas
 
 /// What the walk begins with: V channels of a row's first segment with the row's state, of which
 /// they leave a copy.
-__device__ inline void begin_work(const ChunkParams& p, const SegmentWork& work, StateRows& rows) {
+template <bool Narrow = false>
+__device__ void begin_work(const ChunkParams& p, const SegmentWork& work, StateRows& rows) {
   const WalkTask& task = work.task;
   if (!work.local) return set_identity(rows, task);
   rows.clear();
   if (work.segment.index > 0 || task.row.computed == 0) return;
-  rows.load(p, task);
+  rows.load<Narrow>(p, task);
   rows.store(first_state(p, work.segment.cut, task.head), task);
   if (work.forgets) rows.clear();
 }

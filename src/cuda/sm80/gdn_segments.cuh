@@ -115,13 +115,13 @@ __device__ inline int last_that_forgets(const ChunkParams& p, const Segment& seg
 }
 
 /// The state that a segment or a whole row begins with; `enter` finds it from the cuts before.
-template <class Enter>
+template <bool Narrow = false, class Enter>
 __device__ void load_state(const ChunkParams& p, const Segment& segment, const WalkTask& task,
                            StateRows& rows, const Enter& enter) {
   if (segment.index > 0) {
     enter();
   } else if (segment.last || task.row.computed == 0) {
-    rows.load(p, task);
+    rows.load<Narrow>(p, task);
   } else {  // its copy: whoever walks the row's last segment writes the state
     rows.load(first_state(p, segment.cut, task.head), task);
   }

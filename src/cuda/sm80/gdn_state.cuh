@@ -138,11 +138,16 @@ struct StateRows {
 #pragma unroll
     for (int i = 0; i < 64; ++i) s[i] = 0.0f;
   }
-  /// The state at rest, or zero where it has seen nothing.
+  /// The state at rest, or zero where it has seen nothing. Narrow: K may be less than kChunkDim,
+  /// which kernels that have not the registers for it leave out.
+  template <bool Narrow = false>
   __device__ void load(const ChunkParams& p, const WalkTask& task) {
     if (task.row.computed == 0) return clear();
     for_state(task, [&](int i, int v, int k) {
-      const float2 pair = load_pair(p.state, p.state.at(task.row.slot, task.head, v, k));
+      float2 pair = make_float2(0.0f, 0.0f);
+      if (!Narrow || k < p.k.channels) {
+        pair = load_pair(p.state, p.state.at(task.row.slot, task.head, v, k));
+      }
       s[i] = pair.x;
       s[i + 1] = pair.y;
     });
@@ -160,9 +165,12 @@ struct StateRows {
       *reinterpret_cast<float2*>(state + v * kChunkDim + k) = make_float2(s[i], s[i + 1]);
     });
   }
+  template <bool Narrow = false>
   __device__ void store(const ChunkParams& p, const WalkTask& task) const {
     for_state(task, [&](int i, int v, int k) {
-      store_pair(p.state, p.state.at(task.row.slot, task.head, v, k), s[i], s[i + 1]);
+      if (!Narrow || k < p.k.channels) {
+        store_pair(p.state, p.state.at(task.row.slot, task.head, v, k), s[i], s[i + 1]);
+      }
     });
   }
 };

@@ -179,15 +179,17 @@ __device__ void update_state(const std::uint32_t (&u)[4][4], const unsigned char
   }
 }
 
-/// All chunks of a task. Outputs: whether they are wanted, or states alone.
-template <class X, bool Outputs>
-__device__ void walk_chunks(const Walk& walk, StateRows& rows) {
+/// All chunks of a task. Outputs: whether they are wanted, or states alone. `checkpoints` is shown
+/// the state before each chunk.
+template <class X, bool Outputs, class Checkpoints>
+__device__ void walk_chunks(const Walk& walk, StateRows& rows, Checkpoints& checkpoints) {
   WalkBuffers& shared = walk.shared;
   OutputPlace<X> place(walk.p, walk.task);
   walk.load_keys<X>(0);
   walk.load_queries<X, Outputs>(0);
   walk.load_matrices_of(0);
   for (int c = 0; c < walk.task.chunks; ++c) {
+    checkpoints.pass(c, walk.task, rows);
     const ChunkFactors& factors = shared.factors[c % 2];
     float d[32], out[32];
     std::uint32_t operand[4][4];

@@ -7,10 +7,10 @@
 namespace hybridattn::cuda {
 
 /// `count` tokens of x from `first` on, Channels channels of a head from `channel` on, in rows
-/// whose pieces are swizzled; zeros for the tokens after them, which are not read. Threads: how
-/// many take part.
+/// whose pieces are swizzled; zeros for the tokens after them and the channels that x has not,
+/// which are not read. Threads: how many take part.
 template <class X, int Channels, int Threads>
-__device__ void load_tile(unsigned char* tile, const View& x, std::int64_t first, int count,
+__device__ void load_tile(unsigned char* tile, const HeadView& x, std::int64_t first, int count,
                           int head, int channel = 0) {
   constexpr int kPieces = Channels / 8;
   constexpr int kRows = Threads / kPieces;  // at once
@@ -20,6 +20,7 @@ __device__ void load_tile(unsigned char* tile, const View& x, std::int64_t first
   static_assert(kRows % 8 == 0, "the swizzle of all rows of a thread is one");
   const X* from = x.as<const X>() + x.at(first + row, head, channel + piece * 8);
   const std::int64_t step = kRows * x.stride[0];
+  if (channel + piece * 8 >= x.channels) count = 0;
 #pragma unroll
   for (int i = 0; i < kChunk / kRows; ++i) {
     copy_async(to + i * kRows * kPieces * 16, from, i * kRows + row < count);

@@ -3,6 +3,7 @@
 #include "src/cuda/sm80/gdn_walk.cuh"
 
 #include "src/cuda/grid.cuh"
+#include "src/cuda/sm80/gdn_checkpoints.cuh"
 #include "src/cuda/sm80/gdn_segment_states.cuh"
 #include "src/cuda/sm80/gdn_step.cuh"
 
@@ -60,7 +61,7 @@ __device__ void enter_segment(const ChunkParams& p, const Segment& segment, cons
   __syncthreads();
 }
 
-template <class X>
+template <class X, class Checkpoints>
 __global__ void __launch_bounds__(kWalkers, 2) walk_kernel(const __grid_constant__ ChunkParams p) {
   extern __shared__ __align__(1024) unsigned char raw[];
   const auto heads = static_cast<unsigned>(p.v_heads);
@@ -68,12 +69,15 @@ __global__ void __launch_bounds__(kWalkers, 2) walk_kernel(const __grid_constant
   if (!find_walk(p, static_cast<int>(blockIdx.x / (heads * kWalkParts)), segment)) return;
   const WalkTask task = walk_task(p, segment, static_cast<int>(blockIdx.x / kWalkParts % heads),
                                   static_cast<int>(blockIdx.x % kWalkParts));
-  if (task.chunks == 0) return;
+  if (task.chunks == 0 || task.first_v >= p.v.channels) return;
   if (task.row.slot == kPadIndex) return zero_out<X>(p, task, kChannels);
   StateRows rows;
-  load_state(p, segment, task, rows, [&] { enter_segment(p, segment, task, rows, raw); });
-  walk_chunks<X, true>({p, task, *reinterpret_cast<WalkBuffers*>(raw)}, rows);
-  if (segment.last) rows.store(p, task);
+  load_state<true>(p, segment, task, rows, [&] { enter_segment(p, segment, task, rows, raw); });
+  Checkpoints checkpoints(p, segment);
+  walk_chunks<X, true>({p, task, *reinterpret_cast<WalkBuffers*>(raw)}, rows, checkpoints);
+  if (!segment.last) return;
+  checkpoints.pass(task.chunks, task, rows);
+  rows.store<true>(p, task);
 }
 
 /// The states at the cuts: see gdn_segment_states.cuh.
@@ -84,8 +88,10 @@ __global__ void __launch_bounds__(kWalkers, 2)
   SegmentWork work;
   if (!find_work(p, work)) return;
   StateRows rows;
-  begin_work(p, work, rows);
-  walk_chunks<X, false>({p, work.task, *reinterpret_cast<WalkBuffers*>(raw), work.local}, rows);
+  begin_work<true>(p, work, rows);
+  NoCheckpoints none(p, work.segment);
+  walk_chunks<X, false>({p, work.task, *reinterpret_cast<WalkBuffers*>(raw), work.local}, rows,
+                        none);
   finish_work(p, work, rows);
 }
 
@@ -97,15 +103,22 @@ Status find_segment_states(const ChunkParams& p, const core::DeviceLaunch& launc
   return check_launch("gdn_prefill");
 }
 
+template <class X, class Checkpoints>
+Status walk(const ChunkParams& p, const core::DeviceLaunch& launch) {
+  constexpr int kBytes = static_cast<int>(sizeof(WalkBuffers));
+  constexpr auto kKernel = walk_kernel<X, Checkpoints>;
+  HYBRIDATTN_TRY(allow_shared_memory("gdn_prefill", kKernel, kBytes));
+  kKernel<<<walk_blocks(p), kWalkers, kBytes, stream_of(launch)>>>(p);
+  return check_launch("gdn_prefill");
+}
+
 }  // namespace
 
 template <class X>
 Status walk_chunks_sm80(const ChunkParams& p, const core::DeviceLaunch& launch) {
-  constexpr int kBytes = static_cast<int>(sizeof(WalkBuffers));
-  HYBRIDATTN_TRY(allow_shared_memory("gdn_prefill", walk_kernel<X>, kBytes));
   if (p.segments > 1) HYBRIDATTN_TRY(find_segment_states<X>(p, launch));
-  walk_kernel<X><<<walk_blocks(p), kWalkers, kBytes, stream_of(launch)>>>(p);
-  return check_launch("gdn_prefill");
+  return p.checkpoints.first == nullptr ? walk<X, NoCheckpoints>(p, launch)
+                                        : walk<X, WalkCheckpoints>(p, launch);
 }
 
 template Status walk_chunks_sm80<__nv_bfloat16>(const ChunkParams&, const core::DeviceLaunch&);

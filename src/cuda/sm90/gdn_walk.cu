@@ -3,6 +3,7 @@
 // warpgroups that share q and k, take as long as two of these one after the other, and longer where
 // rows differ in length.
 #include "src/cuda/grid.cuh"
+#include "src/cuda/sm80/gdn_checkpoints.cuh"
 #include "src/cuda/sm90/gdn_enter.cuh"
 #include "src/cuda/sm90/gdn_step.cuh"
 #include "src/cuda/sm90/gdn_walk.cuh"
@@ -13,11 +14,12 @@ namespace {
 
 using OutputShared = WalkShared<OutputStage>;
 
-template <class X>
+template <class X, class Checkpoints>
 __device__ void walk(const ChunkParams& p, const WalkTask& task, StateRows& rows,
-                     OutputShared& shared) {
+                     OutputShared& shared, Checkpoints& checkpoints) {
   OutputPlace<X> place(p, task);
   for (int c = 0; c < task.chunks; ++c) {
+    checkpoints.pass(c, task, rows);
     const int s = c % kStages;
     OutputStage& stage = shared.stages[s];
     walk_chunk<X>(
@@ -29,7 +31,7 @@ __device__ void walk(const ChunkParams& p, const WalkTask& task, StateRows& rows
   }
 }
 
-template <class X>
+template <class X, class Checkpoints>
 __global__ void __launch_bounds__(kWalkThreads, 1)
     walk_kernel(const __grid_constant__ ChunkParams p, const __grid_constant__ WalkMaps maps) {
   extern __shared__ unsigned char raw[];
@@ -52,8 +54,20 @@ __global__ void __launch_bounds__(kWalkThreads, 1)
   clear_matrices(shared);
   __syncthreads();
   if (!walks) return load_chunks(p, maps, task, true, shared);
-  walk<X>(p, task, rows, shared);
-  if (segment.last) rows.store(p, task);
+  Checkpoints checkpoints(p, segment);
+  walk<X>(p, task, rows, shared, checkpoints);
+  if (!segment.last) return;
+  checkpoints.pass(task.chunks, task, rows);
+  rows.store(p, task);
+}
+
+template <class X, class Checkpoints>
+Status launch_walk(const ChunkParams& p, const WalkMaps& maps, const core::DeviceLaunch& launch) {
+  constexpr int kBytes = static_cast<int>(sizeof(OutputShared)) + 1024;
+  constexpr auto kKernel = walk_kernel<X, Checkpoints>;
+  HYBRIDATTN_TRY(allow_shared_memory("gdn_prefill", kKernel, kBytes));
+  kKernel<<<walk_blocks(p), kWalkThreads, kBytes, stream_of(launch)>>>(p, maps);
+  return check_launch("gdn_prefill");
 }
 
 }  // namespace
@@ -66,13 +80,11 @@ Status encode_maps(const ChunkParams& p, WalkMaps* maps) {
 
 template <class X>
 Status walk_chunks_sm90(const ChunkParams& p, const core::DeviceLaunch& launch) {
-  constexpr int kBytes = static_cast<int>(sizeof(OutputShared)) + 1024;
-  HYBRIDATTN_TRY(allow_shared_memory("gdn_prefill", walk_kernel<X>, kBytes));
   WalkMaps maps;
   HYBRIDATTN_TRY(encode_maps(p, &maps));
   if (p.segments > 1) HYBRIDATTN_TRY(find_segment_states_sm90<X>(p, maps, launch));
-  walk_kernel<X><<<walk_blocks(p), kWalkThreads, kBytes, stream_of(launch)>>>(p, maps);
-  return check_launch("gdn_prefill");
+  return p.checkpoints.first == nullptr ? launch_walk<X, NoCheckpoints>(p, maps, launch)
+                                        : launch_walk<X, WalkCheckpoints>(p, maps, launch);
 }
 
 template Status walk_chunks_sm90<__nv_bfloat16>(const ChunkParams&, const core::DeviceLaunch&);

@@ -1,6 +1,7 @@
 #include "src/cuda/smxx/gdn_recurrence.cuh"
 
 #include "hybridattn/ops/l2norm.h"
+#include "src/cuda/checkpoints.cuh"
 #include "src/cuda/formulas.cuh"
 #include "src/cuda/grid.cuh"
 #include "src/cuda/reduce.cuh"
@@ -56,8 +57,9 @@ __device__ float sum_squares(const float (&x)[Parts]) {
 }
 
 /// Any K up to 32 * Parts, any V, any strides. A warp holds kWarpRows rows of one head and walks
-/// the row's tokens; it needs nothing of the other warps.
-template <int Parts>
+/// the row's tokens; it needs nothing of the other warps. Checkpoints: whether some are stored on
+/// the way or begun with, which costs registers.
+template <int Parts, bool Checkpoints>
 __global__ void __launch_bounds__(kWarps * 32)
     recurrence_kernel(const __grid_constant__ RecurrenceParams p, unsigned v_blocks) {
   const auto heads = static_cast<unsigned>(p.v_heads);
@@ -66,8 +68,12 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int head = static_cast<int>(task / v_blocks % heads);
   const int index = static_cast<int>(task / v_blocks / heads);
   const Row row = load_row(p.rows, index);
-  if (row.length == 0) return;
-  if (row.slot == kPadIndex) return zero_out(p, row, head, first_v);
+  const bool begun = Checkpoints && p.begin.data != nullptr;
+  if (row.length == 0 && !begun) return;
+  if (row.slot == kPadIndex) {
+    if (!begun) zero_out(p, row, head, first_v);
+    return;
+  }
   const int lane = threadIdx.x % 32;
   const int my_v = first_v + static_cast<int>(threadIdx.x) / 32 * kWarpRows;
   const int rows = min(kWarpRows, p.v_dim - my_v);
@@ -86,10 +92,21 @@ __global__ void __launch_bounds__(kWarps * 32)
 #pragma unroll
     for (int e = 0; e < Parts; ++e) s[r][e] = 0.0f;
   }
+  if (begun) {
+    for_state([&](int r, int e, int v, int k) {
+      s[r][e] = load(p.begin, p.begin.at(index, head, v, k));
+    });
+  }
+  const auto store_state = [&](std::int64_t slot) {
+    for_state(
+        [&](int r, int e, int v, int k) { store(p.state, p.state.at(slot, head, v, k), s[r][e]); });
+  };
+  CheckpointsLeft left;
+  if constexpr (Checkpoints) left = CheckpointsLeft(p.checkpoints, index);
   for (int i = 0; i < row.length; ++i) {
     const std::int64_t token = row.start + i;
     const Origin from = origin_of(p, row, index, i);
-    if (!from.in_registers) {
+    if (!from.in_registers && !begun) {
       for_state([&](int r, int e, int v, int k) {
         s[r][e] = from.zero ? 0.0f : load(from.view, from.view.at(from.slot, head, v, k));
       });
@@ -128,7 +145,11 @@ __global__ void __launch_bounds__(kWarps * 32)
         o = fmaf(s[r][e], q[e], o);
       }
       o = sum_lanes(o);
-      if (lane == 0) store(p.out, p.out.at(token, head, my_v + r), o);
+      if (lane == 0 && !begun) store(p.out, p.out.at(token, head, my_v + r), o);
+    }
+    if (Checkpoints && left.next < left.end && p.checkpoints.tokens[left.next] == i + 1) {
+      const std::int32_t slot = p.checkpoints.slot[left.next++];
+      if (slot != kPadIndex) store_state(slot);
     }
     if (p.kept_row != nullptr) {
       const std::int64_t slot = p.kept_row[index] + i;
@@ -143,25 +164,33 @@ __global__ void __launch_bounds__(kWarps * 32)
       }
     }
   }
-  if (p.kept_row == nullptr) {
-    for_state([&](int r, int e, int v, int k) {
-      store(p.state, p.state.at(row.slot, head, v, k), s[r][e]);
-    });
-  }
+  if (p.kept_row == nullptr) store_state(row.slot);
 }
 
-template <int Parts>
-Status launch_kernel(const char* op, const RecurrenceParams& p, cudaStream_t stream) {
+template <int Parts, bool Checkpoints>
+Status launch_rows(const char* op, const RecurrenceParams& p, cudaStream_t stream) {
   const int v_blocks = (p.v_dim + kBlockRows - 1) / kBlockRows;
   return for_row_slices(p.rows, std::int64_t{p.v_heads} * v_blocks,
                         [&](const DeviceRowTables& rows, std::int64_t first, unsigned blocks) {
                           RecurrenceParams part = p;
                           part.rows = rows;
                           if (part.kept_row != nullptr) part.kept_row += first;
-                          recurrence_kernel<Parts><<<blocks, kWarps * 32, 0, stream>>>(
+                          if (part.checkpoints.first != nullptr) part.checkpoints.first += first;
+                          if (part.begin.data != nullptr) {
+                            part.begin.data +=
+                                first * p.begin.stride[0] * std::int64_t{sizeof(float)};
+                          }
+                          recurrence_kernel<Parts, Checkpoints><<<blocks, kWarps * 32, 0, stream>>>(
                               part, static_cast<unsigned>(v_blocks));
                           return check_launch(op);
                         });
+}
+
+template <int Parts>
+Status launch_kernel(const char* op, const RecurrenceParams& p, cudaStream_t stream) {
+  const bool checkpoints = p.checkpoints.first != nullptr || p.begin.data != nullptr;
+  return checkpoints ? launch_rows<Parts, true>(op, p, stream)
+                     : launch_rows<Parts, false>(op, p, stream);
 }
 
 }  // namespace
@@ -192,6 +221,25 @@ RecurrenceParams recurrence_params(const ops::GdnVerifyParams& p) {
   out.kept_row = p.verify.device_kept;
   out.parents = p.verify.device_parents;
   return out;
+}
+
+RecurrenceParams recurrence_params(const ops::GdnPrefillParams& p) {
+  RecurrenceParams out = recurrence_params(static_cast<const ops::GdnParams&>(p));
+  out.checkpoints = p.checkpoints;
+  return out;
+}
+
+Status finish_checkpoints(const ops::GdnPrefillParams& p, const View& boundary,
+                          const core::DeviceLaunch& launch) {
+  RecurrenceParams tails = recurrence_params(static_cast<const ops::GdnParams&>(p));
+  tails.rows = DeviceRowTables{};
+  tails.rows.start = p.checkpoints.start;
+  tails.rows.length = p.checkpoints.length;
+  tails.rows.slot = p.checkpoints.slot;
+  tails.rows.computed = p.checkpoints.computed;
+  tails.rows.count = p.checkpoints.host.count;
+  tails.begin = boundary;
+  return run_recurrence("gdn_prefill", tails, launch);
 }
 
 Status run_recurrence(const char* op, const RecurrenceParams& p, const core::DeviceLaunch& launch) {

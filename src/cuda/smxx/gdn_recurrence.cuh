@@ -4,7 +4,7 @@
 
 #include "src/core/kernel.h"
 #include "src/cuda/element.cuh"
-#include "src/ops/gdn_params.h"
+#include "src/ops/gdn_prefill_params.h"
 #include "src/ops/gdn_verify_params.h"
 
 namespace hybridattn::cuda {
@@ -20,6 +20,11 @@ struct RecurrenceParams {
   View kept;                     // verify: [kept slots, HV, V, K]
   const std::int32_t* kept_row;  // verify: [rows] first kept slot; else nullptr
   const std::int32_t* parents;   // verify: [tokens], or nullptr: chains
+  /// States to be stored on the way, in slots of `state`.
+  ops::PlacedCheckpoints checkpoints;
+  /// [rows, HV, V, K] f32 that rows begin with in place of `state`; then there are no outputs, and
+  /// rows of no tokens are stored too. No data: as always.
+  View begin;
   int v_heads, group, k_dim, v_dim;
   float scale;
   bool qk_l2norm, channel_decay;
@@ -27,8 +32,13 @@ struct RecurrenceParams {
 
 RecurrenceParams recurrence_params(const ops::GdnParams& p);
 RecurrenceParams recurrence_params(const ops::GdnVerifyParams& p);
+RecurrenceParams recurrence_params(const ops::GdnPrefillParams& p);
 
 /// K up to 256, any V, any strides.
 Status run_recurrence(const char* op, const RecurrenceParams& p, const core::DeviceLaunch& launch);
+/// The checkpoints of a prefill, from the states at the chunk boundaries before them, in float32:
+/// `boundary` [checkpoints, HV, V, K].
+Status finish_checkpoints(const ops::GdnPrefillParams& p, const View& boundary,
+                          const core::DeviceLaunch& launch);
 
 }  // namespace hybridattn::cuda

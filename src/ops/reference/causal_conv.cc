@@ -29,11 +29,18 @@ void run_channel(const CausalConvArgs& args, std::int32_t row, std::int64_t c) {
       sum += load(args.weight, c, w) * in(t - (width - 1) + w);
     store(args.out, args.silu ? sum * core::sigmoid(sum) : sum, start + t, c);
   }
-  std::vector<double> window;
-  for (std::int64_t i = length - (width - 1); i < length; ++i) window.push_back(in(i));
-  for (std::int64_t i = 0; i < width - 1; ++i) {
-    store(args.state, window[static_cast<std::size_t>(i)], args.rows.slot[row], c, i);
+  const auto store_window = [&](std::int64_t tokens, std::int32_t slot) {
+    std::vector<double> window;
+    for (std::int64_t i = tokens - (width - 1); i < tokens; ++i) window.push_back(in(i));
+    for (std::int64_t i = 0; i < width - 1; ++i) {
+      store(args.state, window[static_cast<std::size_t>(i)], slot, c, i);
+    }
+  };
+  for (std::int32_t i = 0; i < args.checkpoints.count; ++i) {
+    const bool mine = args.checkpoints.row[i] == row && args.checkpoints.slot[i] != kPadIndex;
+    if (mine) store_window(args.checkpoints.tokens[i], args.checkpoints.slot[i]);
   }
+  store_window(length, args.rows.slot[row]);
 }
 
 }  // namespace

@@ -23,6 +23,15 @@ std::vector<double> head_of(const ConstTensorView& x, std::int64_t token, std::i
   return out;
 }
 
+/// The slot of the row's checkpoint after `tokens` tokens, or kPadIndex.
+std::int32_t checkpoint_slot(const RowCheckpoints& checkpoints, std::int32_t row,
+                             std::int64_t tokens) {
+  for (std::int32_t i = 0; i < checkpoints.count; ++i) {
+    if (checkpoints.row[i] == row && checkpoints.tokens[i] == tokens) return checkpoints.slot[i];
+  }
+  return kPadIndex;
+}
+
 void run_head(const GdnArgs& args, std::int32_t row, std::int64_t h) {
   const std::int64_t k_dim = args.k.dim(2);
   const std::int64_t v_dim = args.v.dim(2);
@@ -35,6 +44,11 @@ void run_head(const GdnArgs& args, std::int32_t row, std::int64_t h) {
   for (std::int64_t v = 0; v < v_dim && args.rows.computed[row] > 0; ++v) {
     for (std::int64_t k = 0; k < k_dim; ++k) cell(v, k) = load(args.state, slot, h, v, k);
   }
+  const auto store_state = [&](std::int32_t to) {
+    for (std::int64_t v = 0; v < v_dim && to != kPadIndex; ++v) {
+      for (std::int64_t k = 0; k < k_dim; ++k) store(args.state, cell(v, k), to, h, v, k);
+    }
+  };
   for (std::int64_t i = 0; i < args.rows.length[row]; ++i) {
     const std::int64_t t = args.rows.start[row] + i;
     const auto q = head_of(args.q, t, source, args.qk_l2norm, static_cast<double>(args.scale));
@@ -58,10 +72,9 @@ void run_head(const GdnArgs& args, std::int32_t row, std::int64_t h) {
       }
       store(args.out, o, t, h, v);
     }
+    store_state(checkpoint_slot(args.checkpoints, row, i + 1));
   }
-  for (std::int64_t v = 0; v < v_dim; ++v) {
-    for (std::int64_t k = 0; k < k_dim; ++k) store(args.state, cell(v, k), slot, h, v, k);
-  }
+  store_state(slot);
 }
 
 }  // namespace
