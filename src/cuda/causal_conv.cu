@@ -107,8 +107,10 @@ __device__ void store_checkpoints(const ConvParams& p, const Row& row, int index
   }
 }
 
+/// Checkpoints get registers of their own: for as many blocks as without them there are too few.
 template <class Channels, bool kCheckpoints>
-__global__ void __launch_bounds__(kConvThreads) conv_kernel(const __grid_constant__ ConvParams p) {
+__global__ void __launch_bounds__(kConvThreads, kCheckpoints ? 4 : 0)
+    conv_kernel(const __grid_constant__ ConvParams p) {
   constexpr int kN = Channels::kChannels;
   const int chunk = static_cast<int>(blockIdx.x / kParts);
   const int index = p.rows.chunk_row[chunk];
