@@ -211,7 +211,7 @@ int finish(const Status& status) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("Hybrid attention language models on CPUs");
+  CLI::App app("Hybrid attention language models on CPUs and NVIDIA GPUs");
   app.set_version_flag("--version", std::string("hybridattn ") + version());
   app.require_subcommand(1);
   GenerateOptions generate_options;
