@@ -29,6 +29,7 @@ class Library {
   HYBRIDATTN_LT_CALL(Destroy);
   HYBRIDATTN_LT_CALL(GetStatusString);
   HYBRIDATTN_LT_CALL(Matmul);
+  HYBRIDATTN_LT_CALL(MatmulAlgoCheck);
   HYBRIDATTN_LT_CALL(MatmulAlgoGetHeuristic);
   HYBRIDATTN_LT_CALL(MatmulDescCreate);
   HYBRIDATTN_LT_CALL(MatmulDescDestroy);
@@ -55,6 +56,7 @@ class Library {
     find("cublasLtDestroy", Destroy);
     find("cublasLtGetStatusString", GetStatusString);
     find("cublasLtMatmul", Matmul);
+    find("cublasLtMatmulAlgoCheck", MatmulAlgoCheck);
     find("cublasLtMatmulAlgoGetHeuristic", MatmulAlgoGetHeuristic);
     find("cublasLtMatmulDescCreate", MatmulDescCreate);
     find("cublasLtMatmulDescDestroy", MatmulDescDestroy);
@@ -138,10 +140,11 @@ std::int64_t rows_for(const LtProduct& p) {
   return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(p.m)));
 }
 
-Result<cublasLtMatmulAlgo_t> pick_algorithm(cublasLtHandle_t handle, const LtProduct& p) {
+Result<cublasLtMatmulAlgo_t> pick_algorithm(cublasLtHandle_t handle, const LtProduct& p,
+                                            std::int64_t rows) {
   const Library& lt = Library::get();
   Operands operands;
-  HYBRIDATTN_TRY(operands.make(p, rows_for(p)));
+  HYBRIDATTN_TRY(operands.make(p, rows));
   Preference preference;
   HYBRIDATTN_TRY(check_lt(lt.MatmulPreferenceCreate(preference.address()), "preference"));
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t name, auto value) {
@@ -167,22 +170,62 @@ Result<cublasLtMatmulAlgo_t> pick_algorithm(cublasLtHandle_t handle, const LtPro
   return best.algo;
 }
 
-/// A thread's handle of a device, and what it has picked.
-struct Picked {
-  Handle handle;
-  std::map<Key, cublasLtMatmulAlgo_t> algorithms;
-};
-
-Result<Picked*> picked_of(int device) {
-  thread_local std::map<int, std::unique_ptr<Picked>> devices;
-  std::unique_ptr<Picked>& picked = devices[device];
-  if (picked == nullptr) {
-    auto made = std::make_unique<Picked>();
-    HYBRIDATTN_TRY(check_lt(Library::get().Create(made->handle.address()), "a handle"));
-    picked = std::move(made);
-  }
-  return picked.get();
+/// Whether an algorithm that was picked for other rows serves these.
+bool serves(cublasLtHandle_t handle, const Operands& operands, const cublasLtMatmulAlgo_t& algo) {
+  cublasLtMatmulHeuristicResult_t result{};
+  const cublasStatus_t status = Library::get().MatmulAlgoCheck(
+      handle, operands.description.get(), operands.weight.get(), operands.x.get(),
+      operands.out.get(), operands.out.get(), &algo, &result);
+  return status == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= ops::kLinearCudaWorkspaceBytes;
 }
+
+/// A thread's handle of a device, and what it has picked.
+class Picked {
+ public:
+  static Result<Picked*> of(int device) {
+    thread_local std::map<int, std::unique_ptr<Picked>> devices;
+    std::unique_ptr<Picked>& picked = devices[device];
+    if (picked == nullptr) {
+      auto made = std::make_unique<Picked>();
+      HYBRIDATTN_TRY(check_lt(Library::get().Create(made->handle_.address()), "a handle"));
+      picked = std::move(made);
+    }
+    return picked.get();
+  }
+  cublasLtHandle_t handle() const { return handle_.get(); }
+
+  /// For products like `p`, whose operands are given.
+  Result<const cublasLtMatmulAlgo_t*> algorithm(const LtProduct& p, const Operands& operands) {
+    const std::int64_t rows = rows_for(p);
+    HYBRIDATTN_ASSIGN(const cublasLtMatmulAlgo_t* shared, for_rows(p, rows));
+    if (rows == p.m || serves(handle(), operands, *shared)) return shared;
+    if (!p.batch_invariant) return for_rows(p, p.m);
+    return error(StatusCode::kUnsupported, "linear: x has ", p.m,
+                 " rows, which the algorithm of all counts does not serve");
+  }
+
+ private:
+  Result<const cublasLtMatmulAlgo_t*> for_rows(const LtProduct& p, std::int64_t rows) {
+    const Key key{rows,
+                  p.n,
+                  p.k,
+                  p.x_stride,
+                  p.weight_stride,
+                  p.out_stride,
+                  static_cast<std::int64_t>(p.in),
+                  static_cast<std::int64_t>(p.out_type),
+                  p.batch_invariant};
+    auto found = algorithms_.find(key);
+    if (found == algorithms_.end()) {
+      HYBRIDATTN_ASSIGN(const cublasLtMatmulAlgo_t algorithm, pick_algorithm(handle(), p, rows));
+      found = algorithms_.emplace(key, algorithm).first;
+    }
+    return &found->second;
+  }
+
+  Handle handle_;
+  std::map<Key, cublasLtMatmulAlgo_t> algorithms_;
+};
 
 }  // namespace
 
@@ -191,30 +234,16 @@ const char* refusal_cublas_lt() {
 }
 
 Status multiply_cublas_lt(const LtProduct& p, const core::DeviceLaunch& launch) {
-  HYBRIDATTN_ASSIGN(Picked* const picked, picked_of(launch.info->index));
-  const Key key{rows_for(p),
-                p.n,
-                p.k,
-                p.x_stride,
-                p.weight_stride,
-                p.out_stride,
-                static_cast<std::int64_t>(p.in),
-                static_cast<std::int64_t>(p.out_type),
-                p.batch_invariant};
-  auto found = picked->algorithms.find(key);
-  if (found == picked->algorithms.end()) {
-    HYBRIDATTN_ASSIGN(const cublasLtMatmulAlgo_t algorithm,
-                      pick_algorithm(picked->handle.get(), p));
-    found = picked->algorithms.emplace(key, algorithm).first;
-  }
+  HYBRIDATTN_ASSIGN(Picked* const picked, Picked::of(launch.info->index));
   Operands operands;
   HYBRIDATTN_TRY(operands.make(p, p.m));
+  HYBRIDATTN_ASSIGN(const cublasLtMatmulAlgo_t* const algorithm, picked->algorithm(p, operands));
   const float one = 1.0f, beta = p.accumulate ? 1.0f : 0.0f;
-  return check_lt(Library::get().Matmul(
-                      picked->handle.get(), operands.description.get(), &one, p.weight,
-                      operands.weight.get(), p.x, operands.x.get(), &beta, p.out,
-                      operands.out.get(), p.out, operands.out.get(), &found->second, launch.scratch,
-                      ops::kLinearCudaWorkspaceBytes, static_cast<cudaStream_t>(launch.stream)),
+  return check_lt(Library::get().Matmul(picked->handle(), operands.description.get(), &one,
+                                        p.weight, operands.weight.get(), p.x, operands.x.get(),
+                                        &beta, p.out, operands.out.get(), p.out, operands.out.get(),
+                                        algorithm, launch.scratch, ops::kLinearCudaWorkspaceBytes,
+                                        static_cast<cudaStream_t>(launch.stream)),
                   "cublasLtMatmul");
 }
 
