@@ -25,7 +25,7 @@ Rows some_rows() {
 }
 
 TEST_P(ConformanceGdnDecode, IsTheOpsInOne) {
-  for (const GdnLayerCase& c : gdn_layer_cases()) {
+  for (const GdnLayerCase& c : gdn_layer_cases(on_cuda())) {
     const Rows rows = some_rows();
     GdnLayerProblem problem(random, dtype(), c, rows, 8);
     Canary states(problem.state.kernel()), windows(problem.windows.kernel());

@@ -27,7 +27,7 @@ INSTANTIATE_TEST_SUITE_P(Cuda, ConformanceGdnDecodeVerify, ::testing::ValuesIn(c
                          setup_name);
 
 TEST_P(ConformanceGdnDecodeVerify, IsTheOpsInOne) {
-  for (const GdnLayerCase& c : gdn_layer_cases()) {
+  for (const GdnLayerCase& c : gdn_layer_cases(on_cuda())) {
     GdnLayerProblem problem(random, dtype(), c, rows, kTokens);
     Operand states = kept_states(c), windows = kept_windows(c);
     const Canary pool(problem.state.kernel()), pool_windows(problem.windows.kernel());
@@ -48,7 +48,7 @@ TEST_P(ConformanceGdnDecodeVerify, IsTheOpsInOne) {
 }
 
 TEST_P(ConformanceGdnDecodeVerify, IsDecodingToTheBit) {
-  for (const GdnLayerCase& c : gdn_layer_cases()) {
+  for (const GdnLayerCase& c : gdn_layer_cases(on_cuda())) {
     GdnLayerProblem problem(random, dtype(), c, rows, kTokens);
     Operand states = kept_states(c), windows = kept_windows(c);
     ASSERT_OK(gdn_decode_verify(context(), args(problem, c, states, windows, Source::kKernel)));
