@@ -61,8 +61,10 @@ Result<TensorView> HybridModel::head(const TensorView& hidden, float* out) {
 
 Status HybridModel::choose(const TensorView& logits) {
   const TensorView scratch = arena_.take(DType::kI8, {greedy_bytes(logits.dim(0))});
-  return greedy_tokens(context_, logits, limits_.device(), static_cast<std::byte*>(scratch.data),
-                       greedy_.device());
+  return run_or_record(context_, "greedy_tokens", [this, logits, scratch] {
+    return greedy_tokens(context_, logits, limits_.device(), static_cast<std::byte*>(scratch.data),
+                         greedy_.device());
+  });
 }
 
 TensorView HybridModel::replayed_logits() {
