@@ -59,7 +59,7 @@ std::int64_t widest(const ModelConfig& c) {
 HybridModel::HybridModel(Context& context, ModelConfig config,
                          std::unique_ptr<ModelWeights> weights, DType dtype)
     : context_(context), config_(std::move(config)), weights_(std::move(weights)),
-      dtype_(config_.moe.num_experts > 0 ? DType::kF32 : dtype), attention_(config_.layers.size()),
+      dtype_(product_dtype(config_, dtype)), attention_(config_.layers.size()),
       gdn_(config_.layers.size()), arena_(context), inputs_(context), wanted_(context),
       limits_(context), greedy_(context) {
   std::int32_t kv_index = 0;
@@ -72,6 +72,10 @@ HybridModel::HybridModel(Context& context, ModelConfig config,
       gdn_[layer] = gdn_layer(config_, *weights_->layers[layer].gdn, i, gdn_index++);
     }
   }
+}
+
+DType HybridModel::product_dtype(const ModelConfig& config, DType dtype) {
+  return config.moe.num_experts > 0 ? DType::kF32 : dtype;
 }
 
 PagedKvShape HybridModel::kv_shape(std::int32_t page_size, DType kv_dtype) const {

@@ -26,6 +26,9 @@ class HybridModel {
   HybridModel(Context& context, ModelConfig config, std::unique_ptr<ModelWeights> weights,
               DType dtype);
 
+  /// What enters the products where `dtype` is asked for: see the constructor.
+  static DType product_dtype(const ModelConfig& config, DType dtype);
+
   const ModelConfig& config() const noexcept { return config_; }
   const ModelWeights& weights() const noexcept { return *weights_; }
   /// What enters the products.

@@ -77,8 +77,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::filesystem::path& direct
   resolved.dtype = options.dtype.value_or(default_dtype(config));
   resolved.kv_dtype = options.kv_dtype.value_or(*resolved.dtype);
   if (context->device() == DeviceType::kCuda) {
-    // As HybridModel multiplies them.
-    const DType dtype = config.moe.num_experts > 0 ? DType::kF32 : *resolved.dtype;
+    const DType dtype = HybridModel::product_dtype(config, *resolved.dtype);
     HYBRIDATTN_TRY(upload_weights(*context, dtype, *weights, progress));
   }
   auto model = std::make_unique<HybridModel>(*context, std::move(config), std::move(weights),

@@ -2,35 +2,20 @@
 // the logits lie: the same model. It needs no GPU, as a context's device may be the CPU.
 #include <algorithm>
 
-#include "engine/model/weight_uploader.h"
 #include "engine/serve/sampler.h"
 #include "tests/engine/checkpoint/checkpoint_test_support.h"
-#include "tests/engine/serve/engine_test_support.h"
+#include "tests/engine/model/model_service.h"
 
 namespace hybridattn::engine {
 namespace {
 
 constexpr std::int32_t kRows = 3;
 
-/// A model over poisoned memory, whose weights are moved or left where they are.
-class Model {
+/// A model whose weights are moved or left where they are.
+class Model : public ModelService {
  public:
-  Model(const char* checkpoint, DType dtype, bool moved) {
-    ContextOptions options;
-    options.threads = 2;
-    options.allocator = &poison_;
-    context_ = or_throw(Context::create(options));
-    ModelConfig config = or_throw(ModelConfig::load(checkpoint_path(checkpoint)));
-    auto weights = or_throw(ModelWeights::load(checkpoint_path(checkpoint), config));
-    if (moved) or_throw(upload_weights(*context_, dtype, *weights));
-    model_ = std::make_unique<HybridModel>(*context_, std::move(config), std::move(weights), dtype);
-    kv_ = or_throw(PagedKvPool::create(*context_, model_->kv_shape(16, dtype), 64));
-    states_ = or_throw(GdnStatePool::create(*context_, model_->state_shape(DType::kF32), kRows));
-    backend_ = or_throw(
-        HybridAttnBackend::create(or_throw(PagedAttnBackend::create(*context_, kv_->view())),
-                                  or_throw(GDNAttnBackend::create(*context_, states_->view())),
-                                  model_->full_attention_layers()));
-    table_ = std::make_unique<RequestTable>(kv_->pages(), &states_->slots(), 16, kRows, 8);
+  Model(const char* checkpoint, DType dtype, bool moved)
+      : ModelService({.checkpoint = checkpoint, .dtype = dtype, .rows = kRows, .moved = moved}) {
     or_throw(model_->reserve(256));
     for (int r = 0; r < kRows; ++r) rows_.push_back(or_throw(table_->open(100)));
   }
@@ -80,13 +65,6 @@ class Model {
     return or_throw(ForwardBatch::create(rows));
   }
 
-  PoisonAllocator poison_;
-  std::unique_ptr<Context> context_;
-  std::unique_ptr<HybridModel> model_;
-  std::unique_ptr<PagedKvPool> kv_;
-  std::unique_ptr<GdnStatePool> states_;
-  std::unique_ptr<AttentionBackend> backend_;
-  std::unique_ptr<RequestTable> table_;
   std::unique_ptr<GraphRunner> runner_;
   std::vector<Handle> rows_;
   std::size_t seed_ = 0;

@@ -2,33 +2,21 @@
 #include <algorithm>
 
 #include "tests/engine/checkpoint/checkpoint_test_support.h"
-#include "tests/engine/serve/engine_test_support.h"
+#include "tests/engine/model/model_service.h"
 
 namespace hybridattn::engine {
 namespace {
 
-constexpr std::size_t kRequests = 8;
+constexpr std::int32_t kRequests = 8;
 
-/// A model over poisoned memory, with caches for eight requests.
-class Service {
+/// A model with caches for eight requests.
+class Service : public ModelService {
  public:
-  Service(const char* checkpoint, DType dtype) {
-    ContextOptions options;
-    options.threads = 2;
-    options.allocator = &poison_;
-    options.batch_invariant = true;
-    context_ = or_throw(Context::create(options));
-    ModelConfig config = or_throw(ModelConfig::load(checkpoint_path(checkpoint)));
-    auto weights = or_throw(ModelWeights::load(checkpoint_path(checkpoint), config));
-    model_ = std::make_unique<HybridModel>(*context_, std::move(config), std::move(weights), dtype);
-    kv_ = or_throw(PagedKvPool::create(*context_, model_->kv_shape(16, dtype), 64));
-    states_ =
-        or_throw(GdnStatePool::create(*context_, model_->state_shape(DType::kF32), kRequests));
-    backend_ = or_throw(
-        HybridAttnBackend::create(or_throw(PagedAttnBackend::create(*context_, kv_->view())),
-                                  or_throw(GDNAttnBackend::create(*context_, states_->view())),
-                                  model_->full_attention_layers()));
-    table_ = std::make_unique<RequestTable>(kv_->pages(), &states_->slots(), 16, kRequests, 8);
+  Service(const char* checkpoint, DType dtype)
+      : ModelService({.checkpoint = checkpoint,
+                      .dtype = dtype,
+                      .rows = kRequests,
+                      .batch_invariant = true}) {
     or_throw(model_->reserve(512));
   }
 
@@ -80,14 +68,6 @@ class Service {
     }
     return logits;
   }
-
-  PoisonAllocator poison_;
-  std::unique_ptr<Context> context_;
-  std::unique_ptr<HybridModel> model_;
-  std::unique_ptr<PagedKvPool> kv_;
-  std::unique_ptr<GdnStatePool> states_;
-  std::unique_ptr<AttentionBackend> backend_;
-  std::unique_ptr<RequestTable> table_;
 };
 
 class F49LogitsOfTraffic : public ::testing::TestWithParam<std::pair<const char*, DType>> {};

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "tests/engine/checkpoint/checkpoint_test_support.h"
-#include "tests/engine/serve/engine_test_support.h"
+#include "tests/engine/model/model_service.h"
 
 namespace hybridattn::engine {
 namespace {
@@ -11,25 +11,11 @@ namespace {
 // Float32 sums in another order: what differs beyond this is an error.
 constexpr double kStateBound = 1e-5;
 
-/// A model over pools of its own, as the engine makes them, with one request.
-class OneRequest {
+/// A model with one request.
+class OneRequest : public ModelService {
  public:
-  explicit OneRequest(const std::string& checkpoint) {
-    ContextOptions options;
-    options.threads = 1;
-    options.allocator = &poison_;
-    context_ = or_throw(Context::create(options));
-    ModelConfig config = or_throw(ModelConfig::load(checkpoint_path(checkpoint)));
-    auto weights = or_throw(ModelWeights::load(checkpoint_path(checkpoint), config));
-    model_ = std::make_unique<HybridModel>(*context_, std::move(config), std::move(weights),
-                                           DType::kF32);
-    kv_ = or_throw(PagedKvPool::create(*context_, model_->kv_shape(16, DType::kF32), 64));
-    states_ = or_throw(GdnStatePool::create(*context_, model_->state_shape(DType::kF32), 2));
-    backend_ = or_throw(
-        HybridAttnBackend::create(or_throw(PagedAttnBackend::create(*context_, kv_->view())),
-                                  or_throw(GDNAttnBackend::create(*context_, states_->view())),
-                                  model_->full_attention_layers()));
-    table_ = std::make_unique<RequestTable>(kv_->pages(), &states_->slots(), 16, 2, 64);
+  explicit OneRequest(const std::string& checkpoint)
+      : ModelService({.checkpoint = checkpoint, .threads = 1, .rows = 2, .pages_per_row = 64}) {
     row_ = or_throw(table_->open());
     or_throw(table_->reserve(row_, 1024));
   }
@@ -67,13 +53,6 @@ class OneRequest {
     return std::vector<float>(first, first + view.stride(0));
   }
 
-  PoisonAllocator poison_;
-  std::unique_ptr<Context> context_;
-  std::unique_ptr<HybridModel> model_;
-  std::unique_ptr<PagedKvPool> kv_;
-  std::unique_ptr<GdnStatePool> states_;
-  std::unique_ptr<AttentionBackend> backend_;
-  std::unique_ptr<RequestTable> table_;
   Handle row_;
 };
 
