@@ -20,7 +20,7 @@ class ThreadDevice {
   ThreadDevice& operator=(const ThreadDevice&) = delete;
 
  private:
-  int before_ = -1;  // the device to go back to, or none
+  [[maybe_unused]] int before_ = -1;  // the device to go back to, or none; unused without CUDA
 };
 
 Status embed(Context& context, const ConstTensorView& table, const std::int32_t* ids,
