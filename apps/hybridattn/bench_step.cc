@@ -85,23 +85,23 @@ Result<double> time_prefill(Steps& steps, const Prefill& prefill) {
     for (std::int32_t i = 0; i < prefill.sequences; ++i) {
       HYBRIDATTN_TRY(steps.submit(prefill.length, 1));
     }
-    HYBRIDATTN_ASSIGN(const double seconds, steps.step());
-    if (round > 0) times.push_back(seconds * 1e6);
+    const double begin = bench::now();
     HYBRIDATTN_TRY(steps.run_to_end());
+    if (round > 0) times.push_back((bench::now() - begin) * 1e6);
   }
   return median(times);
 }
 
-/// Microseconds of a step of one chunk of a prompt beside decodes.
+/// Microseconds of a step of one prompt beside decodes, of which each step has one.
 Result<double> time_mixed(Steps& steps) {
+  constexpr int kWarm = 3;
   std::vector<double> times;
   for (std::int32_t i = 0; i < kMixedDecodes; ++i) HYBRIDATTN_TRY(steps.submit(kPrompt, 64));
-  for (int i = 0; i < 3; ++i) HYBRIDATTN_TRY(steps.step().status());
-  for (int round = 0; round < 8; ++round) {
-    HYBRIDATTN_TRY(steps.submit(kMixedChunk, 2));
+  for (int i = 0; i < kWarm; ++i) HYBRIDATTN_TRY(steps.step().status());
+  for (int round = 0; round < 16; ++round) {
+    HYBRIDATTN_TRY(steps.submit(kMixedChunk, 1));
     HYBRIDATTN_ASSIGN(const double seconds, steps.step());
-    if (round > 1) times.push_back(seconds * 1e6);
-    for (int i = 0; i < 3; ++i) HYBRIDATTN_TRY(steps.step().status());
+    if (round >= kWarm) times.push_back(seconds * 1e6);
   }
   HYBRIDATTN_TRY(steps.run_to_end());
   return median(times);

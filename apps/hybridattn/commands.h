@@ -29,6 +29,7 @@ struct CommonOptions {
   bool batch_invariant = false;
   bool chunk_invariant = false;
   bool graphs = true;
+  bool overlap = true;
   std::string trace;  // file; "" = none
 };
 

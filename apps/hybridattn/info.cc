@@ -31,7 +31,7 @@ ordered_json describe(engine::Engine& engine) {
   out["kv_dtype"] = dtype_name(kv.dtype);
   out["state_dtype"] = dtype_name(state.state_dtype);
   const bool int8 = model.weights().format == engine::WeightFormat::kInt8;
-  out["weights"] = int8 ? "int8" : "stored";
+  out["weights"] = engine::weight_format_name(model.weights().format);
   out["weight_bytes"] = memory.weights;
   out["kv_bytes_per_token"] = kv.page_bytes();
   out["state_bytes_per_sequence"] = state.slot_bytes();

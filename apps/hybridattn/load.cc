@@ -48,11 +48,14 @@ Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options
   if (!options.dtype.empty()) o.dtype = parse_dtype(options.dtype);
   if (!options.kv_dtype.empty()) o.kv_dtype = parse_dtype(options.kv_dtype);
   o.state_dtype = parse_dtype(options.state_dtype);
-  if (options.weights == "int8") o.weights = engine::WeightFormat::kInt8;
+  for (const auto format : {engine::WeightFormat::kInt8, engine::WeightFormat::kJoined}) {
+    if (options.weights == engine::weight_format_name(format)) o.weights = format;
+  }
   o.chunk = options.chunk;
   o.max_batch = options.max_batch;
   o.draft_tokens = draft_tokens;
   o.graphs = options.graphs;
+  o.overlap = options.overlap;
   o.context.batch_invariant = options.batch_invariant;
   o.context.chunk_invariant = options.chunk_invariant;
   ProgressBar bar("loading");

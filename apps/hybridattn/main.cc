@@ -86,9 +86,10 @@ void add_precision(CLI::App& app, CommonOptions& o) {
          "that is f16; with experts always f32)")
       ->check(CLI::IsMember({"f32", "bf16"}));
   app.add_option("--weights", o.weights,
-                 "How matrices are held: stored, as in the checkpoint, or int8, rounded at load "
-                 "with a scale for each row (half the memory of bf16, faster to read)")
-      ->check(CLI::IsMember({"stored", "int8"}))
+                 "How matrices are held: stored, as in the checkpoint; int8, rounded at load with "
+                 "a scale for each row (half the memory of bf16, faster to read); or joined, "
+                 "copied with those that read one input side by side, as always on a GPU")
+      ->check(CLI::IsMember({"stored", "int8", "joined"}))
       ->capture_default_str();
 }
 
@@ -117,6 +118,8 @@ void add_common(CLI::App& app, CommonOptions& o) {
   app.add_flag("--chunk-invariant", o.chunk_invariant,
                "The same bits for chunks of every multiple of 64 too; --chunk is cut to one");
   app.add_flag("!--no-graphs", o.graphs, "Run every step afresh, none recorded and replayed");
+  app.add_flag("!--no-overlap", o.overlap,
+               "On a GPU: read the tokens of each step before the next one is ordered");
 }
 
 void add_trace(CLI::App& app, CommonOptions& o) {

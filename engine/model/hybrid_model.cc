@@ -61,7 +61,7 @@ HybridModel::HybridModel(Context& context, ModelConfig config,
     : context_(context), config_(std::move(config)), weights_(std::move(weights)),
       dtype_(product_dtype(config_, dtype)), attention_(config_.layers.size()),
       gdn_(config_.layers.size()), arena_(context), inputs_(context), wanted_(context),
-      limits_(context), greedy_(context) {
+      limits_(context), chosen_(context) {
   std::int32_t kv_index = 0;
   std::int32_t gdn_index = 0;
   for (std::int32_t i = 0; i < config_.num_layers(); ++i) {
@@ -198,7 +198,7 @@ Status HybridModel::reserve(std::int64_t tokens) {
   const auto block = static_cast<std::size_t>(logits_block());
   HYBRIDATTN_TRY(wanted_.reserve(block));
   HYBRIDATTN_TRY(limits_.reserve(block));
-  HYBRIDATTN_TRY(greedy_.reserve(block));
+  HYBRIDATTN_TRY(chosen_.reserve(block));
   if (!moved) return {};
   tokens_ = 0;
   ++buffers_version_;
@@ -206,7 +206,7 @@ Status HybridModel::reserve(std::int64_t tokens) {
 }
 
 Status HybridModel::set_inputs(const ForwardBatch& batch, std::span<const std::int32_t> ids) {
-  return inputs_.set(batch, ids, config_.vocab_size);
+  return inputs_.set(batch, ids, config_.vocab_size, chosen_.device().size());
 }
 
 /// The residual stream and the rotary tables from the step's inputs.
@@ -215,7 +215,8 @@ Status HybridModel::prepare() {
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   const std::span<const std::int32_t> ids = inputs_.ids(tokens_);
   HYBRIDATTN_TRY(run_or_record(context_, "embed", [this, ids, hidden = residual.hidden] {
-    return embed(context_, weights_->embedding, ids, inputs_.device_ids(), hidden);
+    return embed(context_,
+                 {weights_->embedding, ids, inputs_.device_ids(), chosen_.device(), hidden});
   }));
   RotaryTableArgs rotary{inputs_.positions(), config_.rope_theta, config_.rotary_dim, residual.cos,
                          residual.sin};

@@ -8,6 +8,7 @@
 
 #include "engine/checkpoint/model_config.h"
 #include "engine/model/arena.h"
+#include "engine/model/chosen_tokens.h"
 #include "engine/model/step_inputs.h"
 #include "engine/model/weights.h"
 #include "engine/ops/greedy.h"
@@ -49,15 +50,17 @@ class HybridModel {
   std::uint64_t buffers_version() const noexcept { return buffers_version_; }
 
   /// The inputs of the next step: `ids` are the new tokens of all rows in order, pad rows'
-  /// included. What a padded step has behind them becomes id 0 at position 0. Errors:
-  /// invalid_argument (number of ids), out_of_range (an id); resource_exhausted for more tokens
-  /// than were reserved for.
+  /// included. An id may be the chosen_id of a place of the last Choices, which need not be read
+  /// yet. What a padded step has behind them becomes id 0 at position 0. Errors: invalid_argument
+  /// (number of ids), out_of_range (an id); resource_exhausted for more tokens than were reserved
+  /// for.
   Status set_inputs(const ForwardBatch& batch, std::span<const std::int32_t> ids);
   /// All layers, for the tokens of the plan. Can be recorded: it reads and writes reserved buffers.
   Status run(const Plan& plan, AttentionBackend& backend);
 
-  /// The same and, on a GPU for up to logits_block() tokens, the logits of all of them and what
-  /// they say, so that one replay gives the next tokens. set_limits comes before each replay.
+  /// The same and, on a GPU for up to logits_block() rows of one token, the logits of all of them
+  /// and what they say, so that one replay gives the next tokens. set_limits comes before each
+  /// replay.
   Status run_to_tokens(const Plan& plan, AttentionBackend& backend);
   /// The ids that the next tokens of a replay stay below, from its first token on; the model's
   /// vocabulary for the others. Errors: device_error; out_of_range for more than logits_block().
@@ -71,15 +74,20 @@ class HybridModel {
   /// Logits [tokens.size(), vocab] of some tokens of the last step, by their index in its stream.
   /// `out` is the host's, who may read it at once.
   Status logits(std::span<const std::int32_t> tokens, float* out);
-  /// On a GPU: what they say, found where they lie: the largest below limits[i] of each. As many
-  /// tokens as for logits(), at most. The limits of a replay were those of set_limits. Errors: as
-  /// above; failed_precondition on the CPU.
-  Result<std::span<const GreedyToken>> greedy(std::span<const std::int32_t> tokens,
-                                              std::span<const std::int32_t> limits);
+  /// On a GPU: orders the choice of the next tokens where the logits lie: of each the largest below
+  /// limits[i]. As many tokens as for logits(), at most. The limits of a replay were those of
+  /// set_limits. Errors: as above; failed_precondition on the CPU.
+  Result<Choices> choose(std::span<const std::int32_t> tokens,
+                         std::span<const std::int32_t> limits);
+  /// Waits for what was chosen, of the last two calls of `choose`, and for nothing behind it; by
+  /// the places of the choices. Errors: device_error; failed_precondition for older ones.
+  Result<std::span<const GreedyToken>> chosen(const Choices& choices) {
+    return chosen_.receive(choices.step);
+  }
   /// Says which step comes before `logits` when it was a replay of `run_to_tokens`.
-  void set_replayed(std::int64_t tokens) noexcept {
-    tokens_ = tokens;
-    knows_logits_ = has_head(tokens);
+  void set_replayed(const Plan& plan) noexcept {
+    tokens_ = plan.num_tokens();
+    knows_logits_ = has_head(plan);
   }
 
   /// How many tokens one call of `logits` should take at most: it bounds the memory of the result.
@@ -88,12 +96,10 @@ class HybridModel {
  private:
   Status prepare();
   /// Whether run_to_tokens goes on to the logits.
-  bool has_head(std::int64_t tokens) const {
-    return weights_->on_device() && tokens <= logits_block();
-  }
+  bool has_head(const Plan& plan) const;
   /// Norm, logits and the largest of each, of hidden rows: [M, H] f32, which lie in the arena.
   Result<TensorView> head(const TensorView& hidden, float* out);
-  Status choose(const TensorView& logits);
+  Status choose_of(const TensorView& logits);
   /// All logits of the last replay, where it left them.
   TensorView replayed_logits();
   Status check_logits_tokens(std::span<const std::int32_t> tokens) const;
@@ -126,10 +132,9 @@ class HybridModel {
   Arena arena_;
   Routing routing_;
   StepInputs inputs_;
-  StepArray<std::int32_t> wanted_;   // tokens whose logits are wanted
-  StepArray<std::int32_t> limits_;   // of each
-  StepArray<GreedyToken> greedy_;    // what they say
-  std::vector<GreedyToken> chosen_;  // of those that were asked for
+  StepArray<std::int32_t> wanted_;  // tokens whose logits are wanted
+  StepArray<std::int32_t> limits_;  // of each
+  ChosenTokens chosen_;             // what they say
   std::uint64_t buffers_version_ = 0;
   std::int64_t tokens_ = 0;    // of the last step
   bool knows_logits_ = false;  // of all of them, as it was a replay that went on to them

@@ -1,5 +1,6 @@
 // The last part of the forward pass: logits of tokens, and what they say.
 #include <algorithm>
+#include <numeric>
 
 #include "engine/model/activations.h"
 #include "engine/model/hybrid_model.h"
@@ -23,13 +24,19 @@ std::int64_t HybridModel::logits_block() const {
   return std::clamp<std::int64_t>(rows, 1, 256);
 }
 
+bool HybridModel::has_head(const Plan& plan) const {
+  const GraphShape& shape = plan.shape();
+  return weights_->on_device() && shape.tokens <= logits_block() &&
+         shape.tokens == shape.decode_rows;
+}
+
 Status HybridModel::run_to_tokens(const Plan& plan, AttentionBackend& backend) {
   HYBRIDATTN_TRY(run(plan, backend));
-  if (!has_head(tokens_)) return {};
+  if (!has_head(plan)) return {};
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   HYBRIDATTN_ASSIGN(const TensorView logits, head(residual.hidden, nullptr));
-  return choose(logits);
+  return choose_of(logits);
 }
 
 Status HybridModel::check_logits_tokens(std::span<const std::int32_t> tokens) const {
@@ -59,11 +66,11 @@ Result<TensorView> HybridModel::head(const TensorView& hidden, float* out) {
   return logits;
 }
 
-Status HybridModel::choose(const TensorView& logits) {
+Status HybridModel::choose_of(const TensorView& logits) {
   const TensorView scratch = arena_.take(DType::kI8, {greedy_bytes(logits.dim(0))});
   return run_or_record(context_, "greedy_tokens", [this, logits, scratch] {
     return greedy_tokens(context_, logits, limits_.device(), static_cast<std::byte*>(scratch.data),
-                         greedy_.device());
+                         chosen_.device().data());
   });
 }
 
@@ -99,6 +106,7 @@ Status HybridModel::logits(std::span<const std::int32_t> tokens, float* out) {
     HYBRIDATTN_ASSIGN(const TensorView logits, compute_logits(tokens, nullptr));
     HYBRIDATTN_TRY(context_.copy(out, logits.data, tokens.size() * vocab * sizeof(float)));
   }
+  // A copy to memory that is not pinned has ended, but `out` may be the caller's pinned memory.
   return context_.synchronize();
 }
 
@@ -117,26 +125,28 @@ Status HybridModel::set_limits(std::span<const std::int32_t> limits) {
   return limits_.upload(host.size());
 }
 
-Result<std::span<const GreedyToken>> HybridModel::greedy(std::span<const std::int32_t> tokens,
-                                                         std::span<const std::int32_t> limits) {
+Result<Choices> HybridModel::choose(std::span<const std::int32_t> tokens,
+                                    std::span<const std::int32_t> limits) {
   HYBRIDATTN_TRY(check_logits_tokens(tokens));
   if (!weights_->on_device()) {
     return error(StatusCode::kFailedPrecondition,
-                 "HybridModel::greedy: the weights are on the CPU, where logits are read");
+                 "HybridModel::choose: the weights are on the CPU, where logits are read");
   }
+  Choices choices;
   if (knows_logits_) {
-    HYBRIDATTN_TRY(greedy_.download(static_cast<std::size_t>(tokens_)));
-    chosen_.clear();
-    for (const std::int32_t token : tokens) {
-      chosen_.push_back(greedy_.host()[static_cast<std::size_t>(token)]);
-    }
-    return std::span<const GreedyToken>(chosen_);
+    choices.places.assign(tokens.begin(), tokens.end());
+    HYBRIDATTN_ASSIGN(choices.step, chosen_.send(static_cast<std::size_t>(tokens_)));
+    return choices;
   }
-  HYBRIDATTN_TRY(set_limits(limits));
-  HYBRIDATTN_ASSIGN(const TensorView logits, compute_logits(tokens, nullptr));
-  HYBRIDATTN_TRY(choose(logits));
-  HYBRIDATTN_TRY(greedy_.download(tokens.size()));
-  return std::span<const GreedyToken>(greedy_.host().first(tokens.size()));
+  choices.places.resize(tokens.size());
+  std::iota(choices.places.begin(), choices.places.end(), 0);
+  if (!tokens.empty()) {
+    HYBRIDATTN_TRY(set_limits(limits));
+    HYBRIDATTN_ASSIGN(const TensorView logits, compute_logits(tokens, nullptr));
+    HYBRIDATTN_TRY(choose_of(logits));
+  }
+  HYBRIDATTN_ASSIGN(choices.step, chosen_.send(tokens.size()));
+  return choices;
 }
 
 }  // namespace hybridattn::engine

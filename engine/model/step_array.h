@@ -43,16 +43,11 @@ class StepArray {
   std::span<const T> host() const { return host_; }
   /// What kernels read and write.
   T* device() { return device_ != nullptr ? device_ : host_.data(); }
-  /// The first `count` from the host to the device, in the order of the stream.
+  /// The first `count` from the host to the device, in the order of the stream. What the host
+  /// writes afterwards is the next step's.
   Status upload(std::size_t count) {
     if (device_ == nullptr || count == 0) return {};
-    return context_.copy(device_, host_.data(), count * sizeof(T));
-  }
-  /// The same back; the host has them when it returns.
-  Status download(std::size_t count) {
-    if (device_ == nullptr || count == 0) return {};
-    HYBRIDATTN_TRY(context_.copy(host_.data(), device_, count * sizeof(T)));
-    return context_.synchronize();
+    return context_.upload(device_, host_.data(), count * sizeof(T));
   }
 
  private:

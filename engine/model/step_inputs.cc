@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/ops/embedding.h"
+
 namespace hybridattn::engine {
 
 Status StepInputs::reserve(std::int64_t tokens) {
@@ -13,7 +15,7 @@ Status StepInputs::reserve(std::int64_t tokens) {
 }
 
 Status StepInputs::set(const ForwardBatch& batch, std::span<const std::int32_t> ids,
-                       std::int32_t vocab) {
+                       std::int32_t vocab, std::size_t chosen) {
   if (static_cast<std::int64_t>(ids.size()) != batch.num_tokens()) {
     return invalid_argument("HybridModel::set_inputs: ", ids.size(), " ids are given, must be ",
                             batch.num_tokens(), " as the batch has tokens");
@@ -22,12 +24,7 @@ Status StepInputs::set(const ForwardBatch& batch, std::span<const std::int32_t> 
     return error(StatusCode::kResourceExhausted, "HybridModel::set_inputs: ", ids.size(),
                  " tokens are given, reserved are ", ids_.size());
   }
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || ids[i] >= vocab) {
-      return error(StatusCode::kOutOfRange, "HybridModel::set_inputs: id ", ids[i], " at position ",
-                   i, ", must be in [0, ", vocab, ")");
-    }
-  }
+  HYBRIDATTN_TRY(check_ids("HybridModel::set_inputs", ids, vocab, chosen));
   // What the step before left behind these is cleared, and all of that goes to the device.
   const std::size_t changed = std::max(written_, ids.size());
   const auto host_ids = ids_.host().first(changed);

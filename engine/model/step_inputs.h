@@ -18,9 +18,11 @@ class StepInputs {
   std::int64_t capacity() const { return static_cast<std::int64_t>(ids_.size()); }
 
   /// `ids` are the tokens of all rows in order, pad rows' included. What lies behind them is id 0
-  /// at position 0. Errors: invalid_argument (number of ids), out_of_range (an id, beyond `vocab`);
-  /// resource_exhausted for more tokens than there is room for.
-  Status set(const ForwardBatch& batch, std::span<const std::int32_t> ids, std::int32_t vocab);
+  /// at position 0. Errors: invalid_argument (number of ids), out_of_range (an id that is neither
+  /// below `vocab` nor a chosen_id below `chosen`); resource_exhausted for more tokens than there
+  /// is room for.
+  Status set(const ForwardBatch& batch, std::span<const std::int32_t> ids, std::int32_t vocab,
+             std::size_t chosen);
 
   /// Of the first `tokens`, for checks on the host.
   std::span<const std::int32_t> ids(std::int64_t tokens) const {

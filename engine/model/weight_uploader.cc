@@ -184,8 +184,14 @@ Status upload_layer(WeightUploader& uploader, LayerWeights& w) {
 
 Status upload_weights(Context& context, DType dtype, ModelWeights& weights,
                       const LoadProgress& progress) {
-  if (weights.format != WeightFormat::kStored) {
-    return error(StatusCode::kUnsupported, "weights are int8, must be stored on cuda");
+  if (weights.format == WeightFormat::kInt8) {
+    return error(StatusCode::kUnsupported, "weights are int8, must be stored or joined on cuda");
+  }
+  const bool has_experts = std::any_of(weights.layers.begin(), weights.layers.end(),
+                                       [](const LayerWeights& w) { return w.moe.has_value(); });
+  if (has_experts && context.device() == DeviceType::kCpu) {
+    return error(StatusCode::kUnsupported,
+                 "weights are joined, must be stored on the CPU for a model with experts");
   }
   weights.on_device_ = std::make_unique<DeviceBlocks>(context);
   WeightUploader uploader(context, dtype, *weights.on_device_,
@@ -203,6 +209,7 @@ Status upload_weights(Context& context, DType dtype, ModelWeights& weights,
   weights.checkpoint_.reset();
   weights.copies_ = WeightBlocks();
   weights.mapped_bytes = 0;
+  weights.format = WeightFormat::kJoined;
   weights.copied_bytes = static_cast<std::int64_t>(weights.on_device_->bytes());
   return {};
 }

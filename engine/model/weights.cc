@@ -211,6 +211,15 @@ Result<MoeWeights> ModelLoader::moe(const std::string& p) {
 
 }  // namespace
 
+std::string_view weight_format_name(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kStored: return "stored";
+    case WeightFormat::kInt8: return "int8";
+    case WeightFormat::kJoined: return "joined";
+  }
+  return "unknown";
+}
+
 Result<std::unique_ptr<ModelWeights>> ModelWeights::load(const std::filesystem::path& directory,
                                                          const ModelConfig& config,
                                                          const LoadProgress& progress,

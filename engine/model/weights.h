@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "engine/checkpoint/model_config.h"
@@ -80,7 +81,11 @@ struct LayerWeights {
 enum class WeightFormat : std::uint8_t {
   kStored,
   kInt8,  ///< rounded at load, a symmetric scale for each row
+  /// Copied at load, the projections of a layer that read one input as one matrix. On a GPU always;
+  /// on the CPU of models without experts.
+  kJoined,
 };
+std::string_view weight_format_name(WeightFormat format);
 
 /// Called with the share of the weights that is loaded, 0 to 1.
 using LoadProgress = std::function<void(double)>;
@@ -109,7 +114,7 @@ class ModelWeights {
       0;  ///< float32 copies, reordered matrices, those in eight bits; a GPU's
   WeightFormat format = WeightFormat::kStored;
 
-  /// Whether they lie on a GPU: see upload_weights.
+  /// Whether they were moved to memory of the context's device: see upload_weights.
   bool on_device() const { return on_device_ != nullptr; }
 
  private:

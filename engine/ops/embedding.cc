@@ -2,20 +2,27 @@
 
 #include "engine/ops/cpu/kernels.h"
 #include "engine/ops/cuda/kernels.h"
+#include "hybridattn/status_macros.h"
 #include "hybridattn/trace.h"
 
 namespace hybridattn::engine {
 
-Status embed(Context& context, const ConstTensorView& table, std::span<const std::int32_t> ids,
-             const std::int32_t* device_ids, const TensorView& out) {
+Status check_ids(const char* op, std::span<const std::int32_t> ids, std::int64_t vocab,
+                 std::size_t chosen) {
+  const std::int64_t least = -static_cast<std::int64_t>(chosen);
   for (std::size_t t = 0; t < ids.size(); ++t) {
-    if (ids[t] < 0 || ids[t] >= table.dim(0)) {
-      return error(StatusCode::kOutOfRange, "embed: id ", ids[t], " at position ", t,
-                   ", must be in [0, ", table.dim(0), ")");
+    if (ids[t] < least || ids[t] >= vocab) {
+      return error(StatusCode::kOutOfRange, op, ": id ", ids[t], " at position ", t,
+                   ", must be in [", least, ", ", vocab, ")");
     }
   }
-  if (context.device() == DeviceType::kCuda) return cuda::embed(context, table, device_ids, out);
-  cpu::embed(context, table, ids, out);
+  return {};
+}
+
+Status embed(Context& context, const EmbedArgs& args) {
+  HYBRIDATTN_TRY(check_ids("embed", args.ids, args.table.dim(0), args.chosen.size()));
+  if (context.device() == DeviceType::kCuda) return cuda::embed(context, args);
+  cpu::embed(context, args);
   return {};
 }
 

@@ -6,6 +6,7 @@
 
 #include "engine/model/weight_uploader.h"
 #include "engine/ops/cuda/kernels.h"
+#include "engine/serve/step_rows.h"
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn::engine {
@@ -57,6 +58,7 @@ std::string_view finish_name(Finish finish) {
 Engine::Engine(EngineOptions options, std::unique_ptr<Context> context,
                std::unique_ptr<HybridModel> model)
     : options_(std::move(options)), context_(std::move(context)), model_(std::move(model)) {}
+Engine::~Engine() = default;
 
 Result<std::unique_ptr<Engine>> Engine::load(const std::filesystem::path& directory,
                                              const EngineOptions& options,
@@ -76,7 +78,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::filesystem::path& direct
   if (options.context.chunk_invariant) resolved.chunk -= resolved.chunk % kGdnChunk;
   resolved.dtype = options.dtype.value_or(default_dtype(config));
   resolved.kv_dtype = options.kv_dtype.value_or(*resolved.dtype);
-  if (context->device() == DeviceType::kCuda) {
+  if (context->device() == DeviceType::kCuda || options.weights == WeightFormat::kJoined) {
     const DType dtype = HybridModel::product_dtype(config, *resolved.dtype);
     HYBRIDATTN_TRY(upload_weights(*context, dtype, *weights, progress));
   }
@@ -186,7 +188,9 @@ MemoryReport Engine::memory() const {
   report.workspace = static_cast<std::int64_t>(model_->activation_bytes(step_tokens()) +
                                                context_->workspace_bytes()) +
                      logits_bytes;
-  if (graphs_) report.workspace += static_cast<std::int64_t>(graphs_->workspace_bytes());
+  for (const GraphRunner* graphs : {decode_graphs_.get(), mixed_graphs_.get()}) {
+    if (graphs != nullptr) report.workspace += static_cast<std::int64_t>(graphs->workspace_bytes());
+  }
   return report;
 }
 

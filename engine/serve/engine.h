@@ -29,8 +29,12 @@ struct EngineOptions {
   /// sampler would have taken are kept. 0 = off. Prompts may be cut at other places then: with
   /// batch_invariant or chunk_invariant the output is the same to the bit, else within the bounds.
   std::int32_t draft_tokens = 0;
-  /// Record decode steps once and replay them. The output is the same to the bit.
+  /// Record decode steps once and replay them, on a GPU steps of short prompts too. With
+  /// batch_invariant the output is the same to the bit, else within the bounds.
   bool graphs = true;
+  /// On a GPU: a step is ordered before the tokens of the last one are read, where the device chose
+  /// those and nothing is drafted: they come with the next call of step(). The output is the same.
+  bool overlap = true;
 };
 
 /// Sizes of the caches. Tokens are those of one request, prompt and output together.
@@ -86,6 +90,7 @@ struct MemoryReport {
 /// One thread at a time.
 class Engine {
  public:
+  ~Engine();
   /// Loads a checkpoint folder. Errors: those of the configuration, the weights and the context.
   static Result<std::unique_ptr<Engine>> load(const std::filesystem::path& directory,
                                               const EngineOptions& options,
@@ -152,32 +157,41 @@ class Engine {
   // What runs next: scheduler.cc.
   void admit();
   void wait_again(std::size_t index);
-  bool make_room(std::size_t index, std::int64_t tokens);
-  std::optional<StepRow> choose(std::size_t index, std::int64_t& budget);
+  bool make_room(std::size_t index, std::int64_t tokens, bool& must_wait);
+  std::int32_t place_of_next(const Running& r) const;
+  std::optional<StepRow> choose(std::size_t index, std::int64_t& budget, bool& must_wait);
   void add_drafts(const Running& r, StepRow& row, std::vector<std::int32_t>& ids);
-  Result<Step> compose();
+  Result<std::optional<Step>> compose();
   void close(Running& running);
   // Running it: step.cc.
-  Status record_graphs();
-  Status set_limits(const Step& step);
-  Result<Plan*> forward(const Step& step);
-  Status run(Step& step, std::vector<TokenEvent>& events);
-  Status sample(Step& step, std::vector<TokenEvent>& events);
   /// A token whose logits are wanted, by its index in the stream, and its row in the step.
   struct Wanted {
     std::int32_t token;
     std::size_t row;
   };
-  bool all_greedy(const Step& step, std::span<const Wanted> wanted) const;
+  Status record_graphs();
+  GraphRunner* graphs_for(const Step& step) const;
+  Status set_limits(const Step& step);
+  Result<Plan*> forward(const Step& step);
+  Status run_next(std::vector<TokenEvent>& events);
+  Status run(Step& step, std::vector<TokenEvent>& events);
+  bool may_fly(const Step& step, std::span<const Wanted> wanted) const;
+  Status launch(Step& step, std::span<const Wanted> wanted, std::vector<TokenEvent>& events);
+  Status collect(std::vector<TokenEvent>& events);
+  Running* find_running(std::uint64_t request);
+  static std::vector<Wanted> wanted_of(const Step& step);
+  static bool all_greedy(const Step& step, std::span<const Wanted> wanted);
+  Result<Choices> choose_on_device(const Step& step, std::span<const Wanted> wanted);
+  Status sample(Step& step, std::span<const Wanted> wanted, std::vector<TokenEvent>& events);
   Status sample_on_host(Step& step, std::span<const Wanted> wanted,
                         std::vector<TokenEvent>& events);
   Status sample_on_device(Step& step, std::span<const Wanted> wanted,
                           std::vector<TokenEvent>& events);
-  void take_token(const Step& step, StepRow& row, std::int32_t token,
+  void take_token(const Step& step, StepRow& row, Running& running, std::int32_t token,
                   std::vector<TokenEvent>& events);
   void accept(Running& running, std::int32_t token, std::vector<TokenEvent>& events);
   Status commit(Step& step, Plan& plan);
-  void count(const Step& step, double seconds);
+  void count(const Step& step);
   void drop_finished();
   Status score_chunk(std::span<const std::int32_t> ids, std::int64_t first, std::int64_t count,
                      const Handle& row, ScoreResult& result);
@@ -190,9 +204,10 @@ class Engine {
   std::unique_ptr<GdnStatePool> kept_;  // of drafted tokens
   std::unique_ptr<AttentionBackend> backend_;
   std::unique_ptr<RequestTable> table_;
-  std::unique_ptr<GraphRunner> graphs_;
+  std::unique_ptr<GraphRunner> decode_graphs_, mixed_graphs_;
   std::uint64_t graphs_version_ = 0;  // of the model's buffers
   std::shared_ptr<Plan> plan_;        // of the last eager step
+  std::unique_ptr<Step> flight_;      // ordered, its tokens are not read yet; or nullptr
   std::deque<Running> waiting_;       // by id
   std::vector<Running> running_;      // by id: the oldest first
   bool crowded_ = false;              // pages ran out and none have come back since
@@ -201,6 +216,8 @@ class Engine {
   std::int64_t capacity_tokens_ = 0;  // of one request
   std::uint64_t next_id_ = 1;
   EngineStats stats_;
+  std::chrono::steady_clock::time_point counted_{};  // until when time in step() is in stats_
+  double uncounted_seconds_ = 0;                     // of calls before
 };
 
 }  // namespace hybridattn::engine

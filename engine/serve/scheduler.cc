@@ -1,6 +1,7 @@
 // What the engine runs next: queueing, admission, preemption, and the rows of a step.
 #include <algorithm>
 
+#include "engine/ops/embedding.h"
 #include "engine/serve/draft.h"
 #include "engine/serve/step_rows.h"
 #include "hybridattn/status_macros.h"
@@ -101,9 +102,12 @@ void Engine::wait_again(std::size_t index) {
 }
 
 /// Pages for `tokens` of a running request, from the youngest ones if there is no other way. False
-/// when it was itself the youngest, and waits now.
-bool Engine::make_room(std::size_t index, std::int64_t tokens) {
+/// when it was itself the youngest, and waits now, or where the step in flight must end first.
+bool Engine::make_room(std::size_t index, std::int64_t tokens, bool& must_wait) {
   while (!table_->reserve(running_[index].row, tokens).ok()) {
+    // Who gives up must know all it has said, and those in flight may end by themselves.
+    must_wait = flight_ != nullptr;
+    if (must_wait) return false;
     const std::size_t youngest = running_.size() - 1;
     wait_again(youngest);
     if (youngest == index) return false;
@@ -111,13 +115,27 @@ bool Engine::make_room(std::size_t index, std::int64_t tokens) {
   return true;
 }
 
-std::optional<Engine::StepRow> Engine::choose(std::size_t index, std::int64_t& budget) {
+/// Where the token is that the step in flight chooses for a request; kPadIndex: nowhere.
+std::int32_t Engine::place_of_next(const Running& r) const {
+  if (flight_ == nullptr) return kPadIndex;
+  const auto& rows = flight_->rows;  // by request, as running_ is
+  const auto at = std::lower_bound(rows.begin(), rows.end(), r.id,
+                                   [](const StepRow& row, auto id) { return row.request < id; });
+  return at != rows.end() && at->request == r.id ? at->place : kPadIndex;
+}
+
+std::optional<Engine::StepRow> Engine::choose(std::size_t index, std::int64_t& budget,
+                                              bool& must_wait) {
   const Running& r = running_[index];
   const std::int64_t computed = table_->computed(r.row);
-  const auto known = static_cast<std::int64_t>(r.history.size());
+  const std::int64_t on_its_way = place_of_next(r) == kPadIndex ? 0 : 1;
+  const std::int64_t known = static_cast<std::int64_t>(r.history.size()) + on_its_way;
+  if (known >= r.limit) return std::nullopt;  // that was its last one
   StepRow row;
-  row.member = index;
+  row.request = r.id;
   row.row = r.row;
+  row.vocab_limit = r.request.vocab_limit;
+  row.is_argmax = r.request.sampling.is_argmax();
   std::int64_t tokens = 1;
   row.kind = RowKind::kDecode;
   if (computed < r.prefill_end) {
@@ -133,33 +151,41 @@ std::optional<Engine::StepRow> Engine::choose(std::size_t index, std::int64_t& b
     }
     if (tokens == 0) return std::nullopt;
   }
-  if (!make_room(index, computed + tokens)) return std::nullopt;
+  if (!make_room(index, computed + tokens, must_wait)) return std::nullopt;
   row.sampled = computed + tokens == known;
   row.tokens = static_cast<std::int32_t>(tokens);
   if (row.kind == RowKind::kPrefill) budget -= tokens;
   return row;
 }
 
-Result<Engine::Step> Engine::compose() {
+/// Nothing where the step in flight must end first.
+Result<std::optional<Engine::Step>> Engine::compose() {
   std::vector<StepRow> rows;
   std::vector<BatchRow> batch_rows;
   std::vector<std::int32_t> ids;
   std::int64_t budget = options_.chunk;
+  bool must_wait = false;
   for (std::size_t i = 0; i < running_.size(); ++i) {
-    std::optional<StepRow> row = choose(i, budget);
+    std::optional<StepRow> row = choose(i, budget, must_wait);
+    if (must_wait) return std::optional<Step>();
     if (!row.has_value()) continue;
     const Running& r = running_[i];
     const std::int64_t computed = table_->computed(r.row);
     row->first_token = static_cast<std::int32_t>(ids.size());
-    const auto first = r.history.begin() + computed;
-    ids.insert(ids.end(), first, first + row->tokens);
+    if (computed < static_cast<std::int64_t>(r.history.size())) {
+      const auto first = r.history.begin() + computed;
+      ids.insert(ids.end(), first, first + row->tokens);
+    } else {
+      ids.push_back(chosen_id(place_of_next(r)));
+    }
     if (row->kind == RowKind::kDecode && row->sampled) add_drafts(r, *row, ids);
     HYBRIDATTN_ASSIGN(BatchRow batch_row, table_->batch_row(r.row, row->kind, row->tokens));
     batch_rows.push_back(std::move(batch_row));
     rows.push_back(*row);
   }
   HYBRIDATTN_ASSIGN(ForwardBatch batch, ForwardBatch::create(std::move(batch_rows)));
-  return Step{std::move(batch), std::move(rows), std::move(ids), options_.chunk - budget};
+  return std::optional<Step>(
+      Step{std::move(batch), std::move(rows), std::move(ids), options_.chunk - budget});
 }
 
 /// Makes a decode row a verify row where there is something to draft and room for it. Drafts are

@@ -132,6 +132,10 @@ class HYBRIDATTN_API Context {
   /// to host memory that is not pinned, the source may be written, the result read, when the call
   /// returns. Errors: device_error.
   Status copy(void* to, const void* from, std::size_t bytes);
+  /// Copies a small array of any host memory to the device, in order with the ops, and waits for
+  /// none of them: `from` may be written when the call returns. Errors: resource_exhausted,
+  /// device_error; failed_precondition while a graph is captured.
+  Status upload(void* to, const void* from, std::size_t bytes);
 
   /// The instruction set that the last op's kernel was compiled for, as the kernel itself reported
   /// it ("AVX2", "AVX3_ZEN4", "AVX3_ZEN4_BF16" and "AMX" where products of a kernel that others

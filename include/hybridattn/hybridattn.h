@@ -8,6 +8,7 @@
 #include "hybridattn/device_rows.h"
 #include "hybridattn/dtype.h"
 #include "hybridattn/exceptions.h"
+#include "hybridattn/fence.h"
 #include "hybridattn/forward_batch.h"
 #include "hybridattn/gdn_attn_backend.h"
 #include "hybridattn/gdn_state_pool.h"

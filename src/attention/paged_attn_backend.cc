@@ -33,7 +33,8 @@ struct PagedPlan final : Plan {
     }
   }
 
-  AttentionRows rows() const {
+  /// `pages_listed`: what of the list the rows name; recorded calls read more of it later.
+  AttentionRows rows(std::int64_t pages_listed) const {
     AttentionRows rows;
     rows.count = static_cast<std::int32_t>(q_start.size());
     rows.q_start = q_start.data();
@@ -41,12 +42,14 @@ struct PagedPlan final : Plan {
     rows.kv_length = kv_length.data();
     rows.kv_start = kv_start.data();
     rows.pages = pages.data();
-    rows.num_pages_listed = static_cast<std::int64_t>(pages.size());
+    rows.num_pages_listed = pages_listed;
     rows.parents = parents.data();
     return rows;
   }
 
-  std::vector<std::int32_t> q_start, q_length, kv_length, pages;
+  std::vector<std::int32_t> q_start, q_length, kv_length;
+  std::vector<std::int32_t> pages;  // kPadIndex behind those that are named
+  std::int64_t pages_named = 0;
   std::vector<std::int64_t> kv_start;
   std::vector<std::int64_t> token_slots;
   std::vector<std::int32_t> parents;                        // [tokens] of trees, kChain elsewhere
@@ -169,7 +172,7 @@ AttentionHeads heads_of(const RadixAttention& layer, std::int64_t page_size) {
 /// The rows as the context's kernels read them.
 Result<AttentionRows> rows_of(const PagedPlan& plan, const RadixAttention& layer,
                               std::int64_t page_size) {
-  if (plan.placed == nullptr) return plan.rows();
+  if (plan.placed == nullptr) return plan.rows(static_cast<std::int64_t>(plan.pages.size()));
   return plan.placed->rows(heads_of(layer, page_size));
 }
 
@@ -418,9 +421,13 @@ Status PagedAttnBackend::write_rows(Plan& base, std::span<const RowView> rows) {
     write_row(rest, at, cache, pages, plan);
     rest.first_token += rest.new_tokens;
   }
-  std::fill(plan.pages.begin() + pages, plan.pages.end(), kPadIndex);
+  if (pages < plan.pages_named) {
+    std::fill(plan.pages.begin() + pages, plan.pages.begin() + plan.pages_named, kPadIndex);
+  }
+  plan.pages_named = pages;
   if (plan.placed != nullptr) {
-    HYBRIDATTN_TRY(plan.placed->write({plan.rows(), plan.token_slots.data(), plan.num_tokens()}));
+    HYBRIDATTN_TRY(
+        plan.placed->write({plan.rows(pages), plan.token_slots.data(), plan.num_tokens()}));
     // Rows of a plan for graphs have from the start what any may need.
     if (!plan.recordable()) HYBRIDATTN_TRY(reserve_parts(context_, kinds_, *plan.placed));
   }

@@ -1,7 +1,5 @@
 #include "src/attention/placed_step.h"
 
-#include <cstring>
-
 #include "hybridattn/status_macros.h"
 #include "src/core/context_impl.h"
 #include "src/ops/attention_place.h"
@@ -76,9 +74,7 @@ std::size_t PlacedStep::scratch_bytes(const AttentionHeads& heads,
 Status PlacedStep::write(const PagedStep& step) {
   const std::size_t slots = static_cast<std::size_t>(step.tokens) * sizeof(std::int64_t);
   if (slots > 0) {
-    HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, context_.impl().uploads->take(slots));
-    std::memcpy(piece.host, step.token_slots, slots);
-    HYBRIDATTN_TRY(context_.impl().accelerator->copy(token_slots_, piece.host, slots));
+    HYBRIDATTN_TRY(context_.upload(token_slots_, step.token_slots, slots));
   }
   for (const auto& kind : kinds_) HYBRIDATTN_TRY(kind.second->write(step.rows));
   step_ = step;

@@ -223,6 +223,10 @@ Status Context::copy(void* to, const void* from, std::size_t bytes) {
   return {};
 }
 
+Status Context::upload(void* to, const void* from, std::size_t bytes) {
+  return impl_->uploads != nullptr ? impl_->uploads->copy(to, from, bytes) : copy(to, from, bytes);
+}
+
 Status Context::reserve_workspace(std::size_t shared, std::size_t per_worker) {
   return impl_->reserve(shared, per_worker);
 }

@@ -29,7 +29,17 @@ class DeviceGraph {
   virtual std::size_t num_nodes() const noexcept = 0;
 };
 
-/// All calls but synchronize and wait are ordered by the device's stream and return at once.
+/// A point of a device's stream.
+class DeviceEvent {
+ public:
+  virtual ~DeviceEvent() = default;
+  /// Makes it the point behind all that was ordered so far.
+  virtual Status mark() = 0;
+  /// Returns once the stream has passed the point, at once where none was marked.
+  virtual Status wait() = 0;
+};
+
+/// All calls but synchronize are ordered by the device's stream and return at once.
 class Device {
  public:
   virtual ~Device() = default;
@@ -51,10 +61,8 @@ class Device {
   virtual Status zero(void* data, std::size_t bytes) = 0;
   /// Waits for all that was ordered before. Errors: device_error, naming `after`, the last op.
   virtual Status synchronize(std::string_view after) = 0;
-  /// Marks this point of the stream as event `index`, of kEvents; `wait` returns once the stream
-  /// has passed the mark, at once where there is none.
-  virtual Status mark(int index) = 0;
-  virtual Status wait(int index) = 0;
+  /// An event of the stream, which must not outlive the device.
+  virtual Result<std::unique_ptr<DeviceEvent>> make_event() = 0;
   /// Whether work ordered now becomes part of a graph that somebody captures on the stream.
   virtual bool capturing() const noexcept = 0;
   /// From here on work is kept, not started, until end_capture. Meanwhile the calling thread may
@@ -62,8 +70,6 @@ class Device {
   virtual Status begin_capture() = 0;
   /// Ends the capture, whether it failed or not. Errors: device_error; nothing is captured then.
   virtual Result<std::unique_ptr<DeviceGraph>> end_capture() = 0;
-
-  static constexpr int kEvents = 4;
 };
 
 /// A device is the calling thread's for a scope.

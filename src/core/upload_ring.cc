@@ -1,6 +1,7 @@
 #include "src/core/upload_ring.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "hybridattn/status_macros.h"
 #include "src/core/context_impl.h"
@@ -27,6 +28,10 @@ Status UploadRing::grow(std::size_t bytes) {
   // What was sent may still be read.
   HYBRIDATTN_TRY(device_.synchronize("upload"));
   release();
+  for (auto& end : ends_) {
+    if (end != nullptr) continue;
+    HYBRIDATTN_ASSIGN(end, device_.make_event());
+  }
   const std::size_t wanted = std::max(kFirstSegmentBytes, round_to_alignment(2 * bytes));
   host_ = static_cast<std::byte*>(device_.pinned().allocate(wanted * kSegments));
   on_device_ = static_cast<std::byte*>(device_.memory().allocate(wanted * kSegments));
@@ -48,9 +53,9 @@ Result<UploadRing::Piece> UploadRing::take(std::size_t bytes) {
   const std::size_t rounded = round_to_alignment(std::max<std::size_t>(bytes, 1));
   if (rounded > segment_bytes_) HYBRIDATTN_TRY(grow(rounded));
   if (used_ + rounded > segment_bytes_) {
-    HYBRIDATTN_TRY(device_.mark(segment_));
+    HYBRIDATTN_TRY(ends_[static_cast<std::size_t>(segment_)]->mark());
     segment_ = (segment_ + 1) % kSegments;
-    HYBRIDATTN_TRY(device_.wait(segment_));
+    HYBRIDATTN_TRY(ends_[static_cast<std::size_t>(segment_)]->wait());
     used_ = 0;
   }
   const std::size_t at = static_cast<std::size_t>(segment_) * segment_bytes_ + used_;
@@ -60,6 +65,13 @@ Result<UploadRing::Piece> UploadRing::take(std::size_t bytes) {
 
 Status UploadRing::send(const Piece& piece) {
   return device_.copy(const_cast<std::byte*>(piece.device), piece.host, piece.bytes);
+}
+
+Status UploadRing::copy(void* to, const void* from, std::size_t bytes) {
+  if (bytes == 0) return {};
+  HYBRIDATTN_ASSIGN(const Piece piece, take(bytes));
+  std::memcpy(piece.host, from, bytes);
+  return device_.copy(to, piece.host, bytes);
 }
 
 }  // namespace hybridattn::core

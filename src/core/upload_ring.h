@@ -2,7 +2,9 @@
 // on the stream, read by the kernels behind the copy.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <memory>
 
 #include "src/core/device.h"
 
@@ -28,9 +30,12 @@ class UploadRing {
   Result<Piece> take(std::size_t bytes);
   /// Orders the copy. Kernels launched after it may use piece.device, until the ring comes round.
   Status send(const Piece& piece);
+  /// Orders a copy of host memory, which may be written at once, to `to` on the device. Errors: as
+  /// take.
+  Status copy(void* to, const void* from, std::size_t bytes);
 
  private:
-  static constexpr int kSegments = Device::kEvents;
+  static constexpr int kSegments = 4;
   Status grow(std::size_t bytes);
   void release() noexcept;
 
@@ -40,6 +45,7 @@ class UploadRing {
   std::size_t segment_bytes_ = 0;
   std::size_t used_ = 0;  // of the current segment
   int segment_ = 0;
+  std::array<std::unique_ptr<DeviceEvent>, kSegments> ends_;  // of what was sent from each
 };
 
 }  // namespace hybridattn::core

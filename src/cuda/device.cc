@@ -1,8 +1,6 @@
 // The CUDA runtime behind core::Device.
 #include "src/cuda/device.h"
 
-#include <array>
-
 #include <cuda_runtime_api.h>
 
 #include "hybridattn/status_macros.h"
@@ -105,6 +103,30 @@ class CudaGraph final : public core::DeviceGraph {
   std::size_t num_nodes_ = 0;
 };
 
+class CudaEvent final : public core::DeviceEvent {
+ public:
+  CudaEvent(int index, cudaStream_t stream) : index_(index), stream_(stream) {}
+  ~CudaEvent() override {
+    const Current current(index_);
+    if (event_ != nullptr) cudaEventDestroy(event_);
+  }
+
+  Status open() {
+    const Current current(index_);
+    return check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "event");
+  }
+  Status mark() override {
+    const Current current(index_);
+    return check(cudaEventRecord(event_, stream_), "event");
+  }
+  Status wait() override { return check(cudaEventSynchronize(event_), "event"); }
+
+ private:
+  int index_;
+  cudaStream_t stream_;
+  cudaEvent_t event_ = nullptr;
+};
+
 class CudaDevice final : public core::Device {
  public:
   explicit CudaDevice(const core::DeviceInfo& info)
@@ -112,9 +134,6 @@ class CudaDevice final : public core::Device {
   ~CudaDevice() override {
     const Current current(info_.index);
     if (stream_ != nullptr) cudaStreamSynchronize(stream_);
-    for (const cudaEvent_t event : events_) {
-      if (event != nullptr) cudaEventDestroy(event);
-    }
     if (own_stream_) cudaStreamDestroy(stream_);
   }
 
@@ -125,10 +144,6 @@ class CudaDevice final : public core::Device {
       HYBRIDATTN_TRY(check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
                            "Context::create: a stream"));
       own_stream_ = true;
-    }
-    for (cudaEvent_t& event : events_) {
-      HYBRIDATTN_TRY(check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming),
-                           "Context::create: an event"));
     }
     return {};
   }
@@ -168,12 +183,10 @@ class CudaDevice final : public core::Device {
     HYBRIDATTN_TRY(graph->end_capture());
     return std::unique_ptr<core::DeviceGraph>(std::move(graph));
   }
-  Status mark(int index) override {
-    const Current current(info_.index);
-    return check(cudaEventRecord(events_[static_cast<std::size_t>(index)], stream_), "event");
-  }
-  Status wait(int index) override {
-    return check(cudaEventSynchronize(events_[static_cast<std::size_t>(index)]), "event");
+  Result<std::unique_ptr<core::DeviceEvent>> make_event() override {
+    auto event = std::make_unique<CudaEvent>(info_.index, stream_);
+    HYBRIDATTN_TRY(event->open());
+    return std::unique_ptr<core::DeviceEvent>(std::move(event));
   }
 
  private:
@@ -182,7 +195,6 @@ class CudaDevice final : public core::Device {
   PinnedMemory pinned_;
   cudaStream_t stream_ = nullptr;
   bool own_stream_ = false;
-  std::array<cudaEvent_t, kEvents> events_{};
 };
 
 Result<core::DeviceInfo> read_info(int index) {

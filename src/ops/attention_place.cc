@@ -27,7 +27,6 @@ class Writer {
     if (count > 0) std::memcpy(to, data, static_cast<std::size_t>(count) * sizeof(T));
     return to + count;
   }
-  std::byte* at() const { return at_; }
 
  private:
   std::byte* at_;
@@ -61,14 +60,19 @@ std::size_t AttentionBlock::bytes() const noexcept {
          static_cast<std::size_t>(joins) * sizeof(AttentionJoin);
 }
 
+std::size_t AttentionBlock::bytes_of(const AttentionRows& from) const noexcept {
+  const std::int64_t listed = from.pages == nullptr ? 0 : from.num_pages_listed;
+  return bytes() - static_cast<std::size_t>(pages - listed) * sizeof(std::int32_t);
+}
+
 bool AttentionBlock::holds(const AttentionSchedule& schedule) const noexcept {
   return length_of(schedule.few) <= few && length_of(schedule.many) <= many &&
          length_of(schedule.joins) <= joins && schedule.part_rows <= part_rows &&
          schedule.arrivals <= arrivals;
 }
 
-std::size_t AttentionBlock::write(const AttentionRows& from, const AttentionSchedule& schedule,
-                                  std::byte* host) const noexcept {
+void AttentionBlock::write(const AttentionRows& from, const AttentionSchedule& schedule,
+                           std::byte* host) const noexcept {
   Writer writer(host);
   std::fill_n(writer.add(from.kv_start, from.count, rows), rows - from.count, 0);
   // Works and joins lie at multiples of eight bytes.
@@ -99,7 +103,6 @@ std::size_t AttentionBlock::write(const AttentionRows& from, const AttentionSche
   if (from.pages != nullptr) {
     writer.add(from.pages, from.num_pages_listed, from.num_pages_listed);
   }
-  return static_cast<std::size_t>(writer.at() - host);
 }
 
 AttentionTables AttentionBlock::tables(std::byte* device) const noexcept {

@@ -15,10 +15,12 @@ struct AttentionBlock {
   bool shares = false;  // whether joins may have shared parts
 
   std::size_t bytes() const noexcept;
+  /// What `write` writes for these rows.
+  std::size_t bytes_of(const AttentionRows& from) const noexcept;
   bool holds(const AttentionSchedule& schedule) const noexcept;
-  /// Writes all arrays and of the pages those that `from` lists; returns the bytes written.
-  std::size_t write(const AttentionRows& from, const AttentionSchedule& schedule,
-                    std::byte* host) const noexcept;
+  /// Writes all arrays and of the pages those that `from` lists.
+  void write(const AttentionRows& from, const AttentionSchedule& schedule,
+             std::byte* host) const noexcept;
   AttentionTables tables(std::byte* device) const noexcept;
 };
 

@@ -78,9 +78,9 @@ Status DeviceAttentionRows::Impl::upload(const AttentionRows& rows) {
                  block.joins);
   }
   core::UploadRing& ring = *context.impl().uploads;
-  HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, ring.take(block.bytes()));
-  const std::size_t bytes = block.write(rows, schedule, piece.host);
-  HYBRIDATTN_TRY(context.impl().accelerator->copy(memory, piece.host, bytes));
+  HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, ring.take(block.bytes_of(rows)));
+  block.write(rows, schedule, piece.host);
+  HYBRIDATTN_TRY(context.impl().accelerator->copy(memory, piece.host, piece.bytes));
   if (!limits.captured) ops::trim_tables(schedule, placed.tables);
   return {};
 }

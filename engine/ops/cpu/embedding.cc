@@ -24,12 +24,14 @@ void to_floats(const std::byte* src, DType dtype, std::int64_t n, float* dst) {
 
 }  // namespace
 
-void embed(Context& context, const ConstTensorView& table, std::span<const std::int32_t> ids,
-           const TensorView& out) {
-  const std::int64_t width = table.dim(1);
-  parallel_for(context.executor(), static_cast<std::int64_t>(ids.size()), [&](std::int64_t t, int) {
-    to_floats(row_of(table, ids[static_cast<std::size_t>(t)]), table.dtype, width,
-              static_cast<float*>(out.data) + t * out.stride(0));
+void embed(Context& context, const EmbedArgs& args) {
+  const ConstTensorView& table = args.table;
+  const auto tokens = static_cast<std::int64_t>(args.ids.size());
+  parallel_for(context.executor(), tokens, [&](std::int64_t t, int) {
+    std::int32_t id = args.ids[static_cast<std::size_t>(t)];
+    if (id < 0) id = args.chosen[static_cast<std::size_t>(-1 - id)].id;
+    to_floats(row_of(table, id), table.dtype, table.dim(1),
+              static_cast<float*>(args.out.data) + t * args.out.stride(0));
   });
 }
 

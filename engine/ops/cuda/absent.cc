@@ -14,9 +14,7 @@ Status absent(const char* op) {
 ThreadDevice::ThreadDevice(const ContextOptions&) {}
 ThreadDevice::~ThreadDevice() = default;
 
-Status embed(Context&, const ConstTensorView&, const std::int32_t*, const TensorView&) {
-  return absent("embed");
-}
+Status embed(Context&, const EmbedArgs&) { return absent("embed"); }
 Status gather_rows(Context&, const ConstTensorView&, const std::int32_t*, const TensorView&) {
   return absent("gather_rows");
 }

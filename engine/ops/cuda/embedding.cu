@@ -17,6 +17,7 @@ struct RowsById {
   const void* from;
   void* to;
   const std::int32_t* ids;
+  const GreedyToken* chosen;  // what negative ids name: see chosen_id
   std::int64_t from_stride, to_stride;
   std::int64_t width;
 };
@@ -24,7 +25,9 @@ struct RowsById {
 template <class From, class To>
 __global__ void __launch_bounds__(kThreads) rows_kernel(const __grid_constant__ RowsById p) {
   begin_kernel();
-  const From* from = static_cast<const From*>(p.from) + p.ids[blockIdx.x] * p.from_stride;
+  std::int32_t id = p.ids[blockIdx.x];
+  if (id < 0) id = p.chosen[-1 - id].id;
+  const From* from = static_cast<const From*>(p.from) + id * p.from_stride;
   To* to = static_cast<To*>(p.to) + std::int64_t{blockIdx.x} * p.to_stride;
   for (std::int64_t i = threadIdx.x; i < p.width; i += kThreads) to[i] = static_cast<To>(from[i]);
 }
@@ -37,9 +40,11 @@ Status launch_rows(Context& context, const char* op, const RowsById& p, std::int
 
 }  // namespace
 
-Status embed(Context& context, const ConstTensorView& table, const std::int32_t* ids,
-             const TensorView& out) {
-  const RowsById p{table.data, out.data, ids, table.stride(0), out.stride(0), table.dim(1)};
+Status embed(Context& context, const EmbedArgs& args) {
+  const ConstTensorView& table = args.table;
+  const TensorView& out = args.out;
+  const RowsById p{table.data,      out.data,      args.device_ids, args.chosen.data(),
+                   table.stride(0), out.stride(0), table.dim(1)};
   switch (table.dtype) {
     case DType::kBF16:
       return launch_rows<__nv_bfloat16, float>(context, "embed", p, out.dim(0));
@@ -50,7 +55,7 @@ Status embed(Context& context, const ConstTensorView& table, const std::int32_t*
 
 Status gather_rows(Context& context, const ConstTensorView& x, const std::int32_t* rows,
                    const TensorView& out) {
-  const RowsById p{x.data, out.data, rows, x.stride(0), out.stride(0), x.dim(1)};
+  const RowsById p{x.data, out.data, rows, nullptr, x.stride(0), out.stride(0), x.dim(1)};
   if (dtype_size(x.dtype) == sizeof(float)) {
     return launch_rows<std::uint32_t, std::uint32_t>(context, "gather_rows", p, out.dim(0));
   }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "engine/ops/embedding.h"
 #include "engine/ops/greedy.h"
 #include "hybridattn/context.h"
 #include "hybridattn/tensor.h"
@@ -23,8 +24,7 @@ class ThreadDevice {
   [[maybe_unused]] int before_ = -1;  // the device to go back to, or none; unused without CUDA
 };
 
-Status embed(Context& context, const ConstTensorView& table, const std::int32_t* ids,
-             const TensorView& out);
+Status embed(Context& context, const EmbedArgs& args);
 Status gather_rows(Context& context, const ConstTensorView& x, const std::int32_t* rows,
                    const TensorView& out);
 Status greedy_tokens(Context& context, const ConstTensorView& logits, const std::int32_t* limits,

@@ -42,7 +42,7 @@ class Model : public ModelService {
     }
     or_throw(model_->set_inputs(batch, ids));
     or_throw(runner_->run(batch).status());
-    model_->set_replayed(runner_->last_plan()->num_tokens());
+    model_->set_replayed(*runner_->last_plan());
   }
   std::vector<float> logits(const Ids& tokens) {
     std::vector<float> out(tokens.size() * vocab());
@@ -92,10 +92,11 @@ TEST(DeviceWeights, GiveTheLogitsOfTheStoredOnes) {
 TEST(DeviceWeights, TokensAreThoseOfTheLogitsBelowTheirLimits) {
   Model model("golden_a", DType::kF32, true);
   const auto expect_tokens = [&](const Ids& tokens, const Ids& limits) {
-    const std::vector<GreedyToken> chosen = [&] {
-      const auto span = or_throw(model->greedy(tokens, limits));
-      return std::vector<GreedyToken>(span.begin(), span.end());
-    }();
+    const Choices choices = or_throw(model->choose(tokens, limits));
+    std::vector<GreedyToken> chosen;
+    for (const std::int32_t place : choices.places) {
+      chosen.push_back(or_throw(model->chosen(choices))[static_cast<std::size_t>(place)]);
+    }
     const std::vector<float> logits = model.logits(tokens);
     ASSERT_EQ(chosen.size(), tokens.size());
     for (std::size_t i = 0; i < tokens.size(); ++i) {
@@ -120,14 +121,14 @@ TEST(DeviceWeights, TokensAreThoseOfTheLogitsBelowTheirLimits) {
 TEST(DeviceWeights, WhatCannotBeMovedIsTold) {
   Model plain("golden_a", DType::kF32, false);
   static_cast<void>(plain.run_prompts());
-  expect_error(plain->greedy(Ids{0}, Ids{10}).status(), StatusCode::kFailedPrecondition,
+  expect_error(plain->choose(Ids{0}, Ids{10}).status(), StatusCode::kFailedPrecondition,
                {"the weights are on the CPU"});
   const ModelConfig config = or_throw(ModelConfig::load(checkpoint_path("golden_a")));
   auto context = or_throw(Context::create());
   auto rounded =
       or_throw(ModelWeights::load(checkpoint_path("golden_a"), config, {}, WeightFormat::kInt8));
   expect_error(upload_weights(*context, DType::kF32, *rounded), StatusCode::kUnsupported,
-               {"weights are int8", "must be stored"});
+               {"weights are int8", "must be stored or joined"});
   PoisonAllocator nothing;
   ContextOptions options;
   options.allocator = &nothing;

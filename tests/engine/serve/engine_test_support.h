@@ -83,6 +83,8 @@ struct EngineSetup {
   std::int32_t page_size = 16;
   std::int32_t draft_tokens = 0;
   bool graphs = true;
+  WeightFormat weights = WeightFormat::kStored;
+  bool overlap = true;
   bool chunk_invariant = false;
   bool batch_invariant = false;
 };
@@ -99,6 +101,8 @@ inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
   options.page_size = setup.page_size;
   options.draft_tokens = setup.draft_tokens;
   options.graphs = setup.graphs;
+  options.weights = setup.weights;
+  options.overlap = setup.overlap;
   options.context.chunk_invariant = setup.chunk_invariant;
   options.context.batch_invariant = setup.batch_invariant;
   auto engine = or_throw(Engine::load(checkpoint_path(setup.checkpoint), options));

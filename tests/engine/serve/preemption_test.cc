@@ -97,6 +97,7 @@ TEST(F14PreemptionOrder, TheOldestIsNeverTheOneToWait) {
   EngineSetup setup;
   setup.max_batch = 3;
   setup.page_size = 4;
+  setup.overlap = false;  // steps are counted
   setup.memory = memory_of(setup, 20);
   const auto engine = make_engine(setup);
   std::vector<std::uint64_t> ids;
