@@ -2,6 +2,7 @@
 // machine can do in the same run.
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <vector>
 
 #include "apps/hybridattn/bench_prompts.h"
@@ -103,11 +104,21 @@ double step_bytes(engine::Engine& engine, std::int32_t sequences) {
   return static_cast<double>(bytes);
 }
 
-Status measure(engine::Engine& engine, const bench::Ceilings& ceilings, const Workload& workload,
+double mean(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+Status measure(engine::Engine& engine, bench::CeilingProbe& probe, const Workload& workload,
                bench::Report& report) {
-  std::vector<double> prefill, decode, together;
+  std::vector<double> prefill, decode, together, products, read;
+  const bool int8 = engine.model().weights().format == engine::WeightFormat::kInt8;
   Tokens first, tokens;
   for (int round = 0; round <= kRounds; ++round) {
+    // Between the runs, as the rates move with the machine's neighbours.
+    const bench::Ceilings ceilings = probe.measure();
+    bench::report_ceilings(engine.context(), ceilings, report);
+    products.push_back(bench::product_rate(ceilings, int8 ? 1 : 2));
+    read.push_back(ceilings.read);
     HYBRIDATTN_ASSIGN(const Spent times,
                       run_workload(engine, workload, false, round == 0 ? first : tokens));
     if (round == 0) continue;
@@ -121,17 +132,13 @@ Status measure(engine::Engine& engine, const bench::Ceilings& ceilings, const Wo
   std::sort(prefill.begin(), prefill.end());
   std::sort(decode.begin(), decode.end());
   std::sort(together.begin(), together.end());
-  const bool int8 = engine.model().weights().format == engine::WeightFormat::kInt8;
-  const double rate = ceilings.tiles > 0      ? ceilings.tiles * (int8 ? 2 : 1)
-                      : int8                  ? ceilings.int8_dot
-                      : ceilings.bf16_dot > 0 ? ceilings.bf16_dot
-                                              : ceilings.fma;
+  const double rate = mean(products);
   const double flop = 2 * product_parameters(engine.model()) * prefill[kRounds / 2];
   const double bytes =
       step_bytes(engine, workload.sequences) * decode[kRounds / 2] / workload.sequences;
   report.row({{"suite", std::string("model")},
               {"workload", std::string(workload.name)},
-              {"weights", std::string(int8 ? "int8" : "stored")},
+              {"weights", std::string(engine::weight_format_name(engine.model().weights().format))},
               {"dtype", std::string(dtype_name(engine.model().dtype()))},
               {"sequences", std::int64_t{workload.sequences}},
               {"prompt", std::int64_t{workload.length}},
@@ -140,7 +147,7 @@ Status measure(engine::Engine& engine, const bench::Ceilings& ceilings, const Wo
               {"of_one_by_one", together.empty() ? 1 : together[kRounds / 2], 2},
               {"decode_tokens_per_s", decode[kRounds / 2], 1},
               {"decode_gb_per_s", bytes / 1e9, 1},
-              {"of_read", ceilings.read > 0 ? bytes / ceilings.read : 0, 2}});
+              {"of_read", bytes / mean(read), 2}});
   return {};
 }
 
@@ -170,10 +177,9 @@ Status bench_model(const BenchOptions& options) {
   HYBRIDATTN_TRY(engine->allocate_caches({2048 + kNewTokens, 0}));
   bench::Report report(options.json);
   HYBRIDATTN_TRY(measure_start(*engine, begin, report));
+  bench::CeilingProbe probe(engine->context());
   for (const Workload& workload : kWorkloads) {
-    const bench::Ceilings ceilings = bench::measure_ceilings(engine->context());
-    bench::report_ceilings(engine->context(), ceilings, report);
-    HYBRIDATTN_TRY(measure(*engine, ceilings, workload, report));
+    HYBRIDATTN_TRY(measure(*engine, probe, workload, report));
   }
   return {};
 }

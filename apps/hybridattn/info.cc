@@ -10,6 +10,18 @@ namespace {
 
 using nlohmann::ordered_json;
 
+/// What serves each part of a layer.
+ordered_json kernels_of(engine::Engine& engine) {
+  const bool on_cpu = engine.context().device() == DeviceType::kCpu;
+  const bool int8 = engine.model().weights().format == engine::WeightFormat::kInt8;
+  return {
+      {"full_attention", {"qk_norm_rope_store", "attention"}},
+      {"gated_delta_net",
+       {"causal_conv", "gdn_gates", on_cpu ? "gdn_step (decode)" : "gdn_decode (decode)",
+        "gdn_prefill (chunks of 64)", "gated_rms_norm"}},
+      {"products", int8 ? std::vector{"linear_int8", "linear (gates)"} : std::vector{"linear"}}};
+}
+
 ordered_json describe(engine::Engine& engine) {
   const engine::HybridModel& model = engine.model();
   const engine::ModelConfig& c = model.config();
@@ -30,21 +42,19 @@ ordered_json describe(engine::Engine& engine) {
   out["dtype"] = dtype_name(model.dtype());
   out["kv_dtype"] = dtype_name(kv.dtype);
   out["state_dtype"] = dtype_name(state.state_dtype);
-  const bool int8 = model.weights().format == engine::WeightFormat::kInt8;
   out["weights"] = engine::weight_format_name(model.weights().format);
   out["weight_bytes"] = memory.weights;
   out["kv_bytes_per_token"] = kv.page_bytes();
   out["state_bytes_per_sequence"] = state.slot_bytes();
   out["workspace_bytes"] = memory.workspace;
-  out["device"] = "cpu";
-  out["isa"] = isa_name(engine.context().isa());
-  out["threads"] = engine.context().executor().concurrency();
-  out["kernels"] = {
-      {"full_attention", {"qk_norm_rope_store", "attention"}},
-      {"gated_delta_net",
-       {"causal_conv", "gdn_gates", "gdn_step (decode)", "gdn_prefill (chunks of 64)",
-        "gated_rms_norm"}},
-      {"products", int8 ? std::vector{"linear_int8", "linear (gates)"} : std::vector{"linear"}}};
+  if (engine.context().device() == DeviceType::kCpu) {
+    out["device"] = "cpu";
+    out["isa"] = isa_name(engine.context().isa());
+    out["threads"] = engine.context().executor().concurrency();
+  } else {
+    out["device"] = concat("cuda:", engine.options().context.device_index);
+  }
+  out["kernels"] = kernels_of(engine);
   return out;
 }
 

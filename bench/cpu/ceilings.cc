@@ -14,7 +14,6 @@ namespace hybridattn::bench {
 namespace {
 
 constexpr std::int64_t kPieces = 64;
-constexpr std::int64_t kBytes = std::int64_t{256} << 20;
 constexpr int kRounds = 3;
 
 /// Sums of the bytes, so that nothing is left out; eight chains.
@@ -167,24 +166,23 @@ double update_in_place(Context& context, std::int64_t bytes) {
   return 2.0 * static_cast<double>(piece * kPieces) / t.median;
 }
 
-Ceilings measure_ceilings(Context& context) {
-  const BigBlock from(kBytes), to(kBytes);
+Ceilings CeilingProbe::measure() {
   constexpr std::int64_t piece = kBytes / kPieces;
   std::vector<std::uint64_t> sums(kPieces);
   Ceilings out;
   // Some machines are faster with prefetches, some without.
-  out.read = best_rate(context, static_cast<double>(piece), [&](std::int64_t i) {
-    sums[static_cast<std::size_t>(i)] = read_piece<true>(from.data() + i * piece, piece);
+  out.read = best_rate(context_, static_cast<double>(piece), [&](std::int64_t i) {
+    sums[static_cast<std::size_t>(i)] = read_piece<true>(from_.data() + i * piece, piece);
   });
-  const double plain = best_rate(context, static_cast<double>(piece), [&](std::int64_t i) {
-    sums[static_cast<std::size_t>(i)] = read_piece<false>(from.data() + i * piece, piece);
+  const double plain = best_rate(context_, static_cast<double>(piece), [&](std::int64_t i) {
+    sums[static_cast<std::size_t>(i)] = read_piece<false>(from_.data() + i * piece, piece);
   });
   out.read = std::max(out.read, plain);
   if (sums != std::vector<std::uint64_t>(kPieces, sums[0])) out.read = 0;
-  out.copy = best_rate(context, 2.0 * piece, [&](std::int64_t i) {
-    std::memcpy(to.data() + i * piece, from.data() + i * piece, piece);
+  out.copy = best_rate(context_, 2.0 * piece, [&](std::int64_t i) {
+    std::memcpy(to_.data() + i * piece, from_.data() + i * piece, piece);
   });
-  measure_arithmetic(context, out);
+  measure_arithmetic(context_, out);
   return out;
 }
 

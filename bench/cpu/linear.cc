@@ -93,32 +93,25 @@ struct Problem {
   }
 };
 
-double arithmetic_rate(const Ceilings& ceilings, std::int64_t weight_size) {
-  if (weight_size == 1 && ceilings.tiles > 0) return 2 * ceilings.tiles;  // of bytes
-  if (weight_size == 1 && ceilings.int8_dot > 0) return ceilings.int8_dot;
-  if (weight_size == 2 && ceilings.tiles > 0) return ceilings.tiles;
-  if (weight_size == 2 && ceilings.bf16_dot > 0) return ceilings.bf16_dot;
-  return ceilings.fma;
-}
-
-void measure(Context& context, const Ceilings& ceilings, const Problem& problem, Report& report) {
-  const Times t = time_calls(kSeconds, [&](std::int64_t i) { problem.run(context, i); });
+void measure(Context& context, CeilingProbe& probe, const Problem& problem, Report& report) {
+  const BesideCeilings t(probe, kSeconds, [&](std::int64_t i) { problem.run(context, i); });
   problem.check();
   const double flop = 2.0 * static_cast<double>(problem.m * problem.n * problem.k);
   const double bytes = static_cast<double>(problem.size * problem.n * problem.k);
-  const double rate = arithmetic_rate(ceilings, problem.size);
-  report.row({{"suite", std::string("linear")},
-              {"kernel", std::string(context.last_kernel_target())},
-              {"weights", std::string(problem.size == 2 ? "bf16" : "i8")},
-              {"m", problem.m},
-              {"n", problem.n},
-              {"k", problem.k},
-              {"us", t.median * 1e6, 0},
-              {"best_us", t.best * 1e6, 0},
-              {"weight_gb_per_s", bytes / t.median / 1e9, 1},
-              {"of_read", bytes / t.median / ceilings.read, 2},
-              {"gflop_per_s", flop / t.median / 1e9, 0},
-              {"of_rate", rate > 0 ? flop / t.median / rate : 0, 2}});
+  report.row(
+      {{"suite", std::string("linear")},
+       {"kernel", std::string(context.last_kernel_target())},
+       {"weights", std::string(problem.size == 2 ? "bf16" : "i8")},
+       {"m", problem.m},
+       {"n", problem.n},
+       {"k", problem.k},
+       {"us", t.median() * 1e6, 0},
+       {"best_us", t.best() * 1e6, 0},
+       {"weight_gb_per_s", bytes / t.median() / 1e9, 1},
+       {"of_read", t.share(bytes, [](const Ceilings& c) { return c.read; }), 2},
+       {"gflop_per_s", flop / t.median() / 1e9, 0},
+       {"of_rate", t.share(flop, [&](const Ceilings& c) { return product_rate(c, problem.size); }),
+        2}});
 }
 
 /// The second product of a feed-forward network with its gate in it, beside both apart.
@@ -162,11 +155,12 @@ void measure_gate(Context& context, std::int64_t m, Report& report) {
 
 }  // namespace
 
-void run_linear(Context& context, const Ceilings& ceilings, Report& report) {
+void run_linear(Context& context, const Ceilings&, Report& report) {
+  CeilingProbe probe(context);
   for (const std::int64_t size : {2, 1}) {
     for (const auto& [n, k] : {std::pair<std::int64_t, std::int64_t>{3584, 1024}, {1024, 3584}}) {
       for (const std::int64_t m : {1, 4, 8, 16, 32, 64, 128, 512, 2048}) {
-        measure(context, ceilings, Problem(m, n, k, size), report);
+        measure(context, probe, Problem(m, n, k, size), report);
       }
     }
   }

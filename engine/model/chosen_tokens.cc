@@ -5,7 +5,7 @@
 namespace hybridattn::engine {
 
 void ChosenTokens::release() {
-  const std::size_t bytes = size_ * sizeof(GreedyToken);
+  const std::size_t bytes = size_ * sizeof(NextToken);
   if (device_ != nullptr) context_.allocator().deallocate(device_, bytes);
   for (Copy& copy : copies_) {
     if (copy.host != nullptr) context_.pinned_allocator().deallocate(copy.host, bytes);
@@ -20,11 +20,11 @@ Status ChosenTokens::reserve(std::size_t count) {
   HYBRIDATTN_TRY(context_.synchronize());  // copies may still be on their way
   release();
   size_ = count;
-  const std::size_t bytes = count * sizeof(GreedyToken);
-  device_ = static_cast<GreedyToken*>(context_.allocator().allocate(bytes));
+  const std::size_t bytes = count * sizeof(NextToken);
+  device_ = static_cast<NextToken*>(context_.allocator().allocate(bytes));
   bool all = device_ != nullptr;
   for (Copy& copy : copies_) {
-    copy.host = static_cast<GreedyToken*>(context_.pinned_allocator().allocate(bytes));
+    copy.host = static_cast<NextToken*>(context_.pinned_allocator().allocate(bytes));
     all = all && copy.host != nullptr;
     HYBRIDATTN_ASSIGN(copy.arrived, Fence::create(context_));
   }
@@ -37,19 +37,19 @@ Status ChosenTokens::reserve(std::size_t count) {
 Result<std::uint64_t> ChosenTokens::send(std::size_t count) {
   Copy& copy = copy_of(sent_);
   copy.count = count;
-  HYBRIDATTN_TRY(context_.copy(copy.host, device_, count * sizeof(GreedyToken)));
+  HYBRIDATTN_TRY(context_.copy(copy.host, device_, count * sizeof(NextToken)));
   HYBRIDATTN_TRY(copy.arrived->set());
   return sent_++;
 }
 
-Result<std::span<const GreedyToken>> ChosenTokens::receive(std::uint64_t sending) {
+Result<std::span<const NextToken>> ChosenTokens::receive(std::uint64_t sending) {
   if (sending >= sent_ || sent_ - sending > kSent) {
     return error(StatusCode::kFailedPrecondition, "the tokens of step ", sending, " are not held, ",
                  sent_, " were sent and the last ", kSent, " are");
   }
   const Copy& copy = copy_of(sending);
   HYBRIDATTN_TRY(copy.arrived->wait());
-  return std::span<const GreedyToken>(copy.host, copy.count);
+  return std::span<const NextToken>(copy.host, copy.count);
 }
 
 }  // namespace hybridattn::engine

@@ -32,20 +32,20 @@ class ChosenTokens {
   /// device_error.
   Status reserve(std::size_t count);
   /// The array, where kernels read and write it.
-  std::span<GreedyToken> device() const { return {device_, size_}; }
+  std::span<NextToken> device() const { return {device_, size_}; }
 
   /// Orders a copy of the first `count` behind what was ordered so far. Returns its number. The
   /// last kSent can be received.
   Result<std::uint64_t> send(std::size_t count);
   /// Waits for a copy and for nothing behind it. It stays until kSent more are sent. Errors:
   /// failed_precondition for one that was overwritten; device_error.
-  Result<std::span<const GreedyToken>> receive(std::uint64_t sending);
+  Result<std::span<const NextToken>> receive(std::uint64_t sending);
 
   static constexpr std::size_t kSent = 2;
 
  private:
   struct Copy {
-    GreedyToken* host = nullptr;
+    NextToken* host = nullptr;
     std::size_t count = 0;
     std::unique_ptr<Fence> arrived;
   };
@@ -53,7 +53,7 @@ class ChosenTokens {
   void release();
 
   Context& context_;
-  GreedyToken* device_ = nullptr;
+  NextToken* device_ = nullptr;
   std::size_t size_ = 0;
   std::array<Copy, kSent> copies_;
   std::uint64_t sent_ = 0;

@@ -61,7 +61,7 @@ HybridModel::HybridModel(Context& context, ModelConfig config,
     : context_(context), config_(std::move(config)), weights_(std::move(weights)),
       dtype_(product_dtype(config_, dtype)), attention_(config_.layers.size()),
       gdn_(config_.layers.size()), arena_(context), inputs_(context), wanted_(context),
-      limits_(context), chosen_(context) {
+      limits_(context), draws_(context), chosen_(context) {
   std::int32_t kv_index = 0;
   std::int32_t gdn_index = 0;
   for (std::int32_t i = 0; i < config_.num_layers(); ++i) {
@@ -163,14 +163,28 @@ Status HybridModel::multiply(const ConstTensorView& x, const WeightMatrix& w, co
   return linear(context_, {x, w, out, accumulate, {}, {}});
 }
 
-/// out = silu(x gate^T) * x up^T.
+/// out = norm(x) w^T in one call, for weights that were moved.
+Status HybridModel::multiply_normed(const ConstTensorView& x, const ConstTensorView& norm,
+                                    const WeightMatrix& w, const TensorView& out) {
+  return linear(context_, {x, w, out, false, {}, {}, norm, config_.rms_norm_eps});
+}
+
+/// out = silu(x gate^T) * x up^T. Weights that were moved take x before its norm, where one is
+/// given.
 Status HybridModel::multiply_gated(const ConstTensorView& x, const MlpWeights& w,
-                                   const TensorView& out) {
-  if (weights_->on_device()) return linear(context_, {x, w.up, out, false, {}, w.gate});
+                                   const TensorView& out, const ConstTensorView& norm) {
+  if (weights_->on_device()) {
+    return linear(context_, {x, w.up, out, false, {}, w.gate, norm, config_.rms_norm_eps});
+  }
   HYBRIDATTN_TRY(multiply(x, w.gate, out));
   if (w.up.dtype == DType::kI8)
     return linear_int8(context_, {x, w.up, w.up.scale, out, false, out});
   return linear(context_, {x, w.up, out, false, out, {}});
+}
+
+Status HybridModel::normalize(const ConstTensorView& x, const ConstTensorView& norm,
+                              const TensorView& out) {
+  return rms_norm(context_, {x, norm, out, config_.rms_norm_eps, true});
 }
 
 Status HybridModel::reserve_products(std::int64_t rows) {
@@ -180,11 +194,13 @@ Status HybridModel::reserve_products(std::int64_t rows) {
     shared = std::max(shared, linear_int8_shared_workspace_bytes(rows, inner));
   }
   std::size_t each = std::max(linear_workspace_bytes(context_), linear_int8_workspace_bytes());
-  // A GPU has both halves of a gated product there.
   if (weights_->on_device()) {
+    // A GPU has both halves of a gated product there, and x behind its norm.
     const std::int64_t width =
         std::max<std::int64_t>(config_.intermediate_size, config_.moe.shared_expert_width);
-    each += static_cast<std::size_t>(rows * 2 * (width + 8)) * dtype_size(dtype_);
+    const auto normed = static_cast<std::size_t>(rows * (config_.hidden_size + 64));
+    each += (static_cast<std::size_t>(rows * 2 * (width + 8)) + normed) * dtype_size(dtype_);
+    if (context_.device() == DeviceType::kCpu) shared += normed * dtype_size(dtype_);
   }
   return context_.reserve_workspace(shared, each);
 }
@@ -198,6 +214,7 @@ Status HybridModel::reserve(std::int64_t tokens) {
   const auto block = static_cast<std::size_t>(logits_block());
   HYBRIDATTN_TRY(wanted_.reserve(block));
   HYBRIDATTN_TRY(limits_.reserve(block));
+  HYBRIDATTN_TRY(draws_.reserve(block));
   HYBRIDATTN_TRY(chosen_.reserve(block));
   if (!moved) return {};
   tokens_ = 0;
@@ -259,11 +276,10 @@ Status HybridModel::full_attention(const LayerWeights& w, const RadixAttention& 
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   const FullAttentionBuffers x(arena_, config_, dtype_, tokens_, weights_->on_device());
-  HYBRIDATTN_TRY(rms_norm(
-      context_, {residual.hidden, w.input_norm, residual.normed, config_.rms_norm_eps, true}));
   if (!x.joined.empty()) {
-    HYBRIDATTN_TRY(multiply(residual.normed, w.full->joined, x.joined));
+    HYBRIDATTN_TRY(multiply_normed(residual.hidden, w.input_norm, w.full->joined, x.joined));
   } else {
+    HYBRIDATTN_TRY(normalize(residual.hidden, w.input_norm, residual.normed));
     HYBRIDATTN_TRY(multiply(residual.normed, w.full->q_proj, flat(x.q_gate)));
     HYBRIDATTN_TRY(multiply(residual.normed, w.full->k_proj, flat(x.k)));
     HYBRIDATTN_TRY(multiply(residual.normed, w.full->v_proj, flat(x.v)));
@@ -289,11 +305,10 @@ Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAtte
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   const GdnBuffers x(arena_, config_, dtype_, tokens_, weights_->on_device());
-  HYBRIDATTN_TRY(rms_norm(
-      context_, {residual.hidden, w.input_norm, residual.normed, config_.rms_norm_eps, true}));
   if (!x.joined.empty()) {
-    HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->joined, x.joined));
+    HYBRIDATTN_TRY(multiply_normed(residual.hidden, w.input_norm, w.gdn->joined, x.joined));
   } else {
+    HYBRIDATTN_TRY(normalize(residual.hidden, w.input_norm, residual.normed));
     HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_qkv, x.mixed_qkv));
     HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_z, flat(x.z)));
     HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_b, x.b));
@@ -316,9 +331,12 @@ Status HybridModel::mlp(const LayerWeights& w) {
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   const MlpBuffers x(arena_, dtype_, tokens_, w.mlp->gate.dim(0));
-  HYBRIDATTN_TRY(rms_norm(context_, {residual.hidden, w.post_attention_norm, residual.normed,
-                                     config_.rms_norm_eps, true}));
-  HYBRIDATTN_TRY(multiply_gated(residual.normed, *w.mlp, x.gated));
+  if (weights_->on_device()) {
+    HYBRIDATTN_TRY(multiply_gated(residual.hidden, *w.mlp, x.gated, w.post_attention_norm));
+  } else {
+    HYBRIDATTN_TRY(normalize(residual.hidden, w.post_attention_norm, residual.normed));
+    HYBRIDATTN_TRY(multiply_gated(residual.normed, *w.mlp, x.gated));
+  }
   return multiply(x.gated, w.mlp->down, residual.hidden, true);
 }
 
@@ -379,10 +397,9 @@ Status HybridModel::moe(const LayerWeights& w) {
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   const MoeBuffers x(arena_, config_, dtype_, tokens_);
-  const float eps = config_.rms_norm_eps;
   const TensorView& hidden = residual.hidden;
-  HYBRIDATTN_TRY(rms_norm(context_, {hidden, w.post_attention_norm, x.router_in, eps, true}));
-  HYBRIDATTN_TRY(rms_norm(context_, {hidden, w.post_attention_norm, residual.normed, eps, true}));
+  HYBRIDATTN_TRY(normalize(hidden, w.post_attention_norm, x.router_in));
+  HYBRIDATTN_TRY(normalize(hidden, w.post_attention_norm, residual.normed));
   HYBRIDATTN_TRY(multiply(x.router_in, w.moe->router, x.logits));
   if (weights_->on_device()) {
     // The order of the CPU, where the routed experts come last too.

@@ -11,7 +11,7 @@
 #include "engine/model/chosen_tokens.h"
 #include "engine/model/step_inputs.h"
 #include "engine/model/weights.h"
-#include "engine/ops/greedy.h"
+#include "engine/ops/draw.h"
 #include "engine/ops/moe.h"
 #include "hybridattn/hybridattn.h"
 
@@ -74,14 +74,13 @@ class HybridModel {
   /// Logits [tokens.size(), vocab] of some tokens of the last step, by their index in its stream.
   /// `out` is the host's, who may read it at once.
   Status logits(std::span<const std::int32_t> tokens, float* out);
-  /// On a GPU: orders the choice of the next tokens where the logits lie: of each the largest below
-  /// limits[i]. As many tokens as for logits(), at most. The limits of a replay were those of
-  /// set_limits. Errors: as above; failed_precondition on the CPU.
-  Result<Choices> choose(std::span<const std::int32_t> tokens,
-                         std::span<const std::int32_t> limits);
+  /// On a GPU: orders the choice of the next tokens where the logits lie, of each by draws[i]. As
+  /// many tokens as for logits(), at most. Where the largest logits are asked for, the limits of a
+  /// replay were those of set_limits. Errors: as above; failed_precondition on the CPU.
+  Result<Choices> choose(std::span<const std::int32_t> tokens, std::span<const Draw> draws);
   /// Waits for what was chosen, of the last two calls of `choose`, and for nothing behind it; by
   /// the places of the choices. Errors: device_error; failed_precondition for older ones.
-  Result<std::span<const GreedyToken>> chosen(const Choices& choices) {
+  Result<std::span<const NextToken>> chosen(const Choices& choices) {
     return chosen_.receive(choices.step);
   }
   /// Says which step comes before `logits` when it was a replay of `run_to_tokens`.
@@ -99,7 +98,10 @@ class HybridModel {
   bool has_head(const Plan& plan) const;
   /// Norm, logits and the largest of each, of hidden rows: [M, H] f32, which lie in the arena.
   Result<TensorView> head(const TensorView& hidden, float* out);
-  Status choose_of(const TensorView& logits);
+  Status choose_largest(const TensorView& logits);
+  /// Each row of logits in `rows` by its draw.
+  Status draw(const TensorView& logits, std::span<const std::int32_t> rows,
+              std::span<const Draw> draws);
   /// All logits of the last replay, where it left them.
   TensorView replayed_logits();
   Status check_logits_tokens(std::span<const std::int32_t> tokens) const;
@@ -108,7 +110,11 @@ class HybridModel {
   Status reserve_products(std::int64_t rows);
   Status multiply(const ConstTensorView& x, const WeightMatrix& w, const TensorView& out,
                   bool accumulate = false);
-  Status multiply_gated(const ConstTensorView& x, const MlpWeights& w, const TensorView& out);
+  Status multiply_normed(const ConstTensorView& x, const ConstTensorView& norm,
+                         const WeightMatrix& w, const TensorView& out);
+  Status multiply_gated(const ConstTensorView& x, const MlpWeights& w, const TensorView& out,
+                        const ConstTensorView& norm = {});
+  Status normalize(const ConstTensorView& x, const ConstTensorView& norm, const TensorView& out);
   Status full_attention(const LayerWeights& w, const RadixAttention& layer, const Plan& plan,
                         AttentionBackend& backend);
   Status gated_delta_net(const LayerWeights& w, const RadixLinearAttention& layer, const Plan& plan,
@@ -134,6 +140,7 @@ class HybridModel {
   StepInputs inputs_;
   StepArray<std::int32_t> wanted_;  // tokens whose logits are wanted
   StepArray<std::int32_t> limits_;  // of each
+  StepArray<Draw> draws_;           // of each, where not all are greedy
   ChosenTokens chosen_;             // what they say
   std::uint64_t buffers_version_ = 0;
   std::int64_t tokens_ = 0;    // of the last step

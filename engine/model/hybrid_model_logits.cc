@@ -36,7 +36,7 @@ Status HybridModel::run_to_tokens(const Plan& plan, AttentionBackend& backend) {
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   HYBRIDATTN_ASSIGN(const TensorView logits, head(residual.hidden, nullptr));
-  return choose_of(logits);
+  return choose_largest(logits);
 }
 
 Status HybridModel::check_logits_tokens(std::span<const std::int32_t> tokens) const {
@@ -60,13 +60,16 @@ Result<TensorView> HybridModel::head(const TensorView& hidden, float* out) {
   const TensorView logits = out != nullptr
                                 ? TensorView(out, DType::kF32, {rows, config_.vocab_size})
                                 : arena_.take(DType::kF32, {rows, config_.vocab_size});
-  HYBRIDATTN_TRY(
-      rms_norm(context_, {hidden, weights_->final_norm, normed, config_.rms_norm_eps, true}));
+  if (weights_->on_device()) {
+    HYBRIDATTN_TRY(multiply_normed(hidden, weights_->final_norm, weights_->lm_head, logits));
+    return logits;
+  }
+  HYBRIDATTN_TRY(normalize(hidden, weights_->final_norm, normed));
   HYBRIDATTN_TRY(multiply(normed, weights_->lm_head, logits));
   return logits;
 }
 
-Status HybridModel::choose_of(const TensorView& logits) {
+Status HybridModel::choose_largest(const TensorView& logits) {
   const TensorView scratch = arena_.take(DType::kI8, {greedy_bytes(logits.dim(0))});
   return run_or_record(context_, "greedy_tokens", [this, logits, scratch] {
     return greedy_tokens(context_, logits, limits_.device(), static_cast<std::byte*>(scratch.data),
@@ -125,25 +128,42 @@ Status HybridModel::set_limits(std::span<const std::int32_t> limits) {
   return limits_.upload(host.size());
 }
 
+Status HybridModel::draw(const TensorView& logits, std::span<const std::int32_t> rows,
+                         std::span<const Draw> draws) {
+  // Rows that nobody wants have some draw too.
+  Draw any;
+  any.limit = config_.vocab_size;
+  const auto all = draws_.host().first(static_cast<std::size_t>(logits.dim(0)));
+  std::fill(all.begin(), all.end(), any);
+  for (std::size_t i = 0; i < rows.size(); ++i) all[static_cast<std::size_t>(rows[i])] = draws[i];
+  HYBRIDATTN_TRY(draws_.upload(all.size()));
+  return draw_tokens(context_, logits, all.data(), draws_.device(), chosen_.device().data());
+}
+
 Result<Choices> HybridModel::choose(std::span<const std::int32_t> tokens,
-                                    std::span<const std::int32_t> limits) {
+                                    std::span<const Draw> draws) {
   HYBRIDATTN_TRY(check_logits_tokens(tokens));
   if (!weights_->on_device()) {
     return error(StatusCode::kFailedPrecondition,
                  "HybridModel::choose: the weights are on the CPU, where logits are read");
   }
+  const bool greedy =
+      std::all_of(draws.begin(), draws.end(), [](const Draw& draw) { return draw.scale == 0; });
   Choices choices;
   if (knows_logits_) {
     choices.places.assign(tokens.begin(), tokens.end());
+    if (!greedy) HYBRIDATTN_TRY(draw(replayed_logits(), tokens, draws));
     HYBRIDATTN_ASSIGN(choices.step, chosen_.send(static_cast<std::size_t>(tokens_)));
     return choices;
   }
   choices.places.resize(tokens.size());
   std::iota(choices.places.begin(), choices.places.end(), 0);
   if (!tokens.empty()) {
-    HYBRIDATTN_TRY(set_limits(limits));
+    std::vector<std::int32_t> limits;
+    for (const Draw& each : draws) limits.push_back(each.limit);
+    if (greedy) HYBRIDATTN_TRY(set_limits(limits));
     HYBRIDATTN_ASSIGN(const TensorView logits, compute_logits(tokens, nullptr));
-    HYBRIDATTN_TRY(choose_of(logits));
+    HYBRIDATTN_TRY(greedy ? choose_largest(logits) : draw(logits, choices.places, draws));
   }
   HYBRIDATTN_ASSIGN(choices.step, chosen_.send(tokens.size()));
   return choices;

@@ -17,7 +17,7 @@ struct EmbedArgs {
   ConstTensorView table;              ///< [V, H] f32, bf16 or f16
   std::span<const std::int32_t> ids;  ///< [T] of the host
   const std::int32_t* device_ids;     ///< CUDA: the same on the device
-  std::span<GreedyToken> chosen;      ///< where kernels read them, which are those of `table`
+  std::span<NextToken> chosen;        ///< where kernels read them, which are those of `table`
   TensorView out;                     ///< [T, H] f32
 };
 

@@ -6,7 +6,7 @@
 namespace hybridattn::engine {
 
 Status greedy_tokens(Context& context, const ConstTensorView& logits, const std::int32_t* limits,
-                     std::byte* scratch, GreedyToken* tokens) {
+                     std::byte* scratch, NextToken* tokens) {
   if (context.device() == DeviceType::kCuda) {
     return cuda::greedy_tokens(context, logits, limits, scratch, tokens);
   }

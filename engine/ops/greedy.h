@@ -9,7 +9,7 @@
 namespace hybridattn::engine {
 
 /// What the logits of one position say.
-struct GreedyToken {
+struct NextToken {
   std::int32_t id = 0;      ///< of the largest logit below the limit, the lower one of equals
   std::int32_t finite = 0;  ///< whether all logits of the row, those beyond the limit too, are
 };
@@ -25,6 +25,6 @@ constexpr std::size_t greedy_scratch_bytes(std::int64_t rows) {
 /// takes none.
 /// Errors: device_error.
 Status greedy_tokens(Context& context, const ConstTensorView& logits, const std::int32_t* limits,
-                     std::byte* scratch, GreedyToken* tokens);
+                     std::byte* scratch, NextToken* tokens);
 
 }  // namespace hybridattn::engine

@@ -137,7 +137,6 @@ class Engine {
   struct Running {
     std::uint64_t id = 0;
     Request request;
-    Sampler sampler{SamplingParams{}};
     Handle row{};                       // index -1 = none
     std::vector<std::int32_t> history;  // prompt and output
     std::int64_t prefill_end = 0;       // tokens of it that are computed as a prompt
@@ -180,7 +179,7 @@ class Engine {
   Status collect(std::vector<TokenEvent>& events);
   Running* find_running(std::uint64_t request);
   static std::vector<Wanted> wanted_of(const Step& step);
-  static bool all_greedy(const Step& step, std::span<const Wanted> wanted);
+  static bool logits_suffice(const Step& step, std::span<const Wanted> wanted);
   Result<Choices> choose_on_device(const Step& step, std::span<const Wanted> wanted);
   Status sample(Step& step, std::span<const Wanted> wanted, std::vector<TokenEvent>& events);
   Status sample_on_host(Step& step, std::span<const Wanted> wanted,

@@ -27,10 +27,11 @@ std::vector<Engine::Wanted> Engine::wanted_of(const Step& step) {
   return all;
 }
 
-/// Whether the largest logit is what the samplers of all rows would take.
-bool Engine::all_greedy(const Step& step, std::span<const Wanted> wanted) {
-  return std::all_of(wanted.begin(), wanted.end(),
-                     [&](const Wanted& each) { return step.rows[each.row].is_argmax; });
+/// Whether the device may choose: it has no history.
+bool Engine::logits_suffice(const Step& step, std::span<const Wanted> wanted) {
+  return std::none_of(wanted.begin(), wanted.end(), [&](const Wanted& each) {
+    return step.rows[each.row].sampling.reads_history();
+  });
 }
 
 void Engine::accept(Running& running, std::int32_t token, std::vector<TokenEvent>& events) {
@@ -72,31 +73,35 @@ Status Engine::sample_on_host(Step& step, std::span<const Wanted> wanted,
     const std::span<float> logits(logits_.data() + i * vocab, vocab);
     HYBRIDATTN_TRY(check_logits(logits, running->history.size()));
     const TraceSpan span(*context_, "sample");
-    take_token(step, row, *running,
-               running->sampler.next(logits, running->history, row.vocab_limit), events);
+    const std::int32_t id = engine::sample(row.sampling, logits, running->history, row.vocab_limit,
+                                           row.said + row.matched);
+    take_token(step, row, *running, id, events);
   }
   return {};
 }
 
 Result<Choices> Engine::choose_on_device(const Step& step, std::span<const Wanted> wanted) {
-  std::vector<std::int32_t> tokens, limits;
+  std::vector<std::int32_t> tokens;
+  std::vector<Draw> draws;
   for (const Wanted& each : wanted) {
+    const StepRow& row = step.rows[each.row];
+    const std::int32_t drafts = row.kind == RowKind::kVerify ? each.token - row.first_token : 0;
     tokens.push_back(each.token);
-    limits.push_back(step.rows[each.row].vocab_limit);
+    draws.push_back(draw_of(row.sampling, row.vocab_limit, row.said + drafts));
   }
-  return model_->choose(tokens, limits);
+  return model_->choose(tokens, draws);
 }
 
 /// The device chooses, and the host gets ids.
 Status Engine::sample_on_device(Step& step, std::span<const Wanted> wanted,
                                 std::vector<TokenEvent>& events) {
   HYBRIDATTN_ASSIGN(const Choices choices, choose_on_device(step, wanted));
-  HYBRIDATTN_ASSIGN(const std::span<const GreedyToken> chosen, model_->chosen(choices));
+  HYBRIDATTN_ASSIGN(const std::span<const NextToken> chosen, model_->chosen(choices));
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     StepRow& row = step.rows[wanted[i].row];
     Running* const running = find_running(row.request);
     if (row.stopped || running == nullptr) continue;
-    const GreedyToken& token = chosen[static_cast<std::size_t>(choices.places[i])];
+    const NextToken& token = chosen[static_cast<std::size_t>(choices.places[i])];
     if (token.finite == 0) return logits_error(running->history.size());
     take_token(step, row, *running, token.id, events);
   }
@@ -107,7 +112,7 @@ Status Engine::sample(Step& step, std::span<const Wanted> all, std::vector<Token
   const auto block = static_cast<std::size_t>(model_->logits_block());
   for (std::size_t first = 0; first < all.size(); first += block) {
     const auto wanted = all.subspan(first, std::min(block, all.size() - first));
-    const bool on_device = model_->weights().on_device() && all_greedy(step, wanted);
+    const bool on_device = model_->weights().on_device() && logits_suffice(step, wanted);
     HYBRIDATTN_TRY(on_device ? sample_on_device(step, wanted, events)
                              : sample_on_host(step, wanted, events));
   }

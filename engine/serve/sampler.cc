@@ -4,7 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <numeric>
+#include <numbers>
 #include <type_traits>
 #include <unordered_set>
 
@@ -126,60 +126,33 @@ double log_probability(std::span<const float> logits, std::int32_t id) {
   return static_cast<double>(logits[static_cast<std::size_t>(id)]) - top - std::log(total);
 }
 
-double Sampler::uniform() {
+Draw draw_of(const SamplingParams& params, std::int32_t limit, std::int64_t said) {
+  Draw draw;
+  draw.limit = limit;
+  if (params.temperature == 0) return draw;
+  draw.top_k = params.top_k;
+  draw.scale = std::numbers::log2e_v<float> / params.temperature;
+  draw.top_p = params.top_p;
+  if (params.min_p > 0) draw.most_below = -params.temperature * std::log(params.min_p);
   // SplitMix64 of (seed, draw): the n-th draw of a request is the same in any batch.
-  std::uint64_t x = params_.seed + 0x9e3779b97f4a7c15u * ++draws_;
+  std::uint64_t x = params.seed + 0x9e3779b97f4a7c15u * (static_cast<std::uint64_t>(said) + 1);
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  x ^= x >> 31;
-  return static_cast<double>(x >> 11) * 0x1p-53;
+  draw.random = x ^ (x >> 31);
+  return draw;
 }
 
-std::int32_t Sampler::next(std::span<float> all_logits, std::span<const std::int32_t> history,
-                           std::int32_t limit) {
+std::int32_t sample(const SamplingParams& params, std::span<float> all_logits,
+                    std::span<const std::int32_t> history, std::int32_t limit, std::int64_t said) {
   const std::span<float> logits =
       all_logits.first(std::min(all_logits.size(), static_cast<std::size_t>(limit)));
+  if (params.temperature > 0) {
+    penalize(logits, history, params.repetition_penalty);
+    return draw_token(logits, draw_of(params, static_cast<std::int32_t>(logits.size()), said)).id;
+  }
   drop_nans(logits);
-  penalize(logits, history, params_.repetition_penalty);
-  if (params_.temperature == 0) return argmax_of_numbers(logits);
-
-  order_.resize(logits.size());
-  std::iota(order_.begin(), order_.end(), 0);
-  const auto logit = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
-  std::size_t kept = order_.size();
-  if (params_.top_k > 0) kept = std::min(kept, static_cast<std::size_t>(params_.top_k));
-  // Plain temperature sampling needs no order, which for a large vocabulary costs more than the
-  // rest.
-  const bool ordered = params_.top_k > 0 || params_.top_p < 1 || params_.min_p > 0;
-  if (!ordered) std::swap(order_[0], order_[static_cast<std::size_t>(argmax(logits))]);
-  if (ordered) {
-    std::partial_sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(kept),
-                      order_.end(), [&](std::int32_t a, std::int32_t b) {
-                        return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
-                      });
-  }
-  const double top = logit(order_[0]);
-  const auto weight = [&](std::size_t i) {
-    // Equal first: infinity minus infinity would be NaN.
-    const double x = logit(order_[i]);
-    return x == top ? 1.0 : std::exp((x - top) / params_.temperature);
-  };
-  double total = 0;
-  for (std::size_t i = 0; i < kept; ++i) total += weight(i);
-  // Top-p keeps the smallest set that reaches the share; min-p drops what is unlikely beside the
-  // best.
-  double sum = 0;
-  std::size_t last = 0;
-  while (last < kept) {
-    if (last > 0 && (sum >= params_.top_p * total || weight(last) < params_.min_p)) break;
-    sum += weight(last++);
-  }
-  double left = uniform() * sum;
-  for (std::size_t i = 0; i < last; ++i) {
-    left -= weight(i);
-    if (left < 0) return order_[i];
-  }
-  return order_[last - 1];
+  penalize(logits, history, params.repetition_penalty);
+  return argmax_of_numbers(logits);
 }
 
 }  // namespace hybridattn::engine

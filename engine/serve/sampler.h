@@ -3,8 +3,8 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
+#include "engine/ops/draw.h"
 #include "hybridattn/status.h"
 
 namespace hybridattn::engine {
@@ -19,28 +19,18 @@ struct SamplingParams {
 
   /// Errors: invalid_argument, naming the field.
   Status validate() const;
-  /// Whether the next token is that of the largest logit, whatever was said before.
-  bool is_argmax() const { return temperature == 0 && repetition_penalty == 1; }
+  /// Whether the next token depends on the tokens before, beyond the logits.
+  bool reads_history() const { return repetition_penalty != 1; }
 };
 
-/// Samples for one request. A token depends on the logits, the parameters, the history and the
-/// number of tokens drawn so far, never on other requests.
-class Sampler {
- public:
-  explicit Sampler(const SamplingParams& params) : params_(params) {}
+/// What decides the token behind the first `said` ones of an output, but for the penalty.
+Draw draw_of(const SamplingParams& params, std::int32_t limit, std::int64_t said);
 
-  /// The next id, below `limit`. `logits` are changed. In order: repetition penalty over `history`
-  /// (prompt and output), temperature, top-k, top-p, min-p, then one draw. Ties go to the lower id.
-  std::int32_t next(std::span<float> logits, std::span<const std::int32_t> history,
-                    std::int32_t limit);
-
- private:
-  double uniform();
-
-  SamplingParams params_;
-  std::uint64_t draws_ = 0;
-  std::vector<std::int32_t> order_;
-};
+/// The next id, below `limit`. `logits` are changed. In order: repetition penalty over `history`
+/// (prompt and output), temperature, top-k, top-p, min-p, then the draw behind `said` others. Ties
+/// go to the lower id. It depends on these alone, never on other requests.
+std::int32_t sample(const SamplingParams& params, std::span<float> logits,
+                    std::span<const std::int32_t> history, std::int32_t limit, std::int64_t said);
 
 /// The largest logit's index, the lower one of equals; NaN never wins.
 std::int32_t argmax(std::span<const float> logits);

@@ -32,7 +32,6 @@ Result<std::uint64_t> Engine::submit(Request request) {
   }
   Running running;
   running.id = next_id_++;
-  running.sampler = Sampler(request.sampling);
   running.history = request.prompt;
   running.prefill_end = static_cast<std::int64_t>(request.prompt.size());
   running.limit = std::min(total, model_->config().max_position_embeddings);
@@ -135,7 +134,8 @@ std::optional<Engine::StepRow> Engine::choose(std::size_t index, std::int64_t& b
   row.request = r.id;
   row.row = r.row;
   row.vocab_limit = r.request.vocab_limit;
-  row.is_argmax = r.request.sampling.is_argmax();
+  row.sampling = r.request.sampling;
+  row.said = known - static_cast<std::int64_t>(r.request.prompt.size());
   std::int64_t tokens = 1;
   row.kind = RowKind::kDecode;
   if (computed < r.prefill_end) {

@@ -126,7 +126,7 @@ Status Engine::commit(Step& step, Plan& plan) {
 bool Engine::may_fly(const Step& step, std::span<const Wanted> wanted) const {
   return options_.overlap && options_.draft_tokens == 0 && model_->weights().on_device() &&
          wanted.size() <= static_cast<std::size_t>(model_->logits_block()) &&
-         all_greedy(step, wanted);
+         logits_suffice(step, wanted);
 }
 
 /// Orders what is left of a step, then reads the tokens of the one before it, while it runs.
@@ -145,12 +145,12 @@ Status Engine::launch(Step& step, std::span<const Wanted> wanted, std::vector<To
 Status Engine::collect(std::vector<TokenEvent>& events) {
   if (flight_ == nullptr) return {};
   const std::unique_ptr<Step> step = std::move(flight_);
-  HYBRIDATTN_ASSIGN(const std::span<const GreedyToken> chosen, model_->chosen(step->choices));
+  HYBRIDATTN_ASSIGN(const std::span<const NextToken> chosen, model_->chosen(step->choices));
   count(*step);
   for (const StepRow& row : step->rows) {
     Running* const running = find_running(row.request);
     if (running == nullptr || row.place == kPadIndex) continue;
-    const GreedyToken& token = chosen[static_cast<std::size_t>(row.place)];
+    const NextToken& token = chosen[static_cast<std::size_t>(row.place)];
     if (token.finite == 0) return logits_error(running->history.size());
     accept(*running, token.id, events);
   }

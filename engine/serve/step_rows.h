@@ -19,7 +19,8 @@ struct Engine::StepRow {
   bool stopped = false;          // what follows in the row was not taken
   Handle row{};                  // of the table
   std::int32_t vocab_limit = 0;
-  bool is_argmax = false;          // the device may choose
+  SamplingParams sampling{};
+  std::int64_t said = 0;           // tokens of the output before the next one
   std::int32_t place = kPadIndex;  // of its next token among the chosen ones
 };
 

@@ -44,6 +44,11 @@ Status UploadRing::grow(std::size_t bytes) {
                " bytes of pinned and of device memory are left");
 }
 
+Status UploadRing::reserve(std::size_t bytes) {
+  const std::size_t rounded = round_to_alignment(std::max<std::size_t>(bytes, 1));
+  return rounded > segment_bytes_ ? grow(rounded) : Status();
+}
+
 Result<UploadRing::Piece> UploadRing::take(std::size_t bytes) {
   if (device_.capturing()) {
     return error(StatusCode::kFailedPrecondition, "upload: ", bytes,
@@ -51,7 +56,7 @@ Result<UploadRing::Piece> UploadRing::take(std::size_t bytes) {
                  "read whatever has taken their place; give arrays of the device");
   }
   const std::size_t rounded = round_to_alignment(std::max<std::size_t>(bytes, 1));
-  if (rounded > segment_bytes_) HYBRIDATTN_TRY(grow(rounded));
+  HYBRIDATTN_TRY(reserve(rounded));
   if (used_ + rounded > segment_bytes_) {
     HYBRIDATTN_TRY(ends_[static_cast<std::size_t>(segment_)]->mark());
     segment_ = (segment_ + 1) % kSegments;

@@ -25,6 +25,9 @@ class UploadRing {
   UploadRing(const UploadRing&) = delete;
   UploadRing& operator=(const UploadRing&) = delete;
 
+  /// Makes later pieces of up to `bytes` allocate nothing. Errors: resource_exhausted,
+  /// device_error.
+  Status reserve(std::size_t bytes);
   /// Room for `bytes`, to be filled and then sent. Allocates only when it is more than ever before.
   /// Errors: resource_exhausted, device_error.
   Result<Piece> take(std::size_t bytes);

@@ -1,28 +1,55 @@
 // Matrix products on CUDA: of few rows by a kernel that reads weights at the speed of memory, of
 // many by cuBLASLt, of mixed types and odd strides by a plain kernel.
+#include "hybridattn/status_macros.h"
 #include "src/cuda/cublas_lt.h"
 #include "src/cuda/element.cuh"
 #include "src/cuda/kernels.h"
 #include "src/cuda/sm80/linear_few_rows.cuh"
 #include "src/cuda/smxx/linear_tiles.cuh"
+#include "src/ops/head_rows.h"
 
 namespace hybridattn::cuda {
 namespace {
 
 bool is_gated(const ops::LinearParams& p) { return !p.gate.empty() || !p.gate_weight.empty(); }
 
+/// x as it enters the product: with a norm it is made in scratch.
+ConstTensorView multiplied_x(const ops::LinearParams& p, std::byte* scratch) {
+  if (p.norm_weight.empty()) return p.x;
+  return TensorView(scratch, p.weight.dtype, {p.x.dim(0), p.x.dim(1)});
+}
+
+std::size_t normed_bytes(const ops::LinearParams& p) {
+  if (p.norm_weight.empty()) return 0;
+  return static_cast<std::size_t>(p.x.num_elements()) * dtype_size(p.weight.dtype);
+}
+
+/// The call behind the norm, which is made in scratch.
+Result<ops::LinearParams> normalize(const ops::LinearParams& p, std::byte* scratch,
+                                    const core::DeviceLaunch& launch) {
+  if (p.norm_weight.empty()) return p;
+  ops::LinearParams normed = p;
+  const TensorView x(scratch, p.weight.dtype, {p.x.dim(0), p.x.dim(1)});
+  normed.x = x;
+  normed.norm_weight = {};
+  HYBRIDATTN_TRY(rms_norm_kernels()[0].run(
+      {ops::with_heads(p.x), p.norm_weight, ops::with_heads(x), p.norm_epsilon, true}, launch));
+  return normed;
+}
+
 const char* refusal_lt(const ops::LinearParams& p, const core::DeviceInfo&) {
-  if (p.weight.dtype != p.x.dtype) return "x and weight must be of one type";
-  if (p.out.dtype != DType::kF32 && p.out.dtype != p.x.dtype) {
-    return "out must be f32 or of the type of x";
+  const ConstTensorView x = multiplied_x(p, nullptr);
+  if (p.weight.dtype != x.dtype) return "x and weight must be of one type";
+  if (p.out.dtype != DType::kF32 && p.out.dtype != x.dtype) {
+    return "out must be f32 or of the type of weight";
   }
-  if (!p.gate_weight.empty() && p.gate_weight.dtype != p.x.dtype) {
+  if (!p.gate_weight.empty() && p.gate_weight.dtype != x.dtype) {
     return "gate_weight must be of the type of weight";
   }
   if (p.accumulate && is_gated(p)) return "gated products are not added to out";
-  const bool aligned = rows_aligned(p.x) && rows_aligned(p.weight) && rows_aligned(p.out) &&
+  const bool aligned = rows_aligned(x) && rows_aligned(p.weight) && rows_aligned(p.out) &&
                        rows_aligned(p.gate_weight);
-  if (!aligned || p.x.dim(1) == 0) return "rows must begin at multiples of 16 bytes";
+  if (!aligned || x.dim(1) == 0) return "rows must begin at multiples of 16 bytes";
   return refusal_cublas_lt();
 }
 
@@ -33,9 +60,13 @@ std::int64_t scratch_columns(const ops::LinearParams& p) {
   return p.gate_weight.empty() ? padded : 2 * padded;
 }
 
+std::size_t gated_bytes(const ops::LinearParams& p) {
+  const auto gated = static_cast<std::size_t>(p.x.dim(0) * scratch_columns(p));
+  return (gated * dtype_size(p.out.dtype) + 63) / 64 * 64;
+}
+
 core::DeviceNeeds lt_needs(const ops::LinearParams& p, const core::DeviceInfo&) {
-  const auto rows = static_cast<std::size_t>(p.x.dim(0) * scratch_columns(p));
-  return {ops::kLinearCudaWorkspaceBytes + rows * dtype_size(p.out.dtype), 0};
+  return {ops::kLinearCudaWorkspaceBytes + gated_bytes(p) + normed_bytes(p), 0};
 }
 
 Status multiply(const ops::LinearParams& p, const ConstTensorView& weight, std::int64_t columns,
@@ -70,10 +101,22 @@ Status run_lt_gated(const ops::LinearParams& p, const core::DeviceLaunch& launch
   return silu_mul.run({part(0), part(wide / 2), p.out}, launch);
 }
 
-Status run_lt(const ops::LinearParams& p, const core::DeviceLaunch& launch) {
-  if (p.x.dim(0) * p.weight.dim(0) == 0) return {};
+Status run_lt(const ops::LinearParams& params, const core::DeviceLaunch& launch) {
+  if (params.x.dim(0) * params.weight.dim(0) == 0) return {};
+  std::byte* const behind = launch.scratch + ops::kLinearCudaWorkspaceBytes + gated_bytes(params);
+  HYBRIDATTN_ASSIGN(const ops::LinearParams p, normalize(params, behind, launch));
   return is_gated(p) ? run_lt_gated(p, launch)
                      : multiply(p, p.weight, p.weight.dim(0), p.out, launch);
+}
+
+core::DeviceNeeds tiles_needs(const ops::LinearParams& p, const core::DeviceInfo&) {
+  return {normed_bytes(p), 0};
+}
+
+Status run_tiles(const ops::LinearParams& params, const core::DeviceLaunch& launch) {
+  if (params.x.dim(0) * params.weight.dim(0) == 0) return {};
+  HYBRIDATTN_ASSIGN(const ops::LinearParams p, normalize(params, launch.scratch, launch));
+  return run_linear_tiles(p, launch);
 }
 
 const char* refusal_few_rows(const ops::LinearParams& p, const core::DeviceInfo&) {
@@ -85,7 +128,7 @@ const char* refusal_few_rows(const ops::LinearParams& p, const core::DeviceInfo&
 core::DeviceKernels<ops::LinearParams> linear_kernels() {
   return {{{"few_rows", refusal_few_rows, nullptr, run_linear_few_rows},
            {"cublaslt", refusal_lt, lt_needs, run_lt},
-           {"tiles", nullptr, nullptr, run_linear_tiles}}};
+           {"tiles", nullptr, tiles_needs, run_tiles}}};
 }
 
 }  // namespace hybridattn::cuda

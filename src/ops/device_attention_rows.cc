@@ -141,6 +141,7 @@ Result<std::unique_ptr<DeviceAttentionRows>> DeviceAttentionRows::make(
                  x.block.bytes(), " bytes");
   }
   x.placed = {x.block.tables(x.memory), heads, &context, limits.captured, 0, 0, limits.cache_pages};
+  HYBRIDATTN_TRY(context.impl().uploads->reserve(x.block.bytes()));
   AttentionRows none;
   none.pages = heads.page_size == 0 ? nullptr : x.pages.data();
   HYBRIDATTN_TRY(made->write(none));

@@ -17,6 +17,8 @@ struct LinearParams {
   std::uint32_t* packed_x;        // CPU: room for linear_packed_bytes, where that is not 0
   ConstTensorView gate_weight{};  // CUDA: [n, k], or no data
   bool batch_invariant = false;   // CUDA
+  ConstTensorView norm_weight{};  // CUDA: [k], or no data
+  float norm_epsilon = 0;
 };
 
 /// The most rows of one task of the CPU kernel, and the columns that it goes through at a time.

@@ -113,6 +113,51 @@ TEST_P(ConformanceLinear, TheWeightsOfAGateMakeIt) {
   }
 }
 
+// x in float32 or of the type of the weights; few and many rows, one that is all zeros.
+TEST_P(ConformanceLinear, ANormOfXOnItsWay) {
+  for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{
+           {1, 7, 33}, {5, 64, 64}, {16, 40, 1032}, {40, 67, 512}}) {
+    for (const DType x_type : {DType::kF32, dtype()}) {
+      for (const bool gated : {false, true}) {
+        std::vector<double> values = random.values(m * k, -30, 30);
+        if (m > 1) std::fill_n(values.begin() + k, k, 0);
+        Operand x(x_type, {m, k}, Layout::kAlignedSliced, values);
+        Operand norm(DType::kF32, {k}, Layout::kDense, random.values(k, -0.5, 0.5));
+        Operand weight(dtype(), {n, k}, Layout::kAlignedSliced, random.values(n * k, -1, 1));
+        Operand gate(dtype(), {n, k}, Layout::kAlignedSliced, random.values(n * k, -0.1, 0.1));
+        Operand out(DType::kF32, {m, n}, Layout::kAlignedSliced, random.values(m * n, -4, 4));
+        run(linear, reference::linear, [&](Source s) {
+          LinearArgs args{x(s), weight(s), out(s)};
+          if (gated) args.gate_weight = gate(s);
+          args.norm_weight = norm(s);
+          return args;
+        });
+        // x is rounded behind its norm.
+        OpBound bound = kLinearBound;
+        bound.tight = 2 * bound.tight + half_ulp(dtype());
+        bound.loose = 3;
+        expect_conforms(out, everything(m), bound, dtype());
+      }
+    }
+  }
+}
+
+TEST_P(ConformanceLinear, ANormOfAnotherTypeOrLengthIsRefused) {
+  const DType other = dtype() == DType::kBF16 ? DType::kF16 : DType::kBF16;
+  Buffer x(other, {2, 8}), weight(dtype(), {3, 8}), out(DType::kF32, {2, 3});
+  Buffer norm(DType::kF32, {8}), shorter(DType::kF32, {7}), whole(DType::kF32, {2, 8});
+  LinearArgs args{x.view(), weight.view(), out.view()};
+  args.norm_weight = norm.view();
+  EXPECT_ERROR(linear(context(), args), kInvalidArgument, "with a norm x must be f32");
+  args.x = whole.view();
+  args.norm_epsilon = -1;
+  EXPECT_ERROR(linear(context(), args), kInvalidArgument, "norm_epsilon is -1");
+  args.norm_epsilon = 0;
+  args.norm_weight = shorter.view();
+  EXPECT_ERROR(linear(context(), args), kInvalidArgument, "norm_weight");
+  EXPECT_TRUE(out.is_poison({}));
+}
+
 TEST_P(ConformanceLinear, RowsOnEitherSideOfAnotherWayThroughTilesAreTheSame) {
   const std::int64_t m = 130, n = 70, k = 1100;  // up to 96 rows take weights where they lie
   Operand x(dtype(), {m, k}, Layout::kDense, random.values(m * k, -1, 1));

@@ -39,6 +39,25 @@ class CudaLinear : public Conformance {
  protected:
   enum class Extra { kNone, kAccumulate, kGate, kGateIsOut, kGateWeight, kJoined };
 
+  /// The same behind a norm of x, which is float32.
+  void expect_normed(const Sizes& s, bool gated) {
+    SCOPED_TRACE(::testing::Message() << s.m << " " << s.n << " " << s.k << " " << gated);
+    Operand x = values(DType::kF32, {s.m, s.k}, 30), norm = values(DType::kF32, {s.k}, 0.5);
+    Operand w = values(dtype(), {s.n, s.k}, 1), gate = values(dtype(), {s.n, s.k}, 0.1);
+    Operand out = values(DType::kF32, {s.m, s.n}, 4);
+    run(linear, reference::linear, [&](Source source) {
+      LinearArgs args{x(source), w(source), out(source)};
+      if (gated) args.gate_weight = gate(source);
+      args.norm_weight = norm(source);
+      return args;
+    });
+    EXPECT_EQ(context().last_kernel_target(), s.kernel);
+    OpBound bound = kLinearBound;
+    bound.tight = 4 * bound.tight + half_ulp(dtype());
+    bound.loose = 4;
+    expect_conforms(out, everything(s.m), bound, dtype());
+  }
+
   Operand values(DType type, const Shape& shape, double bound) {
     std::int64_t count = 1;
     for (const std::int64_t d : shape) count *= d;
@@ -100,6 +119,21 @@ GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(CudaLinear);
 TEST_P(CudaLinear, FewRows) {
   if (dtype() == DType::kF32) GTEST_SKIP() << "few rows of float32 go through cuBLASLt";
   expect_products(few_rows());
+}
+
+TEST_P(CudaLinear, FewRowsTakeTheNormInTheirStride) {
+  if (dtype() != DType::kBF16) GTEST_SKIP() << "few rows take the norm for weights in bf16";
+  for (const Sizes& s : few_rows()) {
+    for (const bool gated : {false, true}) expect_normed(s, gated);
+  }
+}
+
+TEST_P(CudaLinear, ManyRowsBehindANorm) {
+  if (!has_cublas_lt()) GTEST_SKIP() << "libcublasLt is not found";
+  for (const bool gated : {false, true}) {
+    expect_normed({17, 64, 1032, "cublaslt"}, gated);
+    expect_normed({300, 96, 264, "cublaslt"}, gated);
+  }
 }
 
 TEST_P(CudaLinear, ManyRowsThroughCublasLt) {

@@ -5,8 +5,8 @@
 namespace hybridattn::engine::cpu {
 namespace {
 
-GreedyToken choose(const float* logits, std::int64_t vocab, std::int64_t limit) {
-  GreedyToken token{0, 1};
+NextToken choose(const float* logits, std::int64_t vocab, std::int64_t limit) {
+  NextToken token{0, 1};
   bool any = false;
   for (std::int64_t i = 0; i < vocab; ++i) {
     if (!std::isfinite(logits[i])) token.finite = 0;
@@ -20,7 +20,7 @@ GreedyToken choose(const float* logits, std::int64_t vocab, std::int64_t limit) 
 }  // namespace
 
 void greedy_tokens(Context& context, const ConstTensorView& logits, const std::int32_t* limits,
-                   GreedyToken* tokens) {
+                   NextToken* tokens) {
   parallel_for(context.executor(), logits.dim(0), [&](std::int64_t i, int) {
     const float* row = static_cast<const float*>(logits.data) + i * logits.stride(0);
     tokens[i] = choose(row, logits.dim(1), limits[i]);

@@ -19,8 +19,11 @@ Status gather_rows(Context&, const ConstTensorView&, const std::int32_t*, const 
   return absent("gather_rows");
 }
 Status greedy_tokens(Context&, const ConstTensorView&, const std::int32_t*, std::byte*,
-                     GreedyToken*) {
+                     NextToken*) {
   return absent("greedy_tokens");
+}
+Status draw_tokens(Context&, const ConstTensorView&, const Draw*, NextToken*) {
+  return absent("draw_tokens");
 }
 
 }  // namespace hybridattn::engine::cuda

@@ -17,7 +17,7 @@ struct RowsById {
   const void* from;
   void* to;
   const std::int32_t* ids;
-  const GreedyToken* chosen;  // what negative ids name: see chosen_id
+  const NextToken* chosen;  // what negative ids name: see chosen_id
   std::int64_t from_stride, to_stride;
   std::int64_t width;
 };

@@ -20,7 +20,7 @@ struct GreedyParams {
   std::int64_t stride, vocab;
   const std::int32_t* limits;
   Best* parts;  // [rows][kGreedyParts]
-  GreedyToken* tokens;
+  NextToken* tokens;
 };
 
 __device__ inline Best place_of(float logit, std::int64_t id, std::int64_t limit) {
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(32)
 }  // namespace
 
 Status greedy_tokens(Context& context, const ConstTensorView& logits, const std::int32_t* limits,
-                     std::byte* scratch, GreedyToken* tokens) {
+                     std::byte* scratch, NextToken* tokens) {
   const auto rows = static_cast<unsigned>(logits.dim(0));
   if (rows == 0) return {};
   const GreedyParams p{static_cast<const float*>(logits.data), logits.stride(0), logits.dim(1),

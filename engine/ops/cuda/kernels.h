@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "engine/ops/draw.h"
 #include "engine/ops/embedding.h"
 #include "engine/ops/greedy.h"
 #include "hybridattn/context.h"
@@ -28,6 +29,8 @@ Status embed(Context& context, const EmbedArgs& args);
 Status gather_rows(Context& context, const ConstTensorView& x, const std::int32_t* rows,
                    const TensorView& out);
 Status greedy_tokens(Context& context, const ConstTensorView& logits, const std::int32_t* limits,
-                     std::byte* scratch, GreedyToken* tokens);
+                     std::byte* scratch, NextToken* tokens);
+Status draw_tokens(Context& context, const ConstTensorView& logits, const Draw* draws,
+                   NextToken* tokens);
 
 }  // namespace hybridattn::engine::cuda

@@ -16,6 +16,10 @@ struct LinearArgs {
   ConstTensorView gate{};    ///< [M, N] of the type of out, or none; any row stride; may be out
   /// [N, K], or none: then silu(x gate_weight^T) is the gate. Not with `gate`.
   ConstTensorView gate_weight{};
+  /// [K], or none: then x, which is f32 or of the type of weight, enters as its RMS norm by
+  /// 1 + norm_weight in the type of weight: see rms_norm.
+  ConstTensorView norm_weight{};
+  float norm_epsilon = 1e-6f;
 };
 
 /// out = x W^T, no bias, summed in float32, rounded once; with a gate out = silu(gate) * x W^T, the
@@ -32,16 +36,19 @@ struct LinearArgs {
 /// batch_invariant takes one algorithm for each N and K, which does not split the sum over K; then
 /// a row's result does not depend on the rows beside it here either. Products of cuBLASLt are
 /// rounded to the type of out before a gate multiplies them or they are added to it. Two
-/// neighbouring halves of one matrix, the gate's first, are one product there. Errors:
-/// invalid_argument, unsupported. Nothing is written on an error.
+/// neighbouring halves of one matrix, the gate's first, are one product there. "few_rows" takes
+/// the norm of bf16 with f32 in its stride: x (1 + norm_weight) is rounded, and the sums are
+/// divided by the root mean square.
+///
+/// Errors: invalid_argument, unsupported. Nothing is written on an error.
 HYBRIDATTN_API Status linear(Context& context, const LinearArgs& args);
 
 /// Workspace of each worker in any call of linear on this context, for Context::reserve_workspace;
 /// on CUDA that of cuBLASLt, beside which a gate takes as much as the output, and the weights of
-/// one twice as much.
+/// one twice as much, a norm as much as x in the type of weight.
 HYBRIDATTN_API std::size_t linear_workspace_bytes(const Context& context) noexcept;
 /// Shared workspace of a call with x [rows, inner] of `dtype` on this context: x as tiles take it,
-/// 0 where there are none.
+/// 0 where there are none. A norm takes another rows x inner elements on the CPU.
 HYBRIDATTN_API std::size_t linear_shared_workspace_bytes(const Context& context, DType dtype,
                                                          std::int64_t rows,
                                                          std::int64_t inner) noexcept;

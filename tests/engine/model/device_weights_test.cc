@@ -92,8 +92,10 @@ TEST(DeviceWeights, GiveTheLogitsOfTheStoredOnes) {
 TEST(DeviceWeights, TokensAreThoseOfTheLogitsBelowTheirLimits) {
   Model model("golden_a", DType::kF32, true);
   const auto expect_tokens = [&](const Ids& tokens, const Ids& limits) {
-    const Choices choices = or_throw(model->choose(tokens, limits));
-    std::vector<GreedyToken> chosen;
+    std::vector<Draw> draws(limits.size());
+    for (std::size_t i = 0; i < limits.size(); ++i) draws[i].limit = limits[i];
+    const Choices choices = or_throw(model->choose(tokens, draws));
+    std::vector<NextToken> chosen;
     for (const std::int32_t place : choices.places) {
       chosen.push_back(or_throw(model->chosen(choices))[static_cast<std::size_t>(place)]);
     }
@@ -121,8 +123,8 @@ TEST(DeviceWeights, TokensAreThoseOfTheLogitsBelowTheirLimits) {
 TEST(DeviceWeights, WhatCannotBeMovedIsTold) {
   Model plain("golden_a", DType::kF32, false);
   static_cast<void>(plain.run_prompts());
-  expect_error(plain->choose(Ids{0}, Ids{10}).status(), StatusCode::kFailedPrecondition,
-               {"the weights are on the CPU"});
+  expect_error(plain->choose(Ids{0}, std::vector<Draw>(1)).status(),
+               StatusCode::kFailedPrecondition, {"the weights are on the CPU"});
   const ModelConfig config = or_throw(ModelConfig::load(checkpoint_path("golden_a")));
   auto context = or_throw(Context::create());
   auto rounded =

@@ -43,8 +43,8 @@ TEST_F(Embedding, IdsThatWereChosenWhereTheTableLies) {
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(i) - 5;
   table.fill(values);
   const Ints memory({3, 1, 0, 1, 1, 0});  // id and finite of three tokens
-  const std::span<GreedyToken> chosen(
-      reinterpret_cast<GreedyToken*>(const_cast<std::int32_t*>(memory.data())), 3);
+  const std::span<NextToken> chosen(
+      reinterpret_cast<NextToken*>(const_cast<std::int32_t*>(memory.data())), 3);
   Ints ids({2, chosen_id(0), chosen_id(2), 0, chosen_id(1)});
   Buffer out(DType::kF32, {5, 3});
   ASSERT_TRUE(embed(context(), {table.view(), ids.span(), ids.data(), chosen, out.view()}).ok());

@@ -23,8 +23,8 @@ class Greedy : public EngineOp {
     Buffer logits(DType::kF32, {rows, vocab}, Layout::kSliced);
     logits.fill(values);
     hybridattn::testing::Bytes scratch(greedy_scratch_bytes(rows), 0xff);
-    hybridattn::testing::Bytes out(limits.size() * sizeof(GreedyToken), 0xff);
-    auto* tokens = reinterpret_cast<GreedyToken*>(out.data());
+    hybridattn::testing::Bytes out(limits.size() * sizeof(NextToken), 0xff);
+    auto* tokens = reinterpret_cast<NextToken*>(out.data());
     const Ints of_rows(limits);
     EXPECT_TRUE(greedy_tokens(context(), logits.view(), of_rows.data(),
                               reinterpret_cast<std::byte*>(scratch.data()), tokens)

@@ -17,6 +17,19 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 
 using Logits = std::vector<float>;
 
+/// One request's draws.
+class Sampler {
+ public:
+  explicit Sampler(const SamplingParams& params) : params_(params) {}
+  std::int32_t next(std::span<float> logits, const Ids& history, std::int32_t limit) {
+    return sample(params_, logits, history, limit, said_++);
+  }
+
+ private:
+  SamplingParams params_;
+  std::int64_t said_ = 0;
+};
+
 std::int32_t next_of(Sampler& sampler, Logits logits, const Ids& history = {}) {
   return sampler.next(logits, history, static_cast<std::int32_t>(logits.size()));
 }
