@@ -113,12 +113,10 @@ class Row {
         target, [](const Element&) { return true; },
         [](const Element& x) { return kDigits - 1 - step_of(x); });
     std::uint32_t bits = 0;
-    constexpr int kBits[] = {11, 11, 10};
-    int left = 32;
+    int before = 32;  // bits that are not known yet
 #pragma unroll 1
-    for (const int wide : kBits) {
-      const int before = left;
-      left -= wide;
+    while (before > 0) {
+      const int wide = before > 10 ? 11 : 10, left = before - wide;
       const std::uint32_t digit = find_digit<kByWeight>(
           target,
           [&](const Element& x) {
@@ -127,6 +125,7 @@ class Row {
           },
           [&](const Element& x) { return x.bits >> left & ((1u << wide) - 1); });
       bits |= digit << left;
+      before = left;
     }
     // What is left of the target is in equal logits.
     const unsigned long long each = kByWeight ? shared_.weight / shared_.count : 1;
