@@ -6,7 +6,6 @@
 #include "src/cuda/kernels.h"
 #include "src/cuda/sm80/linear_few_rows.cuh"
 #include "src/cuda/smxx/linear_tiles.cuh"
-#include "src/ops/head_rows.h"
 
 namespace hybridattn::cuda {
 namespace {
@@ -32,8 +31,11 @@ Result<ops::LinearParams> normalize(const ops::LinearParams& p, std::byte* scrat
   const TensorView x(scratch, p.weight.dtype, {p.x.dim(0), p.x.dim(1)});
   normed.x = x;
   normed.norm_weight = {};
+  const auto one_head = [](const auto& rows) {
+    return rows.at(0, {rows.dim(0), 1, rows.dim(1)}, {rows.stride(0), 0, rows.stride(1)});
+  };
   HYBRIDATTN_TRY(rms_norm_kernels()[0].run(
-      {ops::with_heads(p.x), p.norm_weight, ops::with_heads(x), p.norm_epsilon, true}, launch));
+      {one_head(p.x), p.norm_weight, one_head(x), p.norm_epsilon, true}, launch));
   return normed;
 }
 
