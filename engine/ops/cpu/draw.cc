@@ -1,7 +1,7 @@
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include "engine/ops/cpu/kernels.h"
@@ -12,36 +12,39 @@ namespace {
 /// Ids by falling logit, then rising id, sorted as far as they are asked for.
 class Order {
  public:
-  explicit Order(std::span<const float> logits) : logits_(logits), ids_(logits.size()) {
-    std::iota(ids_.begin(), ids_.end(), 0);
+  explicit Order(std::span<const float> logits) : keys_(logits.size()) {
+    for (std::size_t i = 0; i < logits.size(); ++i) keys_[i] = key_of(logits[i], i);
   }
 
   std::int32_t at(std::size_t i) {
-    if (i >= sorted_) sort_to(std::min(ids_.size(), std::max<std::size_t>(2 * i, kFirst)));
-    return ids_[i];
+    if (i >= sorted_) sort_to(std::min(keys_.size(), std::max<std::size_t>(4 * i, kFirst)));
+    return id_of(keys_[i]);
   }
-  /// The first `count` in the order of their ids.
-  std::span<const std::int32_t> first_by_id(std::size_t count) {
-    std::sort(ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(count));
-    return {ids_.data(), count};
+  /// Falls with the logit, then rises with the id; both zeros are one.
+  using Key = std::uint64_t;
+  static Key key_of(float logit, std::size_t id) {
+    const auto bits = std::bit_cast<std::uint32_t>(logit + 0.0f);
+    const std::uint32_t rises = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+    return Key{~rises} << 32 | id;
   }
 
  private:
-  static constexpr std::size_t kFirst = 64;
+  static constexpr std::size_t kFirst = 64, kFew = 1024;
+  static std::int32_t id_of(Key key) { return static_cast<std::int32_t>(key & 0xffffffffu); }
 
   void sort_to(std::size_t end) {
-    const auto before = [&](std::int32_t a, std::int32_t b) {
-      const float x = logits_[static_cast<std::size_t>(a)];
-      const float y = logits_[static_cast<std::size_t>(b)];
-      return x != y ? x > y : a < b;
-    };
-    const auto from = ids_.begin() + static_cast<std::ptrdiff_t>(sorted_);
-    std::partial_sort(from, ids_.begin() + static_cast<std::ptrdiff_t>(end), ids_.end(), before);
+    const auto from = keys_.begin() + static_cast<std::ptrdiff_t>(sorted_);
+    const auto to = keys_.begin() + static_cast<std::ptrdiff_t>(end);
+    if (end <= kFew) {
+      std::partial_sort(from, to, keys_.end());
+    } else {
+      if (to != keys_.end()) std::nth_element(from, to, keys_.end());
+      std::sort(from, to);
+    }
     sorted_ = end;
   }
 
-  std::span<const float> logits_;
-  std::vector<std::int32_t> ids_;
+  std::vector<Key> keys_;
   std::size_t sorted_ = 0;
 };
 
@@ -54,7 +57,7 @@ class Row {
   std::int32_t take() const {
     const bool all = draw_.top_k <= 0 && draw_.top_p >= 1 && std::isinf(draw_.most_below);
     if (!all) return take_of_first();
-    return take_of(logits_.size(), [](std::size_t i) { return static_cast<std::int32_t>(i); });
+    return take_of([](std::int32_t) { return true; });
   }
 
  private:
@@ -85,19 +88,25 @@ class Row {
     for (; last < kept && sum < target && below(order.at(last)) <= draw_.most_below; ++last) {
       sum += weight(order.at(last));
     }
-    const std::span<const std::int32_t> ids = order.first_by_id(last);
-    return take_of(last, [&](std::size_t i) { return ids[i]; });
+    const auto key = [&](std::int32_t id) {
+      return Order::key_of(logits_[static_cast<std::size_t>(id)], static_cast<std::size_t>(id));
+    };
+    const Order::Key cut = key(order.at(last - 1));
+    return take_of([&](std::int32_t id) { return key(id) <= cut; });
   }
 
-  /// One of `count` ids, which rise.
-  template <class Id>
-  std::int32_t take_of(std::size_t count, const Id& id) const {
+  /// One of the ids that are kept.
+  template <class Kept>
+  std::int32_t take_of(const Kept& kept) const {
+    const auto ids = static_cast<std::int32_t>(logits_.size());
     std::uint64_t sum = 0;
-    for (std::size_t i = 0; i < count; ++i) sum += weight(id(i));
-    const std::uint64_t place = draw_place(draw_.random, sum);
-    std::size_t i = 0;
-    for (std::uint64_t before = weight(id(0)); before <= place; before += weight(id(i))) ++i;
-    return id(i);
+    for (std::int32_t id = 0; id < ids; ++id) sum += kept(id) ? weight(id) : 0;
+    std::uint64_t place = draw_place(draw_.random, sum);
+    for (std::int32_t id = 0;; ++id) {
+      const std::uint64_t own = kept(id) ? weight(id) : 0;
+      if (place < own) return id;
+      place -= own;
+    }
   }
 
   std::span<const float> logits_;
