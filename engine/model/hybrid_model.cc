@@ -265,8 +265,10 @@ Result<std::shared_ptr<Plan>> HybridModel::forward(const ForwardBatch& batch,
                                                    AttentionBackend& backend,
                                                    std::span<const std::int32_t> ids) {
   HYBRIDATTN_TRY(reserve(batch.num_tokens()));
+  UploadScope uploads(context_);
   HYBRIDATTN_TRY(set_inputs(batch, ids));
   HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> plan, backend.plan(batch));
+  HYBRIDATTN_TRY(uploads.send());
   HYBRIDATTN_TRY(run(*plan, backend));
   return plan;
 }

@@ -52,7 +52,9 @@ class StepArray {
 
  private:
   void release() {
-    if (device_ != nullptr) context_.allocator().deallocate(device_, host_.size() * sizeof(T));
+    if (device_ == nullptr) return;
+    (void)context_.synchronize();  // an upload may still be on its way
+    context_.allocator().deallocate(device_, host_.size() * sizeof(T));
     device_ = nullptr;
   }
 

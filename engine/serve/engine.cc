@@ -177,19 +177,25 @@ Status Engine::check_prompt(const char* verb, std::span<const std::int32_t> ids,
   return {};
 }
 
+/// What steps will take beside the caches.
+std::int64_t Engine::step_bytes() const {
+  const std::int64_t logits = model_->logits_block() * std::int64_t{model_->config().vocab_size} *
+                              static_cast<std::int64_t>(sizeof(float));
+  const bool counted = model_->weights().on_device();
+  return static_cast<std::int64_t>(model_->activation_bytes(step_tokens())) +
+         (counted ? 0 : logits);
+}
+
 MemoryReport Engine::memory() const {
   MemoryReport report;
   report.weights = model_->weights().mapped_bytes + model_->weights().copied_bytes;
   report.kv = kv_ ? kv_->bytes() : 0;
   report.states = (states_ ? states_->bytes() : 0) + (kept_ ? kept_->bytes() : 0);
-  const std::int64_t logits_bytes = std::int64_t{model_->config().vocab_size} *
-                                    model_->logits_block() *
-                                    static_cast<std::int64_t>(sizeof(float));
-  report.workspace = static_cast<std::int64_t>(model_->activation_bytes(step_tokens()) +
-                                               context_->workspace_bytes()) +
-                     logits_bytes;
-  for (const GraphRunner* graphs : {decode_graphs_.get(), mixed_graphs_.get()}) {
-    if (graphs != nullptr) report.workspace += static_cast<std::int64_t>(graphs->workspace_bytes());
+  report.workspace = table_ == nullptr ? step_bytes() : 0;
+  if (table_ != nullptr) {
+    const bool counted = model_->weights().on_device();
+    report.workspace = static_cast<std::int64_t>(context_->allocated_bytes()) - report.kv -
+                       report.states - (counted ? model_->weights().copied_bytes : 0);
   }
   return report;
 }

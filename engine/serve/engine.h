@@ -84,7 +84,9 @@ struct MemoryReport {
   std::int64_t weights = 0;  ///< mapped and copied
   std::int64_t kv = 0;
   std::int64_t states = 0;
-  std::int64_t workspace = 0;  ///< activations, ops' workspace, logits
+  /// Activations, plans, graphs, workspace of ops; before allocate_caches what activations and
+  /// logits of full steps will take.
+  std::int64_t workspace = 0;
 };
 
 /// One thread at a time.
@@ -123,7 +125,7 @@ class Engine {
   Context& context() { return *context_; }
   const EngineOptions& options() const { return options_; }
   const EngineStats& stats() const { return stats_; }
-  /// Held now, and needed for full steps: workspace is what reserve() asked for.
+  /// Of the context's allocator and, for weights that were not moved to a GPU, of the process.
   MemoryReport memory() const;
   /// Ledger of the caches and of the table. Errors: internal.
   Status check() const;
@@ -149,6 +151,7 @@ class Engine {
          std::unique_ptr<HybridModel> model);
   /// Of the largest step. A chunk beyond what the caches hold asks for no more memory than they do.
   std::int64_t step_tokens() const;
+  std::int64_t step_bytes() const;
   std::int32_t kept_slots() const;
   Status make_backends();
   Status check_prompt(const char* verb, std::span<const std::int32_t> ids,

@@ -95,6 +95,7 @@ Result<Plan*> Engine::forward(const Step& step) {
     HYBRIDATTN_ASSIGN(plan_, model_->forward(step.batch, *backend_, step.ids));
     return plan_.get();
   }
+  UploadScope uploads(*context_);  // which the replay ends
   HYBRIDATTN_TRY(model_->set_inputs(step.batch, step.ids));
   const bool has_limits = graphs == decode_graphs_.get() && model_->weights().on_device();
   if (has_limits) HYBRIDATTN_TRY(set_limits(step));

@@ -120,6 +120,8 @@ class HYBRIDATTN_API AttentionBackend {
   /// Different for each backend made in this process: a plan remembers whose it is.
   std::uint64_t id() const noexcept { return id_; }
   virtual std::string_view name() const noexcept = 0;
+  /// The context that it was made on; of a backend of two, that of full attention.
+  virtual Context& context() noexcept = 0;
   /// Makes the context's workspace large enough for batches of up to `max_tokens` tokens, so that
   /// no plan of such a batch allocates any. Errors: invalid_argument, resource_exhausted.
   virtual Status reserve(std::int32_t max_tokens) = 0;
@@ -233,6 +235,7 @@ class HYBRIDATTN_API AttentionBackend {
   Status check_current(const char* verb, const ForwardBatch& batch) const;
   Status check_fits(const Plan& plan, const GraphShape& has) const;
   Result<std::shared_ptr<Plan>> new_plan(const GraphShape& shape, bool recordable);
+  Status upload_rows(Plan& plan, std::span<const RowView> rows);
   Status rewrite(Plan& plan, const GraphShape& shape, std::span<const RowView> rows,
                  std::int32_t num_rows, std::uint64_t batch_id, ForwardMode mode);
   static void remember(Plan& plan, std::span<const RowView> rows, std::int32_t num_rows,

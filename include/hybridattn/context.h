@@ -123,7 +123,8 @@ class HYBRIDATTN_API Context {
   Allocator& allocator() const noexcept;
   bool batch_invariant() const noexcept;
   bool chunk_invariant() const noexcept;
-  /// CUDA: what everything is ordered on, a cudaStream_t. nullptr on the CPU.
+  /// CUDA: what everything is ordered on, a cudaStream_t. nullptr on the CPU. Within
+  /// an UploadScope take it anew for each kernel of your own: what waits goes before.
   void* stream() const noexcept;
   /// CUDA: memory of the host for copies that go on by themselves. On the CPU as allocator().
   Allocator& pinned_allocator() const noexcept;
@@ -133,14 +134,14 @@ class HYBRIDATTN_API Context {
   /// returns. Errors: device_error.
   Status copy(void* to, const void* from, std::size_t bytes);
   /// Copies a small array of any host memory to the device, in order with the ops, and waits for
-  /// none of them: `from` may be written when the call returns. Errors: resource_exhausted,
-  /// device_error; failed_precondition while a graph is captured.
+  /// none of them: `from` may be written when the call returns. See UploadScope for several.
+  /// Errors: resource_exhausted, device_error; failed_precondition while a graph is captured.
   Status upload(void* to, const void* from, std::size_t bytes);
 
   /// The instruction set that the last op's kernel was compiled for, as the kernel itself reported
   /// it ("AVX2", "AVX3_ZEN4", "AVX3_ZEN4_BF16" and "AMX" where products of a kernel that others
-  /// take in float32 are in bf16, ...), or its family on CUDA ("sm90", ..., "few_rows", "cublaslt"
-  /// or "tiles" of products); empty before the first op.
+  /// take in float32 are in bf16, ...), or its family on CUDA ("sm90", ..., "streamed",
+  /// "few_rows", "cublaslt" or "tiles" of products); empty before the first op.
   std::string_view last_kernel_target() const noexcept;
 
   /// Makes the workspace at least this large now, so that no later call allocates: `shared` bytes
@@ -152,6 +153,9 @@ class HYBRIDATTN_API Context {
   Status synchronize();
   /// Bytes of workspace held now.
   std::size_t workspace_bytes() const noexcept;
+  /// Bytes of allocator() in use now: workspace, and what caches, plans, graphs and others of this
+  /// context hold.
+  std::size_t allocated_bytes() const noexcept;
 
   class Impl;
   Impl& impl() noexcept { return *impl_; }

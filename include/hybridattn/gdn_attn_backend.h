@@ -38,6 +38,7 @@ class HYBRIDATTN_API GDNAttnBackend final : public AttentionBackend {
   ~GDNAttnBackend() override;
 
   std::string_view name() const noexcept override { return "GDNAttnBackend"; }
+  Context& context() noexcept override { return context_; }
   Status reserve(std::int32_t max_tokens) override;
   Status run_gdn(const Plan& plan, const RadixLinearAttention& layer,
                  const GdnRunArgs& args) override;

@@ -21,6 +21,7 @@ class HYBRIDATTN_API HybridAttnBackend final : public AttentionBackend {
       std::unique_ptr<AttentionBackend> gdn_backend, std::set<std::int32_t> full_attn_layer_ids);
 
   std::string_view name() const noexcept override { return "HybridAttnBackend"; }
+  Context& context() noexcept override { return full_->context(); }
   Status reserve(std::int32_t max_tokens) override;
   Status run_attention(const Plan& plan, const RadixAttention& layer,
                        const AttentionRunArgs& args) override;

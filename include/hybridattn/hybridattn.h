@@ -27,4 +27,5 @@
 #include "hybridattn/tensor.h"
 #include "hybridattn/trace.h"
 #include "hybridattn/transaction.h"
+#include "hybridattn/upload_scope.h"
 #include "hybridattn/version.h"

@@ -41,6 +41,7 @@ class HYBRIDATTN_API PagedAttnBackend final : public AttentionBackend {
   ~PagedAttnBackend() override;
 
   std::string_view name() const noexcept override { return "PagedAttnBackend"; }
+  Context& context() noexcept override { return context_; }
   Status reserve(std::int32_t max_tokens) override;
   Status run_attention(const Plan& plan, const RadixAttention& layer,
                        const AttentionRunArgs& args) override;

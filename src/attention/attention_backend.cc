@@ -6,6 +6,7 @@
 #include <exception>
 
 #include "hybridattn/status_macros.h"
+#include "hybridattn/upload_scope.h"
 #include "src/attention/step_shape.h"
 
 namespace hybridattn {
@@ -78,7 +79,7 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan(const ForwardBatch& batch) 
   HYBRIDATTN_TRY(check_rows(rows_));
   HYBRIDATTN_TRY(reserve(batch.num_tokens()));
   HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, new_plan(batch.shape(), /*recordable=*/false));
-  HYBRIDATTN_TRY(write_rows(*made, rows_));
+  HYBRIDATTN_TRY(upload_rows(*made, rows_));
   remember(*made, rows_, batch.num_rows(), batch.id(), batch.mode());
   claim_drafts(*made);
   return made;
@@ -144,7 +145,7 @@ Result<std::shared_ptr<Plan>> AttentionBackend::plan_graph(const GraphShape& sha
   HYBRIDATTN_TRY(check_rows({}));  // makes what the check keeps: replan allocates nothing
   HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> made, new_plan(shape, /*recordable=*/true));
   rows_.reserve(static_cast<std::size_t>(backend::total_rows(shape)));
-  HYBRIDATTN_TRY(write_rows(*made, {}));
+  HYBRIDATTN_TRY(upload_rows(*made, {}));
   return made;
 }
 
@@ -153,6 +154,13 @@ Status AttentionBackend::check_fits(const Plan& plan, const GraphShape& has) con
   if (!excess.has_value()) return {};
   return error(StatusCode::kOutOfRange, name(), "::replan: the step has ", excess->has, " ",
                excess->what, ", the plan was made for at most ", excess->room);
+}
+
+/// All index arrays of a plan go to the device as one.
+Status AttentionBackend::upload_rows(Plan& plan, std::span<const RowView> rows) {
+  UploadScope uploads(context());
+  HYBRIDATTN_TRY(write_rows(plan, rows));
+  return uploads.send();
 }
 
 Status AttentionBackend::rewrite(Plan& plan, const GraphShape& shape, std::span<const RowView> rows,
@@ -165,7 +173,7 @@ Status AttentionBackend::rewrite(Plan& plan, const GraphShape& shape, std::span<
   HYBRIDATTN_TRY(check_fits(plan, shape));
   HYBRIDATTN_TRY(check_drafts(&plan, shape));
   HYBRIDATTN_TRY(check_rows(rows));
-  if (const Status written = write_rows(plan, rows); !written.ok()) {
+  if (const Status written = upload_rows(plan, rows); !written.ok()) {
     plan.supersede();  // some of its arrays are this step's, some the last one's
     return written;
   }

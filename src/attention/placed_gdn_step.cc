@@ -120,7 +120,7 @@ Status PlacedGdnStep::write(const GdnStep& step) {
   copy(layout.pad_at(), step.pad, step.tokens, 1);
   copy(layout.chunk_pad_at(), step.chunk_pad, step.tokens, 1);
   point(layout, step.steps.count);
-  return context_.impl().accelerator->copy(block_, piece.host, piece.bytes);
+  return context_.impl().accelerator->upload(block_, piece.host, piece.bytes);
 }
 
 }  // namespace hybridattn::backend

@@ -129,16 +129,15 @@ Status open_accelerator(const ContextOptions& options, Context::Impl& impl) {
   return {};
 }
 
-Status choose_allocator(const ContextOptions& options, Context::Impl& impl) {
-  impl.allocator = options.allocator;
-  if (impl.allocator != nullptr) return {};
-  if (impl.accelerator != nullptr) {
-    impl.allocator = &impl.accelerator->memory();
-    return {};
+void choose_allocator(const ContextOptions& options, Context::Impl& impl) {
+  if (options.allocator != nullptr) {
+    impl.allocator.emplace(*options.allocator);
+  } else if (impl.accelerator != nullptr) {
+    impl.allocator.emplace(impl.accelerator->memory());
+  } else {
+    impl.own_allocator = std::make_unique<HeapAllocator>();
+    impl.allocator.emplace(*impl.own_allocator);
   }
-  impl.own_allocator = std::make_unique<HeapAllocator>();
-  impl.allocator = impl.own_allocator.get();
-  return {};
 }
 
 }  // namespace
@@ -183,7 +182,7 @@ Result<std::unique_ptr<Context>> Context::create(const ContextOptions& options) 
   HYBRIDATTN_ASSIGN(impl->isa, choose_isa(options));
   const bool on_cpu = options.device == DeviceType::kCpu;
   if (!on_cpu) HYBRIDATTN_TRY(open_accelerator(options, *impl));
-  HYBRIDATTN_TRY(choose_allocator(options, *impl));
+  choose_allocator(options, *impl);
   impl->executor = options.executor;
   if (impl->executor == nullptr) {
     HYBRIDATTN_ASSIGN(const int threads, on_cpu ? choose_threads(options.threads) : Result<int>(1));
@@ -241,6 +240,8 @@ std::size_t Context::workspace_bytes() const noexcept {
   return impl_->shared_bytes + impl_->num_counters * sizeof(std::uint32_t) +
          impl_->worker_bytes * static_cast<std::size_t>(impl_->executor->concurrency());
 }
+
+std::size_t Context::allocated_bytes() const noexcept { return impl_->allocator->live_bytes(); }
 
 namespace core {
 

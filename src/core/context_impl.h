@@ -2,11 +2,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "hybridattn/context.h"
+#include "src/core/counting_allocator.h"
 #include "src/core/device.h"
 #include "src/core/tracer.h"
 #include "src/core/upload_ring.h"
@@ -29,11 +31,11 @@ class __attribute__((visibility("hidden"))) Context::Impl {
   Isa isa = Isa::kBaseline;
   std::unique_ptr<Executor> own_executor;
   std::unique_ptr<Allocator> own_allocator;
-  std::unique_ptr<core::Tracer> tracer;  // nullptr: no trace
-  Executor* executor = nullptr;          // the tracer's where there is one
-  Allocator* allocator = nullptr;
-  std::unique_ptr<core::UploadRing> uploads;  // nullptr on the CPU
-  std::string kernel_family;                  // forced; empty = the first that serves a call
+  std::unique_ptr<core::Tracer> tracer;              // nullptr: no trace
+  Executor* executor = nullptr;                      // the tracer's where there is one
+  std::optional<core::CountingAllocator> allocator;  // the caller's, the accelerator's or its own
+  std::unique_ptr<core::UploadRing> uploads;         // nullptr on the CPU
+  std::string kernel_family;                         // forced; empty = the first that serves a call
   bool synchronous = false;
   bool batch_invariant = false;
   bool chunk_invariant = false;

@@ -45,8 +45,8 @@ class Device {
   virtual ~Device() = default;
 
   virtual const DeviceInfo& info() const noexcept = 0;
-  /// The stream that everything runs on, a cudaStream_t.
-  virtual void* stream() const noexcept = 0;
+  /// The stream that everything runs on, a cudaStream_t, for what is ordered next.
+  virtual void* stream() noexcept = 0;
   /// Makes the device that of the calling thread, which may serve several. Returns what was, for
   /// `leave`, or -1 where nothing changed.
   virtual int enter() noexcept = 0;
@@ -58,6 +58,14 @@ class Device {
 
   /// Copies between any two of: device memory, pinned and other host memory.
   virtual Status copy(void* to, const void* from, std::size_t bytes) = 0;
+  /// Copies from pinned memory to the device.
+  virtual Status upload(void* to, const void* pinned, std::size_t bytes) = 0;
+  /// Until as many send_uploads, uploads may wait for others, to go with them. Whatever else is
+  /// ordered, events and what takes the stream among it, comes behind all that wait.
+  virtual void hold_uploads() noexcept = 0;
+  virtual Status send_uploads() = 0;
+  /// The same; an error comes with what is ordered next.
+  virtual void send_uploads_unheard() noexcept = 0;
   virtual Status zero(void* data, std::size_t bytes) = 0;
   /// Waits for all that was ordered before. Errors: device_error, naming `after`, the last op.
   virtual Status synchronize(std::string_view after) = 0;

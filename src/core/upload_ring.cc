@@ -69,14 +69,14 @@ Result<UploadRing::Piece> UploadRing::take(std::size_t bytes) {
 }
 
 Status UploadRing::send(const Piece& piece) {
-  return device_.copy(const_cast<std::byte*>(piece.device), piece.host, piece.bytes);
+  return device_.upload(piece.device, piece.host, piece.bytes);
 }
 
 Status UploadRing::copy(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return {};
   HYBRIDATTN_ASSIGN(const Piece piece, take(bytes));
   std::memcpy(piece.host, from, bytes);
-  return device_.copy(to, piece.host, bytes);
+  return device_.upload(to, piece.host, bytes);
 }
 
 }  // namespace hybridattn::core

@@ -107,21 +107,32 @@ inline cudaStream_t stream_of(const core::DeviceLaunch& launch) {
 }
 
 /// Launches a kernel that begins with wait_for_writers: from sm_90 on its blocks are in place when
-/// the kernel before ends, which saves a part of the time between two.
+/// the kernel before ends, which saves a part of the time between two. `cluster` blocks that follow
+/// each other make a cluster, from sm_90 on.
 template <class... Params>
-Status launch_early(const char* op, const core::DeviceLaunch& launch, void (*kernel)(Params...),
-                    dim3 grid, int threads, int shared_bytes, const Params&... params) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+Status launch_early_clusters(const char* op, const core::DeviceLaunch& launch,
+                             void (*kernel)(Params...), dim3 grid, int cluster, int threads,
+                             int shared_bytes, const Params&... params) {
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
   config.stream = stream_of(launch);
-  config.attrs = &early;
-  config.numAttrs = launch.info->compute_major >= 9 ? 1 : 0;
+  config.attrs = attributes;
+  const unsigned wanted = cluster > 1 ? 2 : 1;
+  config.numAttrs = launch.info->compute_major >= 9 ? wanted : 0;
   return check(cudaLaunchKernelEx(&config, kernel, params...), op);
+}
+template <class... Params>
+Status launch_early(const char* op, const core::DeviceLaunch& launch, void (*kernel)(Params...),
+                    dim3 grid, int threads, int shared_bytes, const Params&... params) {
+  return launch_early_clusters(op, launch, kernel, grid, 1, threads, shared_bytes, params...);
 }
 
 }  // namespace hybridattn::cuda

@@ -1,10 +1,13 @@
-// Matrix products on CUDA: of few rows by a kernel that reads weights at the speed of memory, of
-// many by cuBLASLt, of mixed types and odd strides by a plain kernel.
+// Matrix products on CUDA: of few rows by kernels that read weights at the speed of memory, of many
+// by cuBLASLt, of mixed types and odd strides by a plain kernel.
 #include "hybridattn/status_macros.h"
 #include "src/cuda/cublas_lt.h"
 #include "src/cuda/element.cuh"
 #include "src/cuda/kernels.h"
 #include "src/cuda/sm80/linear_few_rows.cuh"
+#ifdef HYBRIDATTN_CUDA_SM90
+#include "src/cuda/sm90/linear_streamed.cuh"
+#endif
 #include "src/cuda/smxx/linear_tiles.cuh"
 
 namespace hybridattn::cuda {
@@ -128,9 +131,13 @@ const char* refusal_few_rows(const ops::LinearParams& p, const core::DeviceInfo&
 }  // namespace
 
 core::DeviceKernels<ops::LinearParams> linear_kernels() {
-  return {{{"few_rows", refusal_few_rows, nullptr, run_linear_few_rows},
-           {"cublaslt", refusal_lt, lt_needs, run_lt},
-           {"tiles", nullptr, tiles_needs, run_tiles}}};
+  return {{
+#ifdef HYBRIDATTN_CUDA_SM90
+      {"streamed", refusal_linear_streamed, nullptr, run_linear_streamed},
+#endif
+      {"few_rows", refusal_few_rows, nullptr, run_linear_few_rows},
+      {"cublaslt", refusal_lt, lt_needs, run_lt},
+      {"tiles", nullptr, tiles_needs, run_tiles}}};
 }
 
 }  // namespace hybridattn::cuda

@@ -7,8 +7,9 @@ namespace hybridattn::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-/// Longer rows take a block: with few tokens a warp alone would wait for memory again and again.
-constexpr std::int64_t kLongestOfWarp = 1024;
+/// Longer rows take a block: with few tokens a warp alone would wait for memory again and again,
+/// and eight rows of a block leave most multiprocessors without any.
+constexpr std::int64_t kLongestOfWarp = 512;
 
 struct NormParams {
   View x, weight, out;

@@ -80,7 +80,7 @@ Status DeviceAttentionRows::Impl::upload(const AttentionRows& rows) {
   core::UploadRing& ring = *context.impl().uploads;
   HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, ring.take(block.bytes_of(rows)));
   block.write(rows, schedule, piece.host);
-  HYBRIDATTN_TRY(context.impl().accelerator->copy(memory, piece.host, piece.bytes));
+  HYBRIDATTN_TRY(context.impl().accelerator->upload(memory, piece.host, piece.bytes));
   if (!limits.captured) ops::trim_tables(schedule, placed.tables);
   return {};
 }

@@ -58,7 +58,7 @@ Status DeviceRows::write(const RaggedRows& rows) {
   core::UploadRing& uploads = *context_.impl().uploads;
   HYBRIDATTN_ASSIGN(const core::UploadRing::Piece piece, uploads.take(block.bytes()));
   block.write(rows, piece.host);
-  return context_.impl().accelerator->copy(block_, piece.host, block.bytes());
+  return context_.impl().accelerator->upload(block_, piece.host, block.bytes());
 }
 
 RaggedRows DeviceRows::rows() const noexcept {

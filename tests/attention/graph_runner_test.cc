@@ -132,6 +132,7 @@ class Uploader final : public AttentionBackend {
  public:
   explicit Uploader(Context& context) : context_(context) {}
   std::string_view name() const noexcept override { return "Uploader"; }
+  Context& context() noexcept override { return context_; }
   Status reserve(std::int32_t) override { return {}; }
   Result<std::shared_ptr<Plan>> make_plan(const GraphShape& shape, bool recordable) override {
     struct Made final : Plan {

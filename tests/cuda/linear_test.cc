@@ -14,6 +14,8 @@ struct Sizes {
   const char* kernel;
 };
 
+constexpr std::int64_t kLongestStreamed = 10'240;
+
 /// Up to 16 rows read weights at the speed of memory: one and two groups of 8 rows, weights for
 /// narrow and wide tiles, inner elements of one chunk and of several, whole and not.
 std::vector<Sizes> few_rows() {
@@ -21,10 +23,27 @@ std::vector<Sizes> few_rows() {
   for (const std::int64_t m : {1, 8, 9, 16}) {
     out.push_back({m, 13, 40, "few_rows"});
     out.push_back({m, 64, 1032, "few_rows"});
+    out.push_back({m, 21, kLongestStreamed + 8, "few_rows"});
   }
   out.push_back({3, 20'003, 264, "few_rows"});
   out.push_back({5, 8, 4'352, "few_rows"});
   out.push_back({11, 3'001, 72, "few_rows"});
+  return out;
+}
+
+/// Up to 16 rows where weights come before x: all numbers of slices of the inner elements, rings
+/// that turn and that do not, slices that end within a unit.
+std::vector<Sizes> streamed() {
+  std::vector<Sizes> out;
+  for (const std::int64_t m : {1, 7, 9, 16}) {
+    out.push_back({m, 13, 40, "streamed"});
+    out.push_back({m, 1'100, 1'288, "streamed"});
+    out.push_back({m, 40, 2'056, "streamed"});
+    out.push_back({m, 301, 4'352, "streamed"});
+  }
+  out.push_back({5, 21, kLongestStreamed, "streamed"});
+  out.push_back({2, 30'005, 264, "streamed"});
+  out.push_back({12, 9'003, 1'032, "streamed"});
   return out;
 }
 
@@ -51,7 +70,8 @@ class CudaLinear : public Conformance {
       args.norm_weight = norm(source);
       return args;
     });
-    EXPECT_EQ(context().last_kernel_target(), s.kernel);
+    const std::string kernel(context().last_kernel_target());
+    EXPECT_EQ(kernel, kernel_of(s, false));
     OpBound bound = kLinearBound;
     bound.tight = 4 * bound.tight + half_ulp(dtype());
     bound.loose = 4;
@@ -63,6 +83,19 @@ class CudaLinear : public Conformance {
     for (const std::int64_t d : shape) count *= d;
     return Operand(type, shape, Layout::kAlignedSliced, random.values(count, -bound, bound));
   }
+  /// Whether this device copies weights of few rows before x is there.
+  bool streams() {
+    Buffer x(dtype(), {1, 64}), w(dtype(), {64, 64}), out(dtype(), {1, 64});
+    EXPECT_OK(linear(context(), {x.view(), w.view(), out.view()}));
+    return context().last_kernel_target() == "streamed";
+  }
+  /// Few rows of what the streaming kernel does not take, or all where there is none.
+  std::string kernel_of(const Sizes& s, bool gate_is_given) {
+    const bool streamed = s.k <= kLongestStreamed && !gate_is_given && streams();
+    const std::string kernel = s.kernel;
+    return kernel == "few_rows" && streamed ? "streamed" : kernel;
+  }
+
   /// A call of the type of the setup against both oracles.
   void expect_product(const Sizes& s, DType out_type, Extra extra) {
     SCOPED_TRACE(::testing::Message() << s.m << " " << s.n << " " << s.k << " "
@@ -83,7 +116,8 @@ class CudaLinear : public Conformance {
       if (extra == Extra::kJoined) args.gate_weight = half(0);
       return args;
     });
-    EXPECT_EQ(context().last_kernel_target(), s.kernel);
+    const std::string kernel(context().last_kernel_target());
+    EXPECT_EQ(kernel, kernel_of(s, extra == Extra::kGate || extra == Extra::kGateIsOut));
     const bool gated = extra != Extra::kNone && extra != Extra::kAccumulate;
     const DType least = half_ulp(out_type) > half_ulp(dtype()) ? out_type : dtype();
     const bool twice =
@@ -124,6 +158,25 @@ TEST_P(CudaLinear, FewRows) {
 TEST_P(CudaLinear, FewRowsTakeTheNormInTheirStride) {
   if (dtype() != DType::kBF16) GTEST_SKIP() << "few rows take the norm for weights in bf16";
   for (const Sizes& s : few_rows()) {
+    for (const bool gated : {false, true}) expect_normed(s, gated);
+  }
+}
+
+TEST_P(CudaLinear, StreamedRows) {
+  if (!streams()) GTEST_SKIP() << "no kernel for this type and device streams";
+  for (const Sizes& s : streamed()) {
+    for (const DType out_type : {DType::kF32, dtype()}) {
+      for (const Extra extra :
+           {Extra::kNone, Extra::kAccumulate, Extra::kGateWeight, Extra::kJoined}) {
+        expect_product(s, out_type, extra);
+      }
+    }
+  }
+}
+
+TEST_P(CudaLinear, StreamedRowsTakeTheNormInTheirStride) {
+  if (dtype() != DType::kBF16 || !streams()) GTEST_SKIP() << "weights in bf16, where they stream";
+  for (const Sizes& s : streamed()) {
     for (const bool gated : {false, true}) expect_normed(s, gated);
   }
 }

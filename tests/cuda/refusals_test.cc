@@ -19,9 +19,10 @@ class CudaRefusals : public ::testing::Test {
 };
 
 TEST_F(CudaRefusals, AnOpWithoutAKernel) {
-  Buffer x(DType::kF32, {2, 8}), weight(DType::kF32, {4, 8}), out(DType::kF32, {2, 4});
-  EXPECT_ERROR(linear(context(), {x.view(), weight.view(), out.view()}), kUnsupported, "linear",
-               "cuda");
+  Buffer x(DType::kF32, {2, 8}), weight(DType::kI8, {4, 8}), scale(DType::kF32, {4});
+  Buffer out(DType::kF32, {2, 4});
+  EXPECT_ERROR(linear_int8(context(), {x.view(), weight.view(), scale.view(), out.view()}),
+               kUnsupported, "linear_int8", "cuda");
 }
 
 TEST_F(CudaRefusals, AFamilyThatCannotServeTheCall) {

@@ -9,6 +9,7 @@ namespace hybridattn::engine::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kAtOnce = 4;  // loads of a thread on their way
 constexpr unsigned kAllLanes = 0xffffffffu;
 /// The place of the largest logit, in an order in which larger is better: the logit's bits, made to
 /// compare as integers, then the id from its complement. 0: none. The lowest bit of the ids' word
@@ -18,6 +19,7 @@ using Best = std::uint64_t;
 struct GreedyParams {
   const float* logits;
   std::int64_t stride, vocab;
+  bool packed;  // rows begin at multiples of 16 bytes
   const std::int32_t* limits;
   Best* parts;  // [rows][kGreedyParts]
   NextToken* tokens;
@@ -49,9 +51,30 @@ __global__ void __launch_bounds__(kThreads) parts_kernel(const __grid_constant__
   const float* logits = p.logits + row * p.stride;
   const std::int64_t limit = p.limits[row], step = std::int64_t{gridDim.x} * kThreads;
   Best best = 0;
-  for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < p.vocab; i += step) {
-    best = better(best, place_of(logits[i], i, limit));
+  const auto take = [&](std::int64_t i, float logit) {
+    best = better(best, place_of(logit, i, limit));
+  };
+  const std::int64_t first = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  // Where rows begin at multiples of 16 bytes: several loads of a thread are on their way.
+  const std::int64_t quads = p.packed ? p.vocab / 4 : 0;
+  const auto* const packs = reinterpret_cast<const float4*>(logits);
+  for (std::int64_t i = first; i < quads; i += kAtOnce * step) {
+    float4 pack[kAtOnce];
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      if (i + u * step < quads) pack[u] = packs[i + u * step];
+    }
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      const std::int64_t at = 4 * (i + u * step);
+      if (at >= 4 * quads) break;
+      take(at, pack[u].x);
+      take(at + 1, pack[u].y);
+      take(at + 2, pack[u].z);
+      take(at + 3, pack[u].w);
+    }
   }
+  for (std::int64_t i = 4 * quads + first; i < p.vocab; i += step) take(i, logits[i]);
   best = best_of_lanes(best);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = best;
   __syncthreads();
@@ -82,12 +105,15 @@ Status greedy_tokens(Context& context, const ConstTensorView& logits, const std:
                      std::byte* scratch, NextToken* tokens) {
   const auto rows = static_cast<unsigned>(logits.dim(0));
   if (rows == 0) return {};
+  const bool packed =
+      reinterpret_cast<std::uintptr_t>(logits.data) % 16 == 0 && logits.stride(0) % 4 == 0;
   const GreedyParams p{static_cast<const float*>(logits.data), logits.stride(0), logits.dim(1),
-                       limits, reinterpret_cast<Best*>(scratch), tokens};
-  // A part has a few logits for each thread; with many rows fewer parts fill the card.
-  const std::int64_t most = std::max<std::int64_t>(1, 512 / std::int64_t{rows});
-  const auto parts = static_cast<int>(std::clamp<std::int64_t>(
-      (p.vocab + 4 * kThreads - 1) / (4 * kThreads), 1, std::min(kGreedyParts, most)));
+                       packed, limits, reinterpret_cast<Best*>(scratch), tokens};
+  // A part is one round of loads; with many rows fewer parts fill the card.
+  constexpr std::int64_t kRound = kThreads * kAtOnce * 4, kBlocks = 2048;
+  const std::int64_t most = std::max<std::int64_t>(1, kBlocks / std::int64_t{rows});
+  const auto parts = static_cast<int>(
+      std::clamp<std::int64_t>((p.vocab + kRound - 1) / kRound, 1, std::min(kGreedyParts, most)));
   Status done = launch(context, "greedy_tokens", parts_kernel,
                        dim3(static_cast<unsigned>(parts), rows), kThreads, p);
   if (!done.ok()) return done;

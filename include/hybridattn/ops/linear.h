@@ -30,15 +30,17 @@ struct LinearArgs {
 /// them. The order of the sum over K is the same for every M: a row's result does not depend on the
 /// rows beside it. A gate that is computed here is rounded to the type of out.
 ///
-/// CUDA: up to 16 rows of bf16 or f16 are read at the speed of memory ("few_rows"); more, or in
-/// f32, go through cuBLASLt where its library is found, without TF32; mixed types and rows that do
-/// not begin at multiples of 16 bytes through a plain kernel ("tiles"). A context with
+/// CUDA: weights of up to 16 rows of bf16 or f16 are read at the speed of memory ("few_rows"); on
+/// compute capability 9 those of at most 10,240 columns come while the kernel in front still runs
+/// ("streamed"): weights that an op of this library wrote need a Context::synchronize first. More
+/// rows, or f32, go through cuBLASLt where its library is found, without TF32; mixed types and rows
+/// that do not begin at multiples of 16 bytes through a plain kernel ("tiles"). A context with
 /// batch_invariant takes one algorithm for each N and K, which does not split the sum over K; then
 /// a row's result does not depend on the rows beside it here either. Products of cuBLASLt are
 /// rounded to the type of out before a gate multiplies them or they are added to it. Two
-/// neighbouring halves of one matrix, the gate's first, are one product there. "few_rows" takes
-/// the norm of bf16 with f32 in its stride: x (1 + norm_weight) is rounded, and the sums are
-/// divided by the root mean square.
+/// neighbouring halves of one matrix, the gate's first, are one product there. The kernels of few
+/// rows take the norm of bf16 with f32 in their stride: x (1 + norm_weight) is rounded, and the
+/// sums are divided by the root mean square.
 ///
 /// Errors: invalid_argument, unsupported. Nothing is written on an error.
 HYBRIDATTN_API Status linear(Context& context, const LinearArgs& args);

@@ -15,6 +15,7 @@
 
 #include "src/cuda/grid.cuh"
 #include "src/cuda/linear_store.cuh"
+#include "src/cuda/linear_x.cuh"
 #include "src/cuda/mma.cuh"
 #include "src/cuda/qk_rows.cuh"
 
@@ -40,20 +41,6 @@ __device__ inline uint4 load_weights(const std::byte* from, bool valid) {
 /// Blocks of a multiprocessor, as their registers allow: all that are launched, so that a block has
 /// as many loads on their way as there is room for.
 constexpr int blocks_at_once(int groups) { return groups == 1 ? 3 : 2; }
-
-/// Eight elements of a row times 1 + weight, rounded; their squares are added to `squares`.
-__device__ inline uint4 load_weighted(const float* x, const float* weight, float& squares) {
-  std::uint32_t pairs[4];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float4 a = __ldg(reinterpret_cast<const float4*>(x) + i);
-    const float4 w = __ldg(reinterpret_cast<const float4*>(weight) + i);
-    squares = fmaf(a.x, a.x, fmaf(a.y, a.y, fmaf(a.z, a.z, fmaf(a.w, a.w, squares))));
-    pairs[2 * i] = pack<__nv_bfloat16>(fmaf(a.x, w.x, a.x), fmaf(a.y, w.y, a.y));
-    pairs[2 * i + 1] = pack<__nv_bfloat16>(fmaf(a.z, w.z, a.z), fmaf(a.w, w.w, a.w));
-  }
-  return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-}
 
 /// Groups: of eight rows of x. Tiles: of eight weights that a warp has at once; with Gated each
 /// comes with as many weights of the gate. Normed: x is float32 and enters as its RMS norm.
@@ -105,10 +92,13 @@ struct FewRows {
   __device__ static uint4 load_x(const LinearCall& p, std::int64_t row, int k, float& squares) {
     const std::int64_t at = row * p.x.stride[0] + k;
     if constexpr (Normed) {
-      return load_weighted(reinterpret_cast<const float*>(p.x.data) + at, p.norm_weight + k,
-                           squares);
+      float4 x[2], weight[2];
+      load_eight(reinterpret_cast<const float*>(p.x.data) + at, x);
+      load_constants(p.norm_weight + k, weight);
+      squares = add_squares(x, squares);
+      return weigh(x, weight);
     } else {
-      return __ldg(reinterpret_cast<const uint4*>(p.x.data + at * kSize));
+      return *reinterpret_cast<const uint4*>(p.x.data + at * kSize);
     }
   }
 
@@ -262,8 +252,12 @@ Status launch_type(const LinearCall& p, const core::DeviceLaunch& launch) {
 }  // namespace
 
 const char* refusal_linear_few_rows(const ops::LinearParams& p) {
-  if (p.batch_invariant) return "results would depend on how many rows there are";
   if (p.x.dim(0) > kLinearFewRows) return "x must have at most 16 rows";
+  return refusal_linear_halves(p);
+}
+
+const char* refusal_linear_halves(const ops::LinearParams& p) {
+  if (p.batch_invariant) return "results would depend on how many rows there are";
   const bool half = p.weight.dtype == DType::kBF16 || p.weight.dtype == DType::kF16;
   if (!p.norm_weight.empty()) {
     // Before it is divided x can be beyond the range of f16.

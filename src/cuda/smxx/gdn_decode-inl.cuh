@@ -9,6 +9,21 @@
 
 namespace hybridattn::cuda {
 
+constexpr unsigned kFewBlocks = 264;  // two for each multiprocessor of a large card
+
+/// Lets the second-level cache have the state while the kernel in front still runs, where all
+/// blocks have their places at once.
+template <class T, int K, int V>
+__device__ void fetch_state(const DecodeParams& p, const Row& row, int head) {
+  constexpr int kLine = 128 / static_cast<int>(sizeof(T));  // elements
+  if (gridDim.x > kFewBlocks || row.length == 0 || row.slot == kPadIndex) return;
+  const T* const state = p.state.as<T>() + p.state.at(row.slot, head);
+  for (int i = static_cast<int>(threadIdx.x) * kLine; i < V * K; i += blockDim.x * kLine) {
+    const T* const line = state + i / K * p.state.stride[2] + i % K;
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+  }
+}
+
 /// A block: one head of one row of the batch. A warp computes a part of its rows while the next
 /// kAhead are on their way. A head over several blocks, a cluster for the norm, was slower at every
 /// size: the wait for the others costs more than the state takes to load.
@@ -36,6 +51,7 @@ __global__ void __launch_bounds__(Warps * 32)
   const int tid = static_cast<int>(threadIdx.x);
   const int lane = tid % 32;
   const Row row = load_row(p.rows, index);  // copied there, by no kernel: before the wait
+  fetch_state<T, K, V>(p, row, head);
   wait_for_writers();
   let_next_begin();
   if (row.length == 0) return;

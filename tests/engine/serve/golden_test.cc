@@ -28,7 +28,7 @@ std::vector<GoldenCase> golden_cases(const std::string& checkpoint) {
 
 class Golden : public ::testing::TestWithParam<const char*> {};
 
-TEST_P(Golden, NextTokensInF32) {
+TEST_P(Golden, GreedyTokensInF32) {
   const auto engine = make_engine({.checkpoint = GetParam()});
   const std::vector<GoldenCase> cases = golden_cases(GetParam());
   ASSERT_GE(cases.size(), 7u);

@@ -1,0 +1,29 @@
+// Clusters of blocks from sm_90 on: each can write to the shared memory of the others.
+#pragma once
+
+#include <cstdint>
+
+namespace hybridattn::cuda {
+
+/// All threads of all blocks of the cluster; what they wrote to shared memory before, all see.
+__device__ inline void synchronize_cluster() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
+}
+/// Where block `rank` of the cluster has what lies at `address` of this one's shared memory.
+__device__ inline std::uint32_t address_in_cluster(std::uint32_t address, unsigned rank) {
+  std::uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+/// Writes there, and tells the barrier there when it has arrived, as of 4 bytes of a bulk copy.
+__device__ inline void send_in_cluster(std::uint32_t to, float value, std::uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(to),
+      "f"(value), "r"(barrier)
+      : "memory");
+}
+
+}  // namespace hybridattn::cuda

@@ -1,0 +1,16 @@
+// Products of few rows whose weights are on their way before the kernel in front of them ends.
+#pragma once
+
+#include "src/core/kernel.h"
+#include "src/ops/linear_params.h"
+
+namespace hybridattn::cuda {
+
+/// The most rows that these kernels take.
+inline constexpr std::int64_t kLinearStreamedRows = 16;
+
+/// Why they cannot serve a call, or nullptr.
+const char* refusal_linear_streamed(const ops::LinearParams& params, const core::DeviceInfo& info);
+Status run_linear_streamed(const ops::LinearParams& params, const core::DeviceLaunch& launch);
+
+}  // namespace hybridattn::cuda
