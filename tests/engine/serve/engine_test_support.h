@@ -87,14 +87,18 @@ struct EngineSetup {
   bool overlap = true;
   bool chunk_invariant = false;
   bool batch_invariant = false;
+  std::int32_t ranks = 1;          ///< with several there is no poison: each has memory of its own
+  std::filesystem::path folder{};  ///< of the checkpoint, in place of its name
 };
 
-inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
+inline EngineOptions options_of(const EngineSetup& setup) {
   static PoisonAllocator poison;
   EngineOptions options;
   options.context.device = hybridattn::testing::test_device();
   options.context.threads = 1;
-  options.context.allocator = setup.allocator != nullptr ? setup.allocator : &poison;
+  options.ranks = setup.ranks;
+  options.context.allocator =
+      setup.allocator != nullptr || setup.ranks > 1 ? setup.allocator : &poison;
   options.dtype = setup.dtype;
   options.chunk = setup.chunk;
   options.max_batch = setup.max_batch;
@@ -105,7 +109,12 @@ inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
   options.overlap = setup.overlap;
   options.context.chunk_invariant = setup.chunk_invariant;
   options.context.batch_invariant = setup.batch_invariant;
-  auto engine = or_throw(Engine::load(checkpoint_path(setup.checkpoint), options));
+  return options;
+}
+
+inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
+  const auto folder = setup.folder.empty() ? checkpoint_path(setup.checkpoint) : setup.folder;
+  auto engine = or_throw(Engine::load(folder, options_of(setup)));
   or_throw(engine->allocate_caches({setup.tokens, setup.memory}));
   return engine;
 }
