@@ -237,6 +237,26 @@ Status HybridModel::reserve(std::int64_t tokens) {
   return {};
 }
 
+Status HybridModel::connect_ranks() {
+  if (communicator_ == nullptr) return {};
+  const std::int64_t most = inputs_.capacity();
+  std::int64_t tokens = 1;
+  for (bool last = false; !last; tokens *= 2) {
+    last = tokens >= most;
+    arena_.rewind();
+    const TensorView x = arena_.take(DType::kF32, {std::min(tokens, most), config_.hidden_size});
+    HYBRIDATTN_TRY(zero(context_, x));
+    HYBRIDATTN_TRY(communicator_->all_reduce(context_, x));
+  }
+  for (const std::int64_t rows : {std::int64_t{1}, logits_block()}) {
+    if (weights_->lm_head.dim(0) == config_.vocab_size) break;
+    arena_.rewind();
+    const TensorView logits = arena_.take(DType::kF32, {rows, config_.vocab_size});
+    HYBRIDATTN_TRY(communicator_->all_gather_columns(context_, logits));
+  }
+  return context_.synchronize();
+}
+
 Status HybridModel::set_inputs(const ForwardBatch& batch, std::span<const std::int32_t> ids) {
   return inputs_.set(batch, ids, config_.vocab_size, chosen_.device().size());
 }

@@ -50,6 +50,9 @@ class HybridModel {
   /// Memory for the activations of steps of up to `tokens` tokens.
   std::size_t activation_bytes(std::int64_t tokens) const;
   Status reserve(std::int64_t tokens);
+  /// Of several ranks: sums of all sizes that were reserved for, since their first calls make what
+  /// connects them, which is not to happen while steps are recorded. Errors: of the communicator.
+  Status connect_ranks();
   /// Changes when `reserve` moved the buffers: graphs recorded before name memory that is gone.
   std::uint64_t buffers_version() const noexcept { return buffers_version_; }
 

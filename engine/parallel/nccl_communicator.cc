@@ -5,7 +5,6 @@
 #include <thread>
 #include <vector>
 
-#include "engine/parallel/nccl_library.h"
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn::engine {
@@ -117,14 +116,14 @@ class NcclGroup final : public CommunicatorGroup {
 
 }  // namespace
 
-Result<std::unique_ptr<CommunicatorGroup>> make_nccl_communicators(std::span<const int> devices) {
-  HYBRIDATTN_ASSIGN(const NcclLibrary* const nccl, NcclLibrary::get());
+Result<std::unique_ptr<CommunicatorGroup>> make_nccl_communicators(const NcclLibrary& nccl,
+                                                                   std::span<const int> devices) {
   std::vector<NcclLibrary::Communicator> handles(devices.size());
   // For all ranks at once: one that fails alone would leave the others waiting.
-  HYBRIDATTN_TRY(nccl->check(
-      nccl->CommInitAll(handles.data(), static_cast<int>(devices.size()), devices.data()),
-      "ncclCommInitAll"));
-  return std::unique_ptr<CommunicatorGroup>(std::make_unique<NcclGroup>(*nccl, handles));
+  HYBRIDATTN_TRY(
+      nccl.check(nccl.CommInitAll(handles.data(), static_cast<int>(devices.size()), devices.data()),
+                 "ncclCommInitAll"));
+  return std::unique_ptr<CommunicatorGroup>(std::make_unique<NcclGroup>(nccl, handles));
 }
 
 }  // namespace hybridattn::engine

@@ -2,6 +2,18 @@
 
 namespace hybridattn::engine {
 
+namespace {
+
+/// Waits while `value` is `old`: runs follow each other closely in a step, so it looks for a while
+/// before it sleeps.
+void wait_while(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
+  constexpr int kLooks = 64;
+  for (int look = 0; look < kLooks && value == old; ++look) std::this_thread::yield();
+  value.wait(old);
+}
+
+}  // namespace
+
 RankThreads::RankThreads(std::int32_t size, OnFailure on_failure)
     : on_failure_(std::move(on_failure)) {
   for (std::int32_t rank = 1; rank < size; ++rank) {
@@ -19,7 +31,7 @@ RankThreads::~RankThreads() {
 void RankThreads::serve(std::int32_t rank) {
   // Threads start before the first run, so none can miss it.
   for (std::uint32_t seen = 0;; ++seen) {
-    round_.wait(seen);
+    wait_while(round_, seen);
     if (stop_) return;
     call(rank);
     if (left_.fetch_sub(1) == 1) left_.notify_one();
@@ -34,7 +46,7 @@ Status RankThreads::run_all(const Body& body) {
   ++round_;
   round_.notify_all();
   call(0);
-  for (std::uint32_t left = left_; left != 0; left = left_) left_.wait(left);
+  for (std::uint32_t left = left_; left != 0; left = left_) wait_while(left_, left);
   if (thrown_ != nullptr) std::rethrow_exception(thrown_);
   return failure_;
 }

@@ -66,7 +66,8 @@ Status Engine::open_ranks(const std::filesystem::path& directory, const ModelCon
   if (options_.ranks > 1 && options_.context.device == DeviceType::kCpu) {
     communicators_ = make_thread_communicators(options_.ranks);
   } else if (options_.ranks > 1) {
-    HYBRIDATTN_ASSIGN(communicators_, make_nccl_communicators(devices));
+    HYBRIDATTN_ASSIGN(const NcclLibrary* const nccl, NcclLibrary::get());
+    HYBRIDATTN_ASSIGN(communicators_, make_nccl_communicators(*nccl, devices));
   }
   return on_ranks([&](ModelRank& rank) {
     // The ranks' parts are equally large: one of them speaks for all.

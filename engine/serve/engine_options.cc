@@ -29,16 +29,18 @@ Status check_devices(const EngineOptions& o) {
 
 /// What a context may have that is to be one of several.
 Status check_ranks(const EngineOptions& o) {
-  const std::pair<const char*, const void*> shared[] = {{"executor", o.context.executor},
-                                                        {"allocator", o.context.allocator},
-                                                        {"stream", o.context.stream}};
+  const bool on_cpu = o.context.device == DeviceType::kCpu;
+  const std::pair<const char*, const void*> shared[] = {
+      {"executor", o.context.executor},
+      {"allocator", on_cpu ? nullptr : o.context.allocator},
+      {"stream", o.context.stream}};
   for (const auto& [name, value] : shared) {
     if (value == nullptr) continue;
     return invalid_argument("context.", name, " is given, must be unset with ", o.ranks,
                             " ranks, each of which has its own");
   }
   const bool invariant = o.context.batch_invariant || o.context.chunk_invariant;
-  if (o.context.device == DeviceType::kCuda && invariant && o.ranks > kMostInvariantRanks) {
+  if (!on_cpu && invariant && o.ranks > kMostInvariantRanks) {
     return error(StatusCode::kUnsupported, "ranks is ", o.ranks, ", must be at most ",
                  kMostInvariantRanks,
                  " on cuda for batch-invariant and chunk-invariant: sums over more depend on what "

@@ -35,8 +35,9 @@ struct EngineOptions {
   /// a device of its own and NCCL joins them; on the CPU each is a thread of this process with
   /// `context.threads` threads of its own, a way to test and no faster. Results are those of one
   /// rank within the bounds, and the same bits each time. With several, `context` may have no
-  /// executor, allocator or stream, which could not serve them all; its trace and log are the first
-  /// rank's.
+  /// executor and no stream, which could not serve them all, and an allocator on the CPU alone, one
+  /// that is thread-safe; its trace and log are the first rank's. A rank that fails ends the step
+  /// of all; on CUDA the engine is of no use afterwards.
   std::int32_t ranks = 1;
   /// CUDA, several ranks: the device of each. Empty = context.device_index and those behind it.
   std::vector<int> devices{};

@@ -93,6 +93,7 @@ Status ModelRank::make_backends() {
   HYBRIDATTN_ASSIGN(backend_, HybridAttnBackend::create(std::move(paged), std::move(gdn),
                                                         model_->full_attention_layers()));
   HYBRIDATTN_TRY(model_->reserve(sizes_.step_tokens));
+  HYBRIDATTN_TRY(model_->connect_ranks());
   return backend_->reserve(static_cast<std::int32_t>(sizes_.step_tokens));
 }
 

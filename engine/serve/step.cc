@@ -51,6 +51,10 @@ Status Engine::commit(Step& step) {
       HYBRIDATTN_TRY(table_->advance(row.row, row.tokens));
     }
   }
+  const auto has_drafts = [](const StepRow& row) { return row.kind == RowKind::kVerify; };
+  if (std::none_of(step.rows.begin(), step.rows.end(), has_drafts)) {
+    return lead().commit(*table_, handles, last);  // nothing is moved
+  }
   // Who knows no table is told by -1 which requests have ended.
   std::vector<std::int32_t> open_last = last;
   for (std::size_t i = 0; i < handles.size(); ++i) {

@@ -2,6 +2,7 @@
 // end.
 #pragma once
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -38,12 +39,12 @@ inline nlohmann::json read_json(const std::filesystem::path& path) {
 
 /// Memory of the test device that is full of NaN: what is read before it was written shows, and
 /// what is written behind the end. It counts what is not given back, and gives nothing from the
-/// n-th request on where that is asked for.
-class PoisonAllocator final : public Allocator {
+/// n-th request on where that is asked for. Thread-safe on the CPU.
+class PoisonAllocator : public Allocator {
  public:
   void* allocate(std::size_t bytes) noexcept override {
     if (gives_ == 0) return nullptr;
-    if (gives_ > 0) --gives_;
+    if (gives_ > 0) --gives_;  // of one thread where it is asked for
     void* block = hybridattn::testing::shared_memory().allocate(bytes + kTail);
     if (block == nullptr) return nullptr;
     std::memset(block, 0xff, bytes + kTail);
@@ -66,8 +67,8 @@ class PoisonAllocator final : public Allocator {
 
  private:
   static constexpr std::size_t kTail = 4096;
-  std::int64_t gives_ = -1;
-  std::int64_t live_ = 0;
+  std::atomic<std::int64_t> gives_ = -1;
+  std::atomic<std::int64_t> live_ = 0;
 };
 
 /// An engine over poisoned memory, one thread. The caches are for `tokens` a request, or of
@@ -87,7 +88,7 @@ struct EngineSetup {
   bool overlap = true;
   bool chunk_invariant = false;
   bool batch_invariant = false;
-  std::int32_t ranks = 1;          ///< with several there is no poison: each has memory of its own
+  std::int32_t ranks = 1;
   std::filesystem::path folder{};  ///< of the checkpoint, in place of its name
 };
 
@@ -97,8 +98,11 @@ inline EngineOptions options_of(const EngineSetup& setup) {
   options.context.device = hybridattn::testing::test_device();
   options.context.threads = 1;
   options.ranks = setup.ranks;
-  options.context.allocator =
-      setup.allocator != nullptr || setup.ranks > 1 ? setup.allocator : &poison;
+  options.context.allocator = setup.allocator != nullptr ? setup.allocator : &poison;
+  // Memory of several devices is not one allocator's.
+  if (setup.ranks > 1 && options.context.device == DeviceType::kCuda) {
+    options.context.allocator = nullptr;
+  }
   options.dtype = setup.dtype;
   options.chunk = setup.chunk;
   options.max_batch = setup.max_batch;

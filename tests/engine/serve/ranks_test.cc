@@ -1,6 +1,8 @@
 // A model shared out over several ranks says what it says whole: recorded tokens, logits within the
 // bounds, any traffic; and what cannot be shared out is refused by name. F44 for whole models.
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "tests/engine/serve/wide_checkpoint.h"
 
@@ -228,8 +230,10 @@ TEST_F(F44Ranks, WhatOneContextOwnsIsRefusedForSeveral) {
     change(options);
     return Engine::load(checkpoint_path("golden_a"), options).status();
   };
-  PoisonAllocator allocator;
-  expect_error(refused([&](EngineOptions& o) { o.context.allocator = &allocator; }),
+  const auto context = hybridattn::testing::make_context(best_isa());
+  expect_error(refused([&](EngineOptions& o) { o.context.executor = &context->executor(); }),
+               StatusCode::kInvalidArgument, {"context.executor", "2 ranks"});
+  expect_error(refused([](EngineOptions& o) { o.context.device = DeviceType::kCuda; }),
                StatusCode::kInvalidArgument, {"context.allocator", "2 ranks"});
   expect_error(refused([](EngineOptions& o) {
                  o.devices = {0, 1};
@@ -238,6 +242,7 @@ TEST_F(F44Ranks, WhatOneContextOwnsIsRefusedForSeveral) {
   const auto on_cuda = [&](std::vector<int> devices, bool invariant, std::int32_t ranks) {
     return refused([&](EngineOptions& o) {
       o.context.device = DeviceType::kCuda;
+      o.context.allocator = nullptr;
       o.context.batch_invariant = invariant;
       o.devices = devices;
       o.ranks = ranks;
@@ -247,6 +252,38 @@ TEST_F(F44Ranks, WhatOneContextOwnsIsRefusedForSeveral) {
   expect_error(on_cuda({0}, false, 2), StatusCode::kInvalidArgument, {"devices has 1", "2 ranks"});
   expect_error(on_cuda({0, -1}, false, 2), StatusCode::kInvalidArgument, {"at least 0"});
   expect_error(on_cuda({}, true, 4), StatusCode::kUnsupported, {"ranks is 4", "batch-invariant"});
+}
+
+/// Gives nothing on threads other than the one that made it, where that is asked for.
+class OneThreadsAllocator final : public PoisonAllocator {
+ public:
+  void* allocate(std::size_t bytes) noexcept override {
+    return refuses && std::this_thread::get_id() != own_ ? nullptr
+                                                         : PoisonAllocator::allocate(bytes);
+  }
+  std::atomic<bool> refuses = false;
+
+ private:
+  std::thread::id own_ = std::this_thread::get_id();
+};
+
+TEST_F(F44Ranks, ARankThatFailsEndsTheStepOfAll) {
+  OneThreadsAllocator allocator;
+  const auto engine = make_engine(
+      {.chunk = 16, .max_batch = 2, .tokens = 400, .allocator = &allocator, .ranks = 2});
+  const Ids ids = random_ids(300, 512, 4);
+  const ScoreResult before = or_throw(engine->score(ids, 16));
+  allocator.refuses = true;
+  // More tokens than there is room for: the first rank gets more, and waits for the second.
+  expect_error(engine->score(ids, 300).status(), StatusCode::kResourceExhausted,
+               {"rank 1", "allocator"});
+  EXPECT_TRUE(engine->check().ok());
+  EXPECT_EQ(or_throw(engine->score(ids, 16)).last_logits, before.last_logits);
+  allocator.refuses = false;
+  EXPECT_TRUE(engine->score(ids, 300).ok());
+  Outputs outputs;
+  static_cast<void>(submit_ok(*engine, make_request(ids, 4)));
+  run_until_idle(*engine, outputs);
 }
 
 TEST_F(F44Ranks, ATraceIsOfTheFirstRank) {
