@@ -108,7 +108,8 @@ void add_common(CLI::App& app, CommonOptions& o) {
   app.add_option("--max-batch", o.max_batch, "Requests that run at once")
       ->check(whole(1))
       ->capture_default_str();
-  app.add_option("--memory", o.memory, "Bytes for the caches (0 = what the requests need)")
+  app.add_option("--memory", o.memory,
+                 "Bytes for the caches, on each device (0 = what the requests need)")
       ->check(whole(std::int64_t{0}))
       ->capture_default_str();
   app.add_flag("--batch-invariant", o.batch_invariant,
