@@ -89,7 +89,7 @@ TEST(ProgramUsage, ChoicesAndIds) {
   }
   expect_refusal(generate_ids(model, {"--device", "cuda:3,0,7"}), kData,
                  {"linear_num_key_heads is 2", "3 ranks"});
-  expect_refusal({"bench", "linear", "--device", "cuda:0,1"}, kData, {"cuda:0,1", "linear"});
+  expect_refusal({"bench", "linear", "--device", "cuda:0,1"}, kData, {"cuda:0,1", "one"});
   expect_refusal(generate_ids(model, {"--dtype", "f16"}), kUsage, {"--dtype", "f16"});
   expect_refusal(generate_ids(model, {"--kv-dtype", "i8"}), kUsage, {"--kv-dtype", "i8"});
   expect_refusal(generate_ids(model, {"--state-dtype", "f16"}), kUsage, {"--state-dtype", "f16"});
