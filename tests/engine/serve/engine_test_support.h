@@ -123,14 +123,14 @@ inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
   return engine;
 }
 
-/// Caches of `pages` pages beside all state slots.
+/// Caches of `pages` pages beside all state slots, on each rank.
 inline std::int64_t memory_of(const EngineSetup& setup, std::int32_t pages) {
   EngineSetup probe = setup;
   probe.memory = 0;
   probe.tokens = setup.page_size;
   const auto engine = make_engine(probe);
   const MemoryReport report = engine->memory();
-  return report.states + report.kv / setup.max_batch * pages;
+  return (report.states + report.kv / setup.max_batch * pages) / engine->options().ranks;
 }
 
 inline Ids random_ids(std::size_t count, std::int32_t vocab, unsigned seed) {

@@ -121,7 +121,7 @@ TEST_P(F44RandomSchedules, SayWhatOneRankSays) {
       setup.memory = memory_of(setup, 60);  // of 112: some have to wait again
       const auto one = make_engine(setup);
       setup.ranks = ranks;
-      setup.memory = memory_of(setup, 60) / ranks;  // of each
+      setup.memory = memory_of(setup, 60);
       const auto several = make_engine(setup);
       ASSERT_EQ(several->free_pages(), one->free_pages());
       const std::int32_t pages = several->free_pages(), slots = several->free_slots();
