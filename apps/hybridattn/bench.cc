@@ -30,8 +30,14 @@ Status run_on_cpu(const BenchOptions& options, ContextOptions context_options) {
 }  // namespace
 
 Status run_benchmarks(const BenchOptions& options) {
+  HYBRIDATTN_ASSIGN(const Devices devices, parse_devices(options.device));
+  if (devices.indices.size() > 1) {
+    return invalid_argument("bench: --device is ", options.device,
+                            ", must be one: what is measured stands beside what one can do");
+  }
   ContextOptions context_options;
-  HYBRIDATTN_TRY(parse_device(options.device, context_options));
+  context_options.device = devices.type;
+  context_options.device_index = devices.indices[0];
   if (options.suite == kStepSuite) return bench_step(options, context_options);
   if (options.suite != kModelSuite && context_options.device != DeviceType::kCpu) {
     return bench::run_gpu_suites({options.suite}, context_options, options.json);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "engine/serve/engine.h"
 
@@ -77,8 +78,13 @@ Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options
                                                     Trace* trace = nullptr,
                                                     std::int32_t draft_tokens = 0);
 
-/// A name that --device takes. Errors: invalid_argument.
-Status parse_device(const std::string& text, ContextOptions& options);
+/// What --device says.
+struct Devices {
+  DeviceType type = DeviceType::kCpu;
+  std::vector<int> indices{0};  ///< of several CUDA devices each has a part of the model
+};
+/// Errors: invalid_argument.
+Result<Devices> parse_devices(const std::string& text);
 
 /// Everything that was printed reached standard output. Errors: data_loss.
 Status check_output();

@@ -44,15 +44,21 @@ ordered_json describe(engine::Engine& engine) {
   out["state_dtype"] = dtype_name(state.state_dtype);
   out["weights"] = engine::weight_format_name(model.weights().format);
   out["weight_bytes"] = memory.weights;
-  out["kv_bytes_per_token"] = kv.page_bytes();
-  out["state_bytes_per_sequence"] = state.slot_bytes();
+  // All ranks together: heads that several of them share are held by each.
+  const std::int32_t ranks = engine.options().ranks;
+  out["kv_bytes_per_token"] = kv.page_bytes() * ranks;
+  out["state_bytes_per_sequence"] = state.slot_bytes() * ranks;
   out["workspace_bytes"] = memory.workspace;
   if (engine.context().device() == DeviceType::kCpu) {
     out["device"] = "cpu";
     out["isa"] = isa_name(engine.context().isa());
     out["threads"] = engine.context().executor().concurrency();
   } else {
-    out["device"] = concat("cuda:", engine.options().context.device_index);
+    std::string device = concat("cuda:", engine.options().context.device_index);
+    for (std::size_t i = 1; i < engine.options().devices.size(); ++i) {
+      device += concat(",", engine.options().devices[i]);
+    }
+    out["device"] = device;
   }
   out["kernels"] = kernels_of(engine);
   return out;

@@ -1,6 +1,7 @@
 // Loading the engine for a verb.
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <charconv>
 #include <iostream>
 
@@ -20,17 +21,26 @@ DType parse_dtype(const std::string& name) {
 
 }  // namespace
 
-Status parse_device(const std::string& text, ContextOptions& options) {
-  if (text == "cpu") return {};
-  const std::string index = text.rfind("cuda:", 0) == 0 ? text.substr(5) : "";
-  const char* end = index.data() + index.size();
-  const auto parsed = std::from_chars(index.data(), end, options.device_index);
-  const bool is_index = parsed.ec == std::errc() && parsed.ptr == end && options.device_index >= 0;
-  if (text != "cuda" && !is_index) {
-    return invalid_argument("value is \"", text, "\", must be cpu, cuda or cuda:N");
+Result<Devices> parse_devices(const std::string& text) {
+  if (text == "cpu") return Devices();
+  if (text == "cuda") return Devices{DeviceType::kCuda, {0}};
+  const std::string list = text.rfind("cuda:", 0) == 0 ? text.substr(5) : "";
+  Devices out{DeviceType::kCuda, {}};
+  const char* const end = list.data() + list.size();
+  bool valid = false;
+  for (const char* at = list.data(); !valid; ++at) {
+    int index = -1;
+    const auto parsed = std::from_chars(at, end, index);
+    const bool known =
+        std::find(out.indices.begin(), out.indices.end(), index) != out.indices.end();
+    at = parsed.ptr;
+    if (parsed.ec != std::errc() || index < 0 || known || (at != end && *at != ',')) break;
+    out.indices.push_back(index);
+    valid = at == end;
   }
-  options.device = DeviceType::kCuda;
-  return {};
+  if (valid) return out;
+  return invalid_argument("value is \"", text,
+                          "\", must be cpu, cuda, cuda:N or several different ones, cuda:N,M");
 }
 
 Status check_output() {
@@ -42,7 +52,10 @@ Status check_output() {
 Result<std::unique_ptr<engine::Engine>> load_engine(const CommonOptions& options, Trace* trace,
                                                     std::int32_t draft_tokens) {
   engine::EngineOptions o;
-  HYBRIDATTN_TRY(parse_device(options.device, o.context));
+  HYBRIDATTN_ASSIGN(const Devices devices, parse_devices(options.device));
+  o.context.device = devices.type;
+  if (devices.type == DeviceType::kCuda) o.devices = devices.indices;
+  o.ranks = static_cast<std::int32_t>(devices.indices.size());
   o.context.threads = options.threads;
   o.context.trace = trace;
   if (!options.dtype.empty()) o.dtype = parse_dtype(options.dtype);

@@ -57,10 +57,7 @@ const CLI::Validator kPath(
     },
     "");
 
-Status check_device(const std::string& text) {
-  ContextOptions ignored;
-  return parse_device(text, ignored);
-}
+Status check_device(const std::string& text) { return parse_devices(text).status(); }
 
 CLI::Validator id_list() {
   return parsed_by([](const std::string& text) { return parse_id_list("value", text).status(); });
@@ -69,7 +66,8 @@ CLI::Validator id_list() {
 /// Where to run and how to answer: what every verb takes.
 template <class Options>
 void add_machine(CLI::App& app, Options& o, const std::string& json) {
-  app.add_option("--device", o.device, "cpu, cuda or cuda:N")
+  app.add_option("--device", o.device,
+                 "cpu, cuda, cuda:N, or cuda:N,M,... to share one model out over several")
       ->check(parsed_by(check_device))
       ->capture_default_str();
   app.add_option("--threads", o.threads, "Threads (0 = one for each core)")
@@ -110,7 +108,8 @@ void add_common(CLI::App& app, CommonOptions& o) {
   app.add_option("--max-batch", o.max_batch, "Requests that run at once")
       ->check(whole(1))
       ->capture_default_str();
-  app.add_option("--memory", o.memory, "Bytes for the caches (0 = what the requests need)")
+  app.add_option("--memory", o.memory,
+                 "Bytes for the caches, on each device (0 = what the requests need)")
       ->check(whole(std::int64_t{0}))
       ->capture_default_str();
   app.add_flag("--batch-invariant", o.batch_invariant,

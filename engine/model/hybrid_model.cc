@@ -5,6 +5,7 @@
 
 #include "engine/model/activations.h"
 #include "engine/ops/embedding.h"
+#include "engine/ops/zero.h"
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn::engine {
@@ -57,11 +58,12 @@ std::int64_t widest(const ModelConfig& c) {
 }  // namespace
 
 HybridModel::HybridModel(Context& context, ModelConfig config,
-                         std::unique_ptr<ModelWeights> weights, DType dtype)
+                         std::unique_ptr<ModelWeights> weights, DType dtype,
+                         Communicator* communicator)
     : context_(context), config_(std::move(config)), weights_(std::move(weights)),
-      dtype_(product_dtype(config_, dtype)), attention_(config_.layers.size()),
-      gdn_(config_.layers.size()), arena_(context), inputs_(context), wanted_(context),
-      limits_(context), draws_(context), chosen_(context) {
+      communicator_(communicator), dtype_(product_dtype(config_, dtype)),
+      attention_(config_.layers.size()), gdn_(config_.layers.size()), arena_(context),
+      inputs_(context), wanted_(context), limits_(context), draws_(context), chosen_(context) {
   std::int32_t kv_index = 0;
   std::int32_t gdn_index = 0;
   for (std::int32_t i = 0; i < config_.num_layers(); ++i) {
@@ -148,8 +150,11 @@ std::size_t HybridModel::activation_bytes(std::int64_t tokens) const {
   // logits(): hidden and normed rows of one block.
   counter.take(DType::kF32, {logits_block(), config_.hidden_size});
   counter.take(dtype_, {logits_block(), config_.hidden_size});
-  if (weights_->on_device()) {
+  // Where the host of another rank has them, they lie here too.
+  if (weights_->on_device() || communicator_ != nullptr) {
     counter.take(DType::kF32, {logits_block(), config_.vocab_size});
+  }
+  if (weights_->on_device()) {
     counter.take(DType::kI8, {static_cast<std::int64_t>(greedy_scratch_bytes(logits_block()))});
   }
   measure();
@@ -161,6 +166,16 @@ Status HybridModel::multiply(const ConstTensorView& x, const WeightMatrix& w, co
                              bool accumulate) {
   if (w.dtype == DType::kI8) return linear_int8(context_, {x, w, w.scale, out, accumulate, {}});
   return linear(context_, {x, w, out, accumulate, {}, {}});
+}
+
+Status HybridModel::sum_over_ranks(const TensorView& hidden) {
+  return communicator_ == nullptr ? Status() : communicator_->all_reduce(context_, hidden);
+}
+
+Status HybridModel::add_product(const ConstTensorView& x, const WeightMatrix& w,
+                                const TensorView& hidden) {
+  HYBRIDATTN_TRY(multiply(x, w, hidden, keeps_hidden()));
+  return sum_over_ranks(hidden);
 }
 
 /// out = norm(x) w^T in one call, for weights that were moved.
@@ -220,6 +235,26 @@ Status HybridModel::reserve(std::int64_t tokens) {
   tokens_ = 0;
   ++buffers_version_;
   return {};
+}
+
+Status HybridModel::connect_ranks() {
+  if (communicator_ == nullptr) return {};
+  const std::int64_t most = inputs_.capacity();
+  std::int64_t tokens = 1;
+  for (bool last = false; !last; tokens *= 2) {
+    last = tokens >= most;
+    arena_.rewind();
+    const TensorView x = arena_.take(DType::kF32, {std::min(tokens, most), config_.hidden_size});
+    HYBRIDATTN_TRY(zero(context_, x));
+    HYBRIDATTN_TRY(communicator_->all_reduce(context_, x));
+  }
+  for (const std::int64_t rows : {std::int64_t{1}, logits_block()}) {
+    if (weights_->lm_head.dim(0) == config_.vocab_size) break;
+    arena_.rewind();
+    const TensorView logits = arena_.take(DType::kF32, {rows, config_.vocab_size});
+    HYBRIDATTN_TRY(communicator_->all_gather_columns(context_, logits));
+  }
+  return context_.synchronize();
 }
 
 Status HybridModel::set_inputs(const ForwardBatch& batch, std::span<const std::int32_t> ids) {
@@ -299,7 +334,7 @@ Status HybridModel::full_attention(const LayerWeights& w, const RadixAttention& 
   args.cos = residual.cos;
   args.sin = residual.sin;
   HYBRIDATTN_TRY(backend.run_attention(plan, layer, args));
-  return multiply(flat(x.out), w.full->o_proj, residual.hidden, true);
+  return add_product(flat(x.out), w.full->o_proj, residual.hidden);
 }
 
 Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAttention& layer,
@@ -326,7 +361,7 @@ Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAtte
   args.norm_epsilon = config_.rms_norm_eps;
   args.gate = config_.output_gate;
   HYBRIDATTN_TRY(backend.run_gdn(plan, layer, args));
-  return multiply(flat(x.out), w.gdn->out_proj, residual.hidden, true);
+  return add_product(flat(x.out), w.gdn->out_proj, residual.hidden);
 }
 
 Status HybridModel::mlp(const LayerWeights& w) {
@@ -339,7 +374,7 @@ Status HybridModel::mlp(const LayerWeights& w) {
     HYBRIDATTN_TRY(normalize(residual.hidden, w.post_attention_norm, residual.normed));
     HYBRIDATTN_TRY(multiply_gated(residual.normed, *w.mlp, x.gated));
   }
-  return multiply(x.gated, w.mlp->down, residual.hidden, true);
+  return add_product(x.gated, w.mlp->down, residual.hidden);
 }
 
 Status HybridModel::run_experts(const MoeWeights& w, const MoeBuffers& x) {
@@ -403,17 +438,21 @@ Status HybridModel::moe(const LayerWeights& w) {
   HYBRIDATTN_TRY(normalize(hidden, w.post_attention_norm, x.router_in));
   HYBRIDATTN_TRY(normalize(hidden, w.post_attention_norm, residual.normed));
   HYBRIDATTN_TRY(multiply(x.router_in, w.moe->router, x.logits));
+  if (!keeps_hidden()) HYBRIDATTN_TRY(zero(context_, hidden));
+  HYBRIDATTN_TRY(add_experts(*w.moe, x, residual.normed, hidden));
+  return sum_over_ranks(hidden);
+}
+
+/// hidden += what the routed experts and the shared one give.
+Status HybridModel::add_experts(const MoeWeights& w, const MoeBuffers& x, const TensorView& normed,
+                                const TensorView& hidden) {
   if (weights_->on_device()) {
     // The order of the CPU, where the routed experts come last too.
-    if (w.moe->shared.has_value()) {
-      HYBRIDATTN_TRY(shared_expert(*w.moe, x, residual.normed, hidden));
-    }
-    return experts_on_device(*w.moe, x, residual.normed, hidden);
+    if (w.shared.has_value()) HYBRIDATTN_TRY(shared_expert(w, x, normed, hidden));
+    return experts_on_device(w, x, normed, hidden);
   }
-  HYBRIDATTN_TRY(routed_experts(*w.moe, x, residual.normed));
-  if (w.moe->shared.has_value()) {
-    HYBRIDATTN_TRY(shared_expert(*w.moe, x, residual.normed, hidden));
-  }
+  HYBRIDATTN_TRY(routed_experts(w, x, normed));
+  if (w.shared.has_value()) HYBRIDATTN_TRY(shared_expert(w, x, normed, hidden));
   return run_or_record(context_, "combine_experts", [this, x, hidden]() -> Status {
     combine_experts(context_, routing_, x.outputs, hidden);
     return {};

@@ -13,19 +13,23 @@
 #include "engine/model/weights.h"
 #include "engine/ops/draw.h"
 #include "engine/ops/moe.h"
+#include "engine/parallel/communicator.h"
 #include "hybridattn/hybridattn.h"
 
 namespace hybridattn::engine {
 
-/// Not thread-safe: one forward pass at a time, on the context's thread.
+/// Not thread-safe: one forward pass at a time, on the context's thread. Of several ranks each has
+/// its part: all make the same calls, and what they add to the residual stream is summed over them,
+/// so that it, the logits and what they say are the same bits on all.
 class HybridModel {
  public:
   /// `dtype` is what enters the matrix products: f32, or bf16. All else (the residual stream,
   /// norms, gates, what a product gives) is float32 in both. A mixture of experts always takes f32:
   /// which experts a token gets is a step function, and activations rounded to bf16 flip it often
-  /// enough to be seen in the logits. `context` is borrowed.
+  /// enough to be seen in the logits. `context` is borrowed, and `communicator`: nullptr where one
+  /// rank has all of the model, else `config` and `weights` are those of its rank.
   HybridModel(Context& context, ModelConfig config, std::unique_ptr<ModelWeights> weights,
-              DType dtype);
+              DType dtype, Communicator* communicator = nullptr);
 
   /// What enters the products where `dtype` is asked for: see the constructor.
   static DType product_dtype(const ModelConfig& config, DType dtype);
@@ -46,6 +50,9 @@ class HybridModel {
   /// Memory for the activations of steps of up to `tokens` tokens.
   std::size_t activation_bytes(std::int64_t tokens) const;
   Status reserve(std::int64_t tokens);
+  /// Of several ranks: sums of all sizes that were reserved for, since their first calls make what
+  /// connects them, which is not to happen while steps are recorded. Errors: of the communicator.
+  Status connect_ranks();
   /// Changes when `reserve` moved the buffers: graphs recorded before name memory that is gone.
   std::uint64_t buffers_version() const noexcept { return buffers_version_; }
 
@@ -72,7 +79,8 @@ class HybridModel {
                                         std::span<const std::int32_t> ids);
 
   /// Logits [tokens.size(), vocab] of some tokens of the last step, by their index in its stream.
-  /// `out` is the host's, who may read it at once.
+  /// `out` is the host's, who may read it at once; nullptr where another rank's are read: then this
+  /// one takes its part in them and waits for it.
   Status logits(std::span<const std::int32_t> tokens, float* out);
   /// On a GPU: orders the choice of the next tokens where the logits lie, of each by draws[i]. As
   /// many tokens as for logits(), at most. Where the largest logits are asked for, the limits of a
@@ -110,6 +118,11 @@ class HybridModel {
   Status reserve_products(std::int64_t rows);
   Status multiply(const ConstTensorView& x, const WeightMatrix& w, const TensorView& out,
                   bool accumulate = false);
+  /// hidden += x w^T over all ranks, each of which has columns of w.
+  Status add_product(const ConstTensorView& x, const WeightMatrix& w, const TensorView& hidden);
+  /// Whether this rank's part of such a sum has what was in `hidden` before.
+  bool keeps_hidden() const { return communicator_ == nullptr || communicator_->rank() == 0; }
+  Status sum_over_ranks(const TensorView& hidden);
   Status multiply_normed(const ConstTensorView& x, const ConstTensorView& norm,
                          const WeightMatrix& w, const TensorView& out);
   Status multiply_gated(const ConstTensorView& x, const MlpWeights& w, const TensorView& out,
@@ -126,12 +139,15 @@ class HybridModel {
   Status shared_expert(const MoeWeights& w, const struct MoeBuffers& buffers,
                        const TensorView& normed, const TensorView& hidden);
   Status run_experts(const MoeWeights& w, const struct MoeBuffers& buffers);
+  Status add_experts(const MoeWeights& w, const struct MoeBuffers& buffers,
+                     const TensorView& normed, const TensorView& hidden);
   Status experts_on_device(const MoeWeights& w, const struct MoeBuffers& buffers,
                            const TensorView& normed, const TensorView& hidden);
 
   Context& context_;
   ModelConfig config_;
   std::unique_ptr<ModelWeights> weights_;
+  Communicator* communicator_;             // nullptr: one rank
   DType dtype_;                            // of what enters a product
   std::vector<RadixAttention> attention_;  // by layer; unused for GDN layers
   std::vector<RadixLinearAttention> gdn_;  // by layer; unused for attention layers

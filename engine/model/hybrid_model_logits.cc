@@ -60,12 +60,18 @@ Result<TensorView> HybridModel::head(const TensorView& hidden, float* out) {
   const TensorView logits = out != nullptr
                                 ? TensorView(out, DType::kF32, {rows, config_.vocab_size})
                                 : arena_.take(DType::kF32, {rows, config_.vocab_size});
+  // Of a shard that has some of the vocabulary: its columns of the logits.
+  const std::int64_t own = weights_->lm_head.dim(0);
+  const bool has_all = own == config_.vocab_size;
+  const TensorView part =
+      has_all ? logits : logits.at(communicator_->rank() * own, {rows, own}, {logits.stride(0), 1});
   if (weights_->on_device()) {
-    HYBRIDATTN_TRY(multiply_normed(hidden, weights_->final_norm, weights_->lm_head, logits));
-    return logits;
+    HYBRIDATTN_TRY(multiply_normed(hidden, weights_->final_norm, weights_->lm_head, part));
+  } else {
+    HYBRIDATTN_TRY(normalize(hidden, weights_->final_norm, normed));
+    HYBRIDATTN_TRY(multiply(normed, weights_->lm_head, part));
   }
-  HYBRIDATTN_TRY(normalize(hidden, weights_->final_norm, normed));
-  HYBRIDATTN_TRY(multiply(normed, weights_->lm_head, logits));
+  if (!has_all) HYBRIDATTN_TRY(communicator_->all_gather_columns(context_, logits));
   return logits;
 }
 
@@ -101,13 +107,15 @@ Status HybridModel::logits(std::span<const std::int32_t> tokens, float* out) {
   const auto vocab = static_cast<std::size_t>(config_.vocab_size);
   if (knows_logits_) {
     const TensorView all = replayed_logits();
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
+    for (std::size_t i = 0; out != nullptr && i < tokens.size(); ++i) {
       const float* row = static_cast<const float*>(all.data) + tokens[i] * all.stride(0);
       HYBRIDATTN_TRY(context_.copy(out + i * vocab, row, vocab * sizeof(float)));
     }
   } else {
     HYBRIDATTN_ASSIGN(const TensorView logits, compute_logits(tokens, nullptr));
-    HYBRIDATTN_TRY(context_.copy(out, logits.data, tokens.size() * vocab * sizeof(float)));
+    if (out != nullptr) {
+      HYBRIDATTN_TRY(context_.copy(out, logits.data, tokens.size() * vocab * sizeof(float)));
+    }
   }
   // A copy to memory that is not pinned has ended, but `out` may be the caller's pinned memory.
   return context_.synchronize();

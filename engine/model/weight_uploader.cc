@@ -196,10 +196,16 @@ Status upload_weights(Context& context, DType dtype, ModelWeights& weights,
   weights.on_device_ = std::make_unique<DeviceBlocks>(context);
   WeightUploader uploader(context, dtype, *weights.on_device_,
                           weights.mapped_bytes + weights.copied_bytes, progress);
-  const bool tied = weights.lm_head.data == weights.embedding.data;
+  const ConstTensorView& head = weights.lm_head;
+  const std::ptrdiff_t head_begins = weights.tied
+                                         ? static_cast<const std::byte*>(head.data) -
+                                               static_cast<const std::byte*>(weights.embedding.data)
+                                         : 0;
+  const std::int64_t first =
+      head_begins / static_cast<std::ptrdiff_t>(dtype_size(weights.embedding.dtype));
   HYBRIDATTN_TRY(uploader.matrix(weights.embedding));
-  if (tied) {
-    weights.lm_head = WeightMatrix(weights.embedding);
+  if (weights.tied) {
+    weights.lm_head = weights.embedding.at(first, {head.dim(0), head.dim(1)}, {head.dim(1), 1});
   } else {
     HYBRIDATTN_TRY(uploader.matrix(weights.lm_head));
   }

@@ -12,6 +12,7 @@
 #include "engine/checkpoint/model_config.h"
 #include "engine/checkpoint/safetensors.h"
 #include "engine/model/device_weights.h"
+#include "engine/model/model_shard.h"
 #include "engine/model/weight_blocks.h"
 #include "hybridattn/context.h"
 #include "hybridattn/tensor.h"
@@ -94,17 +95,21 @@ class ModelWeights {
  public:
   /// Maps the checkpoint of `directory` and takes every parameter exactly once. Errors: as
   /// Checkpoint::open; not_found for a missing parameter; data_loss for a wrong shape, a wrong type
-  /// or a tensor that nothing takes (only mtp.* and model.visual.* may be left over). `executor`,
-  /// where given, rounds matrices.
+  /// or a tensor that nothing takes (only mtp.* and model.visual.* may be left over);
+  /// invalid_argument for a shard that the model cannot be cut to. `config` is the whole model's,
+  /// as num_parameters is. `executor`, where given, rounds matrices.
   static Result<std::unique_ptr<ModelWeights>> load(const std::filesystem::path& directory,
                                                     const ModelConfig& config,
                                                     const LoadProgress& progress = {},
                                                     WeightFormat format = WeightFormat::kStored,
-                                                    Executor* executor = nullptr);
+                                                    Executor* executor = nullptr,
+                                                    const ModelShard& shard = {});
 
   ConstTensorView embedding;   ///< [V, H]
   ConstTensorView final_norm;  ///< [H] f32, zero-centred
-  WeightMatrix lm_head;        ///< [V, H]; the embedding where they are tied, or its i8 copy
+  /// [V, H], of a shard its rows if they can be shared out evenly; those of the embedding where
+  /// they are tied, or an i8 copy.
+  WeightMatrix lm_head;
   bool tied = false;
   std::vector<LayerWeights> layers;
 

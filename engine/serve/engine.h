@@ -6,42 +6,16 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
-#include "engine/model/hybrid_model.h"
+#include "engine/parallel/rank_threads.h"
+#include "engine/serve/engine_options.h"
+#include "engine/serve/model_rank.h"
 #include "engine/serve/sampler.h"
 #include "hybridattn/hybridattn.h"
 
 namespace hybridattn::engine {
-
-struct EngineOptions {
-  ContextOptions context;
-  std::optional<DType> dtype;     ///< f32 or bf16; unset = the checkpoint's, f32 where that is f16
-  std::optional<DType> kv_dtype;  ///< f32, bf16, f16 or f8_e4m3; unset = dtype
-  DType state_dtype = DType::kF32;  ///< f32 or bf16 at rest
-  WeightFormat weights = WeightFormat::kStored;
-  /// Prompt tokens of one step, at most. With chunk_invariant in `context` it is cut to a multiple
-  /// of kGdnChunk, which it must reach. With batch_invariant a prompt takes whole chunks or waits.
-  std::int32_t chunk = 512;
-  std::int32_t max_batch = 8;   ///< requests that run at once
-  std::int32_t page_size = 16;  ///< tokens of a page
-  /// Tokens drafted for each request and step, at most, from what was said before; those that the
-  /// sampler would have taken are kept. 0 = off. Prompts may be cut at other places then: with
-  /// batch_invariant or chunk_invariant the output is the same to the bit, else within the bounds.
-  std::int32_t draft_tokens = 0;
-  /// Record decode steps once and replay them, on a GPU steps of short prompts too. With
-  /// batch_invariant the output is the same to the bit, else within the bounds.
-  bool graphs = true;
-  /// On a GPU: a step is ordered before the tokens of the last one are read, where the device chose
-  /// those and nothing is drafted: they come with the next call of step(). The output is the same.
-  bool overlap = true;
-};
-
-/// Sizes of the caches. Tokens are those of one request, prompt and output together.
-struct CacheOptions {
-  std::int64_t max_tokens_per_request = 0;
-  std::int64_t memory_bytes = 0;  ///< budget of both caches; 0 = what max_batch requests need
-};
 
 struct Request {
   std::vector<std::int32_t> prompt;
@@ -79,16 +53,6 @@ struct ScoreResult {
   double mean_nll = 0;               ///< 0 for a single id
 };
 
-/// What a process that runs the engine holds, in bytes.
-struct MemoryReport {
-  std::int64_t weights = 0;  ///< mapped and copied
-  std::int64_t kv = 0;
-  std::int64_t states = 0;
-  /// Activations, plans, graphs, workspace of ops; before allocate_caches what activations and
-  /// logits of full steps will take.
-  std::int64_t workspace = 0;
-};
-
 /// One thread at a time.
 class Engine {
  public:
@@ -121,19 +85,22 @@ class Engine {
   Result<ScoreResult> score(std::span<const std::int32_t> ids, std::int32_t chunk,
                             const LoadProgress& progress = {});
 
-  const HybridModel& model() const { return *model_; }
-  Context& context() { return *context_; }
+  /// The first rank's: of several each has a part of every layer.
+  const HybridModel& model() const { return lead().model(); }
+  Context& context() { return lead().context(); }
   const EngineOptions& options() const { return options_; }
   const EngineStats& stats() const { return stats_; }
-  /// Of the context's allocator and, for weights that were not moved to a GPU, of the process.
+  /// Of all ranks together: what their contexts' allocators gave and, for weights that were not
+  /// moved to a GPU, what the process holds.
   MemoryReport memory() const;
   /// Ledger of the caches and of the table. Errors: internal.
   Status check() const;
-  std::int32_t free_pages() const { return kv_ ? kv_->pages().num_free() : 0; }
-  std::int32_t free_slots() const { return states_ ? states_->slots().num_free() : 0; }
+  std::int32_t free_pages() const { return table_ ? lead().pages().num_free() : 0; }
+  std::int32_t free_slots() const { return table_ ? lead().slots().num_free() : 0; }
   /// The allocators of the caches, nullptr before allocate_caches: for tests that make them fail.
-  HandleAllocator* pages() { return kv_ ? &kv_->pages() : nullptr; }
-  HandleAllocator* slots() { return states_ ? &states_->slots() : nullptr; }
+  /// Pages and slots have the same ids on all ranks.
+  HandleAllocator* pages() { return table_ ? &lead().pages() : nullptr; }
+  HandleAllocator* slots() { return table_ ? &lead().slots() : nullptr; }
 
  private:
   struct Running {
@@ -147,13 +114,18 @@ class Engine {
   struct Step;
   struct StepRow;
 
-  Engine(EngineOptions options, std::unique_ptr<Context> context,
-         std::unique_ptr<HybridModel> model);
+  explicit Engine(EngineOptions options);
+  ModelRank& lead() { return *ranks_[0]; }
+  const ModelRank& lead() const { return *ranks_[0]; }
+  /// body(rank) for each rank, all at once, each on its thread. What they compute together is the
+  /// same steps on all. Errors: of the rank that failed first; the others' waits end by it.
+  template <class Body>
+  Status on_ranks(const Body& body);
+  Status open_ranks(const std::filesystem::path& directory, const ModelConfig& config,
+                    const LoadProgress& progress);
   /// Of the largest step. A chunk beyond what the caches hold asks for no more memory than they do.
   std::int64_t step_tokens() const;
-  std::int64_t step_bytes() const;
   std::int32_t kept_slots() const;
-  Status make_backends();
   Status check_prompt(const char* verb, std::span<const std::int32_t> ids,
                       std::int64_t total) const;
   // What runs next: scheduler.cc.
@@ -171,10 +143,9 @@ class Engine {
     std::int32_t token;
     std::size_t row;
   };
-  Status record_graphs();
-  GraphRunner* graphs_for(const Step& step) const;
-  Status set_limits(const Step& step);
-  Result<Plan*> forward(const Step& step);
+  Status forward(const Step& step);
+  Status logits(std::span<const std::int32_t> tokens, float* out);
+  Result<std::span<const NextToken>> chosen(const Choices& choices);
   Status run_next(std::vector<TokenEvent>& events);
   Status run(Step& step, std::vector<TokenEvent>& events);
   bool may_fly(const Step& step, std::span<const Wanted> wanted) const;
@@ -192,27 +163,22 @@ class Engine {
   void take_token(const Step& step, StepRow& row, Running& running, std::int32_t token,
                   std::vector<TokenEvent>& events);
   void accept(Running& running, std::int32_t token, std::vector<TokenEvent>& events);
-  Status commit(Step& step, Plan& plan);
+  Status commit(Step& step);
   void count(const Step& step);
   void drop_finished();
   Status score_chunk(std::span<const std::int32_t> ids, std::int64_t first, std::int64_t count,
                      const Handle& row, ScoreResult& result);
 
   EngineOptions options_;
-  std::unique_ptr<Context> context_;
-  std::unique_ptr<HybridModel> model_;
-  std::unique_ptr<PagedKvPool> kv_;
-  std::unique_ptr<GdnStatePool> states_;
-  std::unique_ptr<GdnStatePool> kept_;  // of drafted tokens
-  std::unique_ptr<AttentionBackend> backend_;
+  std::unique_ptr<CommunicatorGroup> communicators_;  // nullptr: one rank
+  std::vector<std::unique_ptr<ModelRank>> ranks_;     // theirs go before the communicators
+  RankThreads threads_;
+  bool ranks_failed_ = false;  // since when the communicators are of no use
   std::unique_ptr<RequestTable> table_;
-  std::unique_ptr<GraphRunner> decode_graphs_, mixed_graphs_;
-  std::uint64_t graphs_version_ = 0;  // of the model's buffers
-  std::shared_ptr<Plan> plan_;        // of the last eager step
-  std::unique_ptr<Step> flight_;      // ordered, its tokens are not read yet; or nullptr
-  std::deque<Running> waiting_;       // by id
-  std::vector<Running> running_;      // by id: the oldest first
-  bool crowded_ = false;              // pages ran out and none have come back since
+  std::unique_ptr<Step> flight_;  // ordered, its tokens are not read yet; or nullptr
+  std::deque<Running> waiting_;   // by id
+  std::vector<Running> running_;  // by id: the oldest first
+  bool crowded_ = false;          // pages ran out and none have come back since
   std::vector<TokenEvent> pending_;
   std::vector<float> logits_;
   std::int64_t capacity_tokens_ = 0;  // of one request
@@ -221,5 +187,18 @@ class Engine {
   std::chrono::steady_clock::time_point counted_{};  // until when time in step() is in stats_
   double uncounted_seconds_ = 0;                     // of calls before
 };
+
+template <class Body>
+Status Engine::on_ranks(const Body& body) {
+  if (communicators_ == nullptr) return body(lead());
+  if (std::exchange(ranks_failed_, true)) HYBRIDATTN_TRY(communicators_->restore());
+  const Status done = threads_.run([&](std::int32_t index) {
+    ModelRank& rank = *ranks_[static_cast<std::size_t>(index)];
+    const ModelRank::Thread thread(rank);
+    return body(rank);
+  });
+  ranks_failed_ = !done.ok();
+  return done;
+}
 
 }  // namespace hybridattn::engine

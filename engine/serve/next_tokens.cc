@@ -37,7 +37,7 @@ bool Engine::logits_suffice(const Step& step, std::span<const Wanted> wanted) {
 void Engine::accept(Running& running, std::int32_t token, std::vector<TokenEvent>& events) {
   running.history.push_back(token);
   TokenEvent event{running.id, token, Finish::kNone};
-  const auto& eos = model_->config().eos_token_ids;
+  const auto& eos = model().config().eos_token_ids;
   if (!running.request.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) {
     event.finish = Finish::kEos;
   } else if (static_cast<std::int64_t>(running.history.size()) >= running.limit) {
@@ -61,18 +61,18 @@ void Engine::take_token(const Step& step, StepRow& row, Running& running, std::i
 /// The logits come to the host, whose sampler chooses.
 Status Engine::sample_on_host(Step& step, std::span<const Wanted> wanted,
                               std::vector<TokenEvent>& events) {
-  const auto vocab = static_cast<std::size_t>(model_->config().vocab_size);
+  const auto vocab = static_cast<std::size_t>(model().config().vocab_size);
   std::vector<std::int32_t> tokens;
   for (const Wanted& each : wanted) tokens.push_back(each.token);
   logits_.resize(std::max(logits_.size(), wanted.size() * vocab));
-  HYBRIDATTN_TRY(model_->logits(tokens, logits_.data()));
+  HYBRIDATTN_TRY(this->logits(tokens, logits_.data()));
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     StepRow& row = step.rows[wanted[i].row];
     Running* const running = find_running(row.request);
     if (row.stopped || running == nullptr) continue;
     const std::span<float> logits(logits_.data() + i * vocab, vocab);
     HYBRIDATTN_TRY(check_logits(logits, running->history.size()));
-    const TraceSpan span(*context_, "sample");
+    const TraceSpan span(lead().context(), "sample");
     const std::int32_t id = engine::sample(row.sampling, logits, running->history, row.vocab_limit,
                                            row.said + row.matched);
     take_token(step, row, *running, id, events);
@@ -89,14 +89,20 @@ Result<Choices> Engine::choose_on_device(const Step& step, std::span<const Wante
     tokens.push_back(each.token);
     draws.push_back(draw_of(row.sampling, row.vocab_limit, row.said + drafts));
   }
-  return model_->choose(tokens, draws);
+  Choices choices;
+  HYBRIDATTN_TRY(on_ranks([&](ModelRank& rank) -> Status {
+    HYBRIDATTN_ASSIGN(Choices chosen, rank.model().choose(tokens, draws));
+    if (&rank == &lead()) choices = std::move(chosen);
+    return {};
+  }));
+  return choices;
 }
 
 /// The device chooses, and the host gets ids.
 Status Engine::sample_on_device(Step& step, std::span<const Wanted> wanted,
                                 std::vector<TokenEvent>& events) {
   HYBRIDATTN_ASSIGN(const Choices choices, choose_on_device(step, wanted));
-  HYBRIDATTN_ASSIGN(const std::span<const NextToken> chosen, model_->chosen(choices));
+  HYBRIDATTN_ASSIGN(const std::span<const NextToken> chosen, this->chosen(choices));
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     StepRow& row = step.rows[wanted[i].row];
     Running* const running = find_running(row.request);
@@ -109,10 +115,10 @@ Status Engine::sample_on_device(Step& step, std::span<const Wanted> wanted,
 }
 
 Status Engine::sample(Step& step, std::span<const Wanted> all, std::vector<TokenEvent>& events) {
-  const auto block = static_cast<std::size_t>(model_->logits_block());
+  const auto block = static_cast<std::size_t>(model().logits_block());
   for (std::size_t first = 0; first < all.size(); first += block) {
     const auto wanted = all.subspan(first, std::min(block, all.size() - first));
-    const bool on_device = model_->weights().on_device() && logits_suffice(step, wanted);
+    const bool on_device = model().weights().on_device() && logits_suffice(step, wanted);
     HYBRIDATTN_TRY(on_device ? sample_on_device(step, wanted, events)
                              : sample_on_host(step, wanted, events));
   }

@@ -27,14 +27,14 @@ Result<std::uint64_t> Engine::submit(Request request) {
   const std::int64_t total =
       static_cast<std::int64_t>(request.prompt.size()) + request.max_new_tokens;
   HYBRIDATTN_TRY(check_prompt("submit", request.prompt, total));
-  if (request.vocab_limit <= 0 || request.vocab_limit > model_->config().vocab_size) {
-    request.vocab_limit = model_->config().vocab_size;
+  if (request.vocab_limit <= 0 || request.vocab_limit > model().config().vocab_size) {
+    request.vocab_limit = model().config().vocab_size;
   }
   Running running;
   running.id = next_id_++;
   running.history = request.prompt;
   running.prefill_end = static_cast<std::int64_t>(request.prompt.size());
-  running.limit = std::min(total, model_->config().max_position_embeddings);
+  running.limit = std::min(total, model().config().max_position_embeddings);
   running.request = std::move(request);
   const std::uint64_t id = running.id;
   if (running.limit <= static_cast<std::int64_t>(running.history.size())) {
@@ -96,7 +96,7 @@ void Engine::wait_again(std::size_t index) {
   // results must not depend on traffic, as they were.
   const auto prompt = static_cast<std::int64_t>(again.request.prompt.size());
   const auto known = static_cast<std::int64_t>(again.history.size());
-  again.prefill_end = context_->batch_invariant() ? prompt : std::max(prompt, known - 1);
+  again.prefill_end = lead().context().batch_invariant() ? prompt : std::max(prompt, known - 1);
   insert_by_id(waiting_, std::move(again));
 }
 
@@ -143,9 +143,9 @@ std::optional<Engine::StepRow> Engine::choose(std::size_t index, std::int64_t& b
     tokens = std::min(budget, r.prefill_end - computed);
     if (computed + tokens < r.prefill_end) {
       // Where results must not depend on traffic, what is left of a chunk does not cut a prompt.
-      if (context_->chunk_invariant()) {
+      if (lead().context().chunk_invariant()) {
         tokens -= tokens % kGdnChunk;
-      } else if (context_->batch_invariant() && tokens < options_.chunk) {
+      } else if (lead().context().batch_invariant() && tokens < options_.chunk) {
         tokens = 0;
       }
     }

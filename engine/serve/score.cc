@@ -12,20 +12,19 @@ Status Engine::score_chunk(std::span<const std::int32_t> ids, std::int64_t first
   HYBRIDATTN_ASSIGN(BatchRow batch_row,
                     table_->batch_row(row, RowKind::kPrefill, static_cast<std::int32_t>(count)));
   HYBRIDATTN_ASSIGN(const ForwardBatch batch, ForwardBatch::create({std::move(batch_row)}));
-  const Result<std::shared_ptr<Plan>> plan = model_->forward(
-      batch, *backend_,
-      ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
-  HYBRIDATTN_TRY(plan.status());
+  const std::span<const std::int32_t> some =
+      ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+  HYBRIDATTN_TRY(on_ranks([&](ModelRank& rank) { return rank.run(batch, some); }));
   HYBRIDATTN_TRY(table_->advance(row, static_cast<std::int32_t>(count)));
-  const std::int64_t vocab = model_->config().vocab_size;
-  const std::int64_t block = model_->logits_block();
+  const std::int64_t vocab = model().config().vocab_size;
+  const std::int64_t block = model().logits_block();
   std::vector<std::int32_t> tokens;
   for (std::int64_t done = 0; done < count; done += block) {
     const std::int64_t rows = std::min(block, count - done);
     tokens.clear();
     for (std::int64_t i = 0; i < rows; ++i) tokens.push_back(static_cast<std::int32_t>(done + i));
     logits_.resize(std::max(logits_.size(), static_cast<std::size_t>(rows * vocab)));
-    HYBRIDATTN_TRY(model_->logits(tokens, logits_.data()));
+    HYBRIDATTN_TRY(logits(tokens, logits_.data()));
     for (std::int64_t i = 0; i < rows; ++i) {
       const std::span<const float> row_logits(logits_.data() + i * vocab,
                                               static_cast<std::size_t>(vocab));
@@ -46,7 +45,7 @@ Result<ScoreResult> Engine::score(std::span<const std::int32_t> ids, std::int32_
                                   const LoadProgress& progress) {
   HYBRIDATTN_TRY(check_prompt("score", ids, static_cast<std::int64_t>(ids.size())));
   if (chunk < 1) return invalid_argument("score: chunk is ", chunk, ", must be at least 1");
-  if (context_->chunk_invariant()) {
+  if (context().chunk_invariant()) {
     if (chunk < kGdnChunk) {
       return invalid_argument("score: chunk is ", chunk, ", must be at least ", kGdnChunk,
                               " for chunk-invariant");

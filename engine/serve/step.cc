@@ -8,106 +8,37 @@
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn::engine {
-namespace {
-
-/// Decode steps of up to this many rows have a graph for each number of rows: padding would cost
-/// more than it saves where a step is bound by arithmetic.
-constexpr std::int32_t kExactRows = 8;
-
-/// Steps with prompts are recorded up to so many tokens: longer ones keep a GPU busy while the host
-/// orders their calls one by one.
-constexpr std::int64_t kMostMixedTokens = 1024;
-
-std::vector<GraphShape> decode_sizes(std::int32_t max_batch, std::int32_t pages_per_row) {
-  std::vector<GraphShape> sizes;
-  for (std::int32_t rows = 1; rows <= std::min(max_batch, kExactRows); ++rows) {
-    sizes.push_back(decode_buckets(rows, pages_per_row).back());
-  }
-  for (const GraphShape& size : decode_buckets(max_batch, pages_per_row)) {
-    if (size.decode_rows > kExactRows) sizes.push_back(size);
-  }
-  return sizes;
-}
-
-/// Any rows, up to `most` tokens. A step fills its size by half or more, from 128 tokens on by two
-/// thirds.
-std::vector<GraphShape> mixed_sizes(std::int32_t max_batch, std::int32_t pages_per_row,
-                                    std::int64_t most) {
-  constexpr std::int64_t kFirst = 16, kDoubled = 128, kStep = 64;
-  std::vector<GraphShape> sizes;
-  const std::int64_t pages = std::min<std::int64_t>(std::int64_t{max_batch} * pages_per_row,
-                                                    std::numeric_limits<std::int32_t>::max());
-  for (std::int64_t tokens = kFirst;; tokens += tokens < kDoubled ? tokens : kStep) {
-    GraphShape size;
-    size.tokens = static_cast<std::int32_t>(std::min(tokens, most));
-    size.decode_rows = size.prefill_rows = std::min(max_batch, size.tokens);
-    size.pages = static_cast<std::int32_t>(pages);
-    sizes.push_back(size);
-    if (tokens >= most) return sizes;
-  }
-}
-
-}  // namespace
-
-Status Engine::record_graphs() {
-  if (!options_.graphs || graphs_version_ == model_->buffers_version()) return {};
-  decode_graphs_.reset();
-  mixed_graphs_.reset();
-  const auto record = [this](std::vector<GraphShape> sizes) {
-    return GraphRunner::create(*context_, *backend_, std::move(sizes), [this](const Plan& plan) {
-      return model_->run_to_tokens(plan, *backend_);
-    });
-  };
-  const std::int32_t pages = table_->max_pages_per_row();
-  // The largest first: what memory they make the context take serves the others. On the CPU
-  // nothing is gained by recording steps that padding makes longer.
-  if (model_->weights().on_device()) {
-    const std::int64_t most = std::min(step_tokens(), kMostMixedTokens);
-    HYBRIDATTN_ASSIGN(mixed_graphs_, record(mixed_sizes(options_.max_batch, pages, most)));
-  }
-  HYBRIDATTN_ASSIGN(decode_graphs_, record(decode_sizes(options_.max_batch, pages)));
-  graphs_version_ = model_->buffers_version();
+/// Replays the step where it was recorded, and else runs it.
+Status Engine::forward(const Step& step) {
+  std::vector<std::int32_t> limits;  // what each row of a decode step may say
+  for (const StepRow& row : step.rows) limits.push_back(row.vocab_limit);
+  HYBRIDATTN_TRY(
+      on_ranks([&](ModelRank& rank) { return rank.replay_or_run(step.batch, step.ids, limits); }));
+  if (lead().replayed()) ++stats_.replayed_steps;
   return {};
 }
 
-/// What replays the step, or nullptr. Rows of drafts differ in length from step to step: padded to
-/// one length they would compute tokens that nobody wants.
-GraphRunner* Engine::graphs_for(const Step& step) const {
-  for (GraphRunner* graphs : {decode_graphs_.get(), mixed_graphs_.get()}) {
-    if (graphs != nullptr && graphs->can_run(step.batch)) return graphs;
-  }
-  return nullptr;
+/// The logits of all ranks are the same, and the first one's are read.
+Status Engine::logits(std::span<const std::int32_t> tokens, float* out) {
+  return on_ranks([&](ModelRank& rank) {
+    return rank.model().logits(tokens, &rank == &lead() ? out : nullptr);
+  });
 }
 
-/// What each row of a decode step may say.
-Status Engine::set_limits(const Step& step) {
-  std::vector<std::int32_t> limits;
-  for (const StepRow& row : step.rows) limits.push_back(row.vocab_limit);
-  const auto most = static_cast<std::size_t>(model_->logits_block());
-  return model_->set_limits(std::span(limits).first(std::min(limits.size(), most)));
-}
-
-/// Replays the step where it was recorded, and else runs it.
-Result<Plan*> Engine::forward(const Step& step) {
-  HYBRIDATTN_TRY(record_graphs());
-  GraphRunner* const graphs = graphs_for(step);
-  if (graphs == nullptr) {
-    HYBRIDATTN_ASSIGN(plan_, model_->forward(step.batch, *backend_, step.ids));
-    return plan_.get();
-  }
-  UploadScope uploads(*context_);  // which the replay ends
-  HYBRIDATTN_TRY(model_->set_inputs(step.batch, step.ids));
-  const bool has_limits = graphs == decode_graphs_.get() && model_->weights().on_device();
-  if (has_limits) HYBRIDATTN_TRY(set_limits(step));
-  HYBRIDATTN_TRY(graphs->run(step.batch).status());
-  model_->set_replayed(*graphs->last_plan());
-  ++stats_.replayed_steps;
-  return graphs->last_plan();
+/// All ranks wait, so that a fault of one ends the wait of the others.
+Result<std::span<const NextToken>> Engine::chosen(const Choices& choices) {
+  std::span<const NextToken> tokens;
+  HYBRIDATTN_TRY(on_ranks([&](ModelRank& rank) -> Status {
+    HYBRIDATTN_ASSIGN(const std::span<const NextToken> own, rank.model().chosen(choices));
+    if (&rank == &lead()) tokens = own;
+    return {};
+  }));
+  return tokens;
 }
 
 /// What was computed is counted; of a row of drafts, what was taken. Requests that have ended are
 /// dropped.
-Status Engine::commit(Step& step, Plan& plan) {
+Status Engine::commit(Step& step) {
   std::vector<Handle> handles;
   std::vector<std::int32_t> last;
   for (const StepRow& row : step.rows) {
@@ -120,13 +51,24 @@ Status Engine::commit(Step& step, Plan& plan) {
       HYBRIDATTN_TRY(table_->advance(row.row, row.tokens));
     }
   }
-  return backend_->commit(plan, *table_, handles, last);
+  const auto has_drafts = [](const StepRow& row) { return row.kind == RowKind::kVerify; };
+  if (std::none_of(step.rows.begin(), step.rows.end(), has_drafts)) {
+    return lead().commit(*table_, handles, last);  // nothing is moved
+  }
+  // Who knows no table is told by -1 which requests have ended.
+  std::vector<std::int32_t> open_last = last;
+  for (std::size_t i = 0; i < handles.size(); ++i) {
+    if (!table_->is_open(handles[i])) open_last[i] = -1;
+  }
+  return on_ranks([&](ModelRank& rank) {
+    return &rank == &lead() ? rank.commit(*table_, handles, last) : rank.commit(open_last);
+  });
 }
 
 /// Whether a step's tokens can be read later: the host needs none of them to go on.
 bool Engine::may_fly(const Step& step, std::span<const Wanted> wanted) const {
-  return options_.overlap && options_.draft_tokens == 0 && model_->weights().on_device() &&
-         wanted.size() <= static_cast<std::size_t>(model_->logits_block()) &&
+  return options_.overlap && options_.draft_tokens == 0 && model().weights().on_device() &&
+         wanted.size() <= static_cast<std::size_t>(model().logits_block()) &&
          logits_suffice(step, wanted);
 }
 
@@ -146,7 +88,7 @@ Status Engine::launch(Step& step, std::span<const Wanted> wanted, std::vector<To
 Status Engine::collect(std::vector<TokenEvent>& events) {
   if (flight_ == nullptr) return {};
   const std::unique_ptr<Step> step = std::move(flight_);
-  HYBRIDATTN_ASSIGN(const std::span<const NextToken> chosen, model_->chosen(step->choices));
+  HYBRIDATTN_ASSIGN(const std::span<const NextToken> chosen, this->chosen(step->choices));
   count(*step);
   for (const StepRow& row : step->rows) {
     Running* const running = find_running(row.request);
@@ -160,16 +102,16 @@ Status Engine::collect(std::vector<TokenEvent>& events) {
 }
 
 Status Engine::run(Step& step, std::vector<TokenEvent>& events) {
-  HYBRIDATTN_ASSIGN(Plan * plan, forward(step));
+  HYBRIDATTN_TRY(forward(step));
   const std::vector<Wanted> wanted = wanted_of(step);
   if (may_fly(step, wanted)) {
-    HYBRIDATTN_TRY(commit(step, *plan));
+    HYBRIDATTN_TRY(commit(step));
     return launch(step, wanted, events);
   }
   // The samplers go by all that was said before.
   HYBRIDATTN_TRY(collect(events));
   HYBRIDATTN_TRY(sample(step, wanted, events));
-  HYBRIDATTN_TRY(commit(step, *plan));
+  HYBRIDATTN_TRY(commit(step));
   count(step);
   drop_finished();
   return {};

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "hybridattn/status_macros.h"
 
@@ -46,13 +47,16 @@ Status check_pair(const char* verb, const ConstTensorView& whole, const ConstTen
   return {};
 }
 
-/// Copies `count` slices of dimension `dim`, element by element: a cut happens once in the life of
-/// a model or when a state changes hands.
+/// Copies `count` slices of dimension `dim`, in runs that both have in one piece.
 void copy_slices(const ConstTensorView& from, std::int64_t from_first, const TensorView& to,
                  std::int64_t to_first, int dim, std::int64_t count) {
   std::array<std::int64_t, kMaxRank> size{1, 1, 1, 1};
   for (int d = 0; d < from.rank; ++d) size[static_cast<std::size_t>(d)] = from.dim(d);
   size[static_cast<std::size_t>(dim)] = count;
+  std::int64_t run = 1;
+  for (int d = from.rank - 1; d >= 0 && from.stride(d) == run && to.stride(d) == run; --d) {
+    run *= std::exchange(size[static_cast<std::size_t>(d)], 1);
+  }
   const auto bytes = static_cast<std::int64_t>(dtype_size(from.dtype));
   const auto* source =
       static_cast<const std::byte*>(from.data) + from_first * from.stride(dim) * bytes;
@@ -66,7 +70,7 @@ void copy_slices(const ConstTensorView& from, std::int64_t from_first, const Ten
                     l * view.stride(3)) *
                    bytes;
           };
-          std::memcpy(target + at(to), source + at(from), static_cast<std::size_t>(bytes));
+          std::memcpy(target + at(to), source + at(from), static_cast<std::size_t>(run * bytes));
         }
       }
     }

@@ -79,13 +79,17 @@ TEST(ProgramUsage, Numbers) {
 
 TEST(ProgramUsage, ChoicesAndIds) {
   const std::string model = checkpoint("golden_a");
-  for (const char* device : {"cuda:x", "cuda:", "cuda:-1", "cuda:99999999999", "gpu", ""}) {
+  for (const char* device : {"cuda:x", "cuda:", "cuda:-1", "cuda:99999999999", "gpu", "", "cuda:0,",
+                             "cuda:,0", "cuda:0,0", "cuda:0 1", "cpu,cpu"}) {
     expect_refusal(generate_ids(model, {"--device", device}), kUsage,
                    {"--device", device, "cuda:N"});
   }
-  for (const char* device : {"cuda", "cuda:0"}) {
+  for (const char* device : {"cuda", "cuda:0", "cuda:0,1"}) {
     expect_refusal(generate_ids(model, {"--device", device}), kData, {"cuda"});
   }
+  expect_refusal(generate_ids(model, {"--device", "cuda:3,0,7"}), kData,
+                 {"linear_num_key_heads is 2", "3 ranks"});
+  expect_refusal({"bench", "linear", "--device", "cuda:0,1"}, kData, {"cuda:0,1", "one"});
   expect_refusal(generate_ids(model, {"--dtype", "f16"}), kUsage, {"--dtype", "f16"});
   expect_refusal(generate_ids(model, {"--kv-dtype", "i8"}), kUsage, {"--kv-dtype", "i8"});
   expect_refusal(generate_ids(model, {"--state-dtype", "f16"}), kUsage, {"--state-dtype", "f16"});

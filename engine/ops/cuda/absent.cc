@@ -25,6 +25,7 @@ Status greedy_tokens(Context&, const ConstTensorView&, const std::int32_t*, std:
 Status draw_tokens(Context&, const ConstTensorView&, const Draw*, NextToken*) {
   return absent("draw_tokens");
 }
+Status zero(Context&, void*, std::size_t) { return absent("zero"); }
 
 }  // namespace hybridattn::engine::cuda
 

@@ -2,6 +2,7 @@
 // ops; arrays lie on the device. In a build without CUDA each says so.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "engine/ops/draw.h"
@@ -32,5 +33,6 @@ Status greedy_tokens(Context& context, const ConstTensorView& logits, const std:
                      std::byte* scratch, NextToken* tokens);
 Status draw_tokens(Context& context, const ConstTensorView& logits, const Draw* draws,
                    NextToken* tokens);
+Status zero(Context& context, void* data, std::size_t bytes);
 
 }  // namespace hybridattn::engine::cuda

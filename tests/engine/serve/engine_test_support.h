@@ -2,6 +2,7 @@
 // end.
 #pragma once
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -38,12 +39,12 @@ inline nlohmann::json read_json(const std::filesystem::path& path) {
 
 /// Memory of the test device that is full of NaN: what is read before it was written shows, and
 /// what is written behind the end. It counts what is not given back, and gives nothing from the
-/// n-th request on where that is asked for.
-class PoisonAllocator final : public Allocator {
+/// n-th request on where that is asked for. Thread-safe on the CPU.
+class PoisonAllocator : public Allocator {
  public:
   void* allocate(std::size_t bytes) noexcept override {
     if (gives_ == 0) return nullptr;
-    if (gives_ > 0) --gives_;
+    if (gives_ > 0) --gives_;  // of one thread where it is asked for
     void* block = hybridattn::testing::shared_memory().allocate(bytes + kTail);
     if (block == nullptr) return nullptr;
     std::memset(block, 0xff, bytes + kTail);
@@ -66,8 +67,8 @@ class PoisonAllocator final : public Allocator {
 
  private:
   static constexpr std::size_t kTail = 4096;
-  std::int64_t gives_ = -1;
-  std::int64_t live_ = 0;
+  std::atomic<std::int64_t> gives_ = -1;
+  std::atomic<std::int64_t> live_ = 0;
 };
 
 /// An engine over poisoned memory, one thread. The caches are for `tokens` a request, or of
@@ -87,14 +88,21 @@ struct EngineSetup {
   bool overlap = true;
   bool chunk_invariant = false;
   bool batch_invariant = false;
+  std::int32_t ranks = 1;
+  std::filesystem::path folder{};  ///< of the checkpoint, in place of its name
 };
 
-inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
+inline EngineOptions options_of(const EngineSetup& setup) {
   static PoisonAllocator poison;
   EngineOptions options;
   options.context.device = hybridattn::testing::test_device();
   options.context.threads = 1;
+  options.ranks = setup.ranks;
   options.context.allocator = setup.allocator != nullptr ? setup.allocator : &poison;
+  // Memory of several devices is not one allocator's.
+  if (setup.ranks > 1 && options.context.device == DeviceType::kCuda) {
+    options.context.allocator = nullptr;
+  }
   options.dtype = setup.dtype;
   options.chunk = setup.chunk;
   options.max_batch = setup.max_batch;
@@ -105,19 +113,24 @@ inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
   options.overlap = setup.overlap;
   options.context.chunk_invariant = setup.chunk_invariant;
   options.context.batch_invariant = setup.batch_invariant;
-  auto engine = or_throw(Engine::load(checkpoint_path(setup.checkpoint), options));
+  return options;
+}
+
+inline std::unique_ptr<Engine> make_engine(const EngineSetup& setup) {
+  const auto folder = setup.folder.empty() ? checkpoint_path(setup.checkpoint) : setup.folder;
+  auto engine = or_throw(Engine::load(folder, options_of(setup)));
   or_throw(engine->allocate_caches({setup.tokens, setup.memory}));
   return engine;
 }
 
-/// Caches of `pages` pages beside all state slots.
+/// Caches of `pages` pages beside all state slots, on each rank.
 inline std::int64_t memory_of(const EngineSetup& setup, std::int32_t pages) {
   EngineSetup probe = setup;
   probe.memory = 0;
   probe.tokens = setup.page_size;
   const auto engine = make_engine(probe);
   const MemoryReport report = engine->memory();
-  return report.states + report.kv / setup.max_batch * pages;
+  return (report.states + report.kv / setup.max_batch * pages) / engine->options().ranks;
 }
 
 inline Ids random_ids(std::size_t count, std::int32_t vocab, unsigned seed) {
