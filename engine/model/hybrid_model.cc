@@ -296,14 +296,21 @@ Status HybridModel::run(const Plan& plan, AttentionBackend& backend) {
   return {};
 }
 
-Result<std::shared_ptr<Plan>> HybridModel::forward(const ForwardBatch& batch,
-                                                   AttentionBackend& backend,
-                                                   std::span<const std::int32_t> ids) {
+Result<std::shared_ptr<Plan>> HybridModel::prepare_step(const ForwardBatch& batch,
+                                                        AttentionBackend& backend,
+                                                        std::span<const std::int32_t> ids) {
   HYBRIDATTN_TRY(reserve(batch.num_tokens()));
   UploadScope uploads(context_);
   HYBRIDATTN_TRY(set_inputs(batch, ids));
   HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> plan, backend.plan(batch));
   HYBRIDATTN_TRY(uploads.send());
+  return plan;
+}
+
+Result<std::shared_ptr<Plan>> HybridModel::forward(const ForwardBatch& batch,
+                                                   AttentionBackend& backend,
+                                                   std::span<const std::int32_t> ids) {
+  HYBRIDATTN_ASSIGN(std::shared_ptr<Plan> plan, prepare_step(batch, backend, ids));
   HYBRIDATTN_TRY(run(*plan, backend));
   return plan;
 }

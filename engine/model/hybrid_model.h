@@ -73,8 +73,11 @@ class HybridModel {
   /// vocabulary for the others. Errors: device_error; out_of_range for more than logits_block().
   Status set_limits(std::span<const std::int32_t> limits);
 
-  /// Both, for a step that is not recorded: plans it on the backend, reserves and runs. The plan is
-  /// for a commit. Errors: as set_inputs, and those of the backend.
+  /// What comes before `run` in a step that is not recorded: makes room, sets the inputs and plans
+  /// it on the backend. Errors: as set_inputs, and those of the backend.
+  Result<std::shared_ptr<Plan>> prepare_step(const ForwardBatch& batch, AttentionBackend& backend,
+                                             std::span<const std::int32_t> ids);
+  /// Both, for one rank. The plan is for a commit. Errors: the same.
   Result<std::shared_ptr<Plan>> forward(const ForwardBatch& batch, AttentionBackend& backend,
                                         std::span<const std::int32_t> ids);
 

@@ -110,6 +110,7 @@ Status Engine::allocate_caches(const CacheOptions& options) {
   sizes.pages_per_row = static_cast<std::int32_t>(row_pages);
   sizes.step_tokens = step_tokens();
   HYBRIDATTN_TRY(on_ranks([&](ModelRank& rank) { return rank.allocate(sizes); }));
+  HYBRIDATTN_TRY(on_ranks([](ModelRank& rank) { return rank.connect(); }));
   table_ = std::make_unique<RequestTable>(lead().pages(), &lead().slots(), kv.page_size,
                                           options_.max_batch, sizes.pages_per_row);
   return on_ranks([](ModelRank& rank) { return rank.record_graphs(); });

@@ -143,6 +143,7 @@ class Engine {
     std::int32_t token;
     std::size_t row;
   };
+  Status run_eagerly(const ForwardBatch& batch, std::span<const std::int32_t> ids);
   Status forward(const Step& step);
   Status logits(std::span<const std::int32_t> tokens, float* out);
   Result<std::span<const NextToken>> chosen(const Choices& choices);

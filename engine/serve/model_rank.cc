@@ -93,12 +93,11 @@ Status ModelRank::make_backends() {
   HYBRIDATTN_ASSIGN(backend_, HybridAttnBackend::create(std::move(paged), std::move(gdn),
                                                         model_->full_attention_layers()));
   HYBRIDATTN_TRY(model_->reserve(sizes_.step_tokens));
-  HYBRIDATTN_TRY(model_->connect_ranks());
   return backend_->reserve(static_cast<std::int32_t>(sizes_.step_tokens));
 }
 
 Status ModelRank::record_graphs() {
-  if (!options_.graphs || graphs_version_ == model_->buffers_version()) return {};
+  if (!lacks_graphs()) return {};
   decode_graphs_.reset();
   mixed_graphs_.reset();
   const auto record = [this](std::vector<GraphShape> sizes) {
@@ -127,18 +126,21 @@ GraphRunner* ModelRank::graphs_for(const ForwardBatch& batch) const {
   return nullptr;
 }
 
-Status ModelRank::run(const ForwardBatch& batch, std::span<const std::int32_t> ids) {
-  HYBRIDATTN_ASSIGN(plan_, model_->forward(batch, *backend_, ids));
-  last_plan_ = plan_.get();
-  replayed_ = false;
+Status ModelRank::prepare(const ForwardBatch& batch, std::span<const std::int32_t> ids) {
+  HYBRIDATTN_ASSIGN(next_plan_, model_->prepare_step(batch, *backend_, ids));
   return {};
 }
 
-Status ModelRank::replay_or_run(const ForwardBatch& batch, std::span<const std::int32_t> ids,
-                                std::span<const std::int32_t> limits) {
-  HYBRIDATTN_TRY(record_graphs());
+Status ModelRank::run() {
+  HYBRIDATTN_TRY(model_->run(*next_plan_, *backend_));
+  plan_ = std::move(next_plan_);
+  last_plan_ = plan_.get();
+  return {};
+}
+
+Status ModelRank::replay(const ForwardBatch& batch, std::span<const std::int32_t> ids,
+                         std::span<const std::int32_t> limits) {
   GraphRunner* const graphs = graphs_for(batch);
-  if (graphs == nullptr) return run(batch, ids);
   UploadScope uploads(*context_);  // which the replay ends
   HYBRIDATTN_TRY(model_->set_inputs(batch, ids));
   if (graphs == decode_graphs_.get() && model_->weights().on_device()) {
@@ -147,7 +149,6 @@ Status ModelRank::replay_or_run(const ForwardBatch& batch, std::span<const std::
   }
   HYBRIDATTN_TRY(graphs->run(batch).status());
   last_plan_ = graphs->last_plan();
-  replayed_ = true;
   model_->set_replayed(*last_plan_);
   return {};
 }

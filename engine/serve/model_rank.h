@@ -57,18 +57,27 @@ class ModelRank {
               Communicator* communicator, const LoadProgress& progress);
   /// Makes the caches and room for steps. Errors: resource_exhausted, device_error.
   Status allocate(const RankSizes& sizes);
-  /// Records steps, where they are to be and the last ones do not hold any more. Errors: as
-  /// GraphRunner::create.
+  /// Connects it with the others, once all have allocated. Errors: of the communicator.
+  Status connect() { return model_->connect_ranks(); }
+  /// Whether steps are to be recorded and those that were do not hold any more.
+  bool lacks_graphs() const {
+    return options_.graphs && graphs_version_ != model_->buffers_version();
+  }
+  /// Records them. Errors: as GraphRunner::create.
   Status record_graphs();
 
-  /// Replays the step where it was recorded, and else runs it. `limits`: what each row of a decode
-  /// step may say, at most. Errors: those of the model and the backends.
-  Status replay_or_run(const ForwardBatch& batch, std::span<const std::int32_t> ids,
-                       std::span<const std::int32_t> limits);
-  /// Runs it. Errors: the same.
-  Status run(const ForwardBatch& batch, std::span<const std::int32_t> ids);
-  /// Whether the last step was a replay.
-  bool replayed() const { return replayed_; }
+  /// Whether the step was recorded.
+  bool can_replay(const ForwardBatch& batch) const { return graphs_for(batch) != nullptr; }
+  /// Replays it. `limits`: what each row of a decode step may say, at most. Errors: those of the
+  /// model and the backends.
+  Status replay(const ForwardBatch& batch, std::span<const std::int32_t> ids,
+                std::span<const std::int32_t> limits);
+  /// What must be done on all ranks before the first of them calls `run`, since it may allocate: a
+  /// device that allocates may wait for one that waits for the other's part of a sum. Errors: the
+  /// same.
+  Status prepare(const ForwardBatch& batch, std::span<const std::int32_t> ids);
+  /// Runs the step that was prepared. Errors: the same.
+  Status run();
   /// Ends the last step: see AttentionBackend::commit.
   Status commit(RequestTable& table, std::span<const Handle> rows,
                 std::span<const std::int32_t> last_accepted) {
@@ -111,9 +120,9 @@ class ModelRank {
   RankSizes sizes_;
   std::unique_ptr<GraphRunner> decode_graphs_, mixed_graphs_;
   std::uint64_t graphs_version_ = 0;  // of the model's buffers
+  std::shared_ptr<Plan> next_plan_;   // of the step that is prepared
   std::shared_ptr<Plan> plan_;        // of the last eager step
   Plan* last_plan_ = nullptr;         // of the last step
-  bool replayed_ = false;
 };
 
 }  // namespace hybridattn::engine

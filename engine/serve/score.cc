@@ -14,7 +14,7 @@ Status Engine::score_chunk(std::span<const std::int32_t> ids, std::int64_t first
   HYBRIDATTN_ASSIGN(const ForwardBatch batch, ForwardBatch::create({std::move(batch_row)}));
   const std::span<const std::int32_t> some =
       ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
-  HYBRIDATTN_TRY(on_ranks([&](ModelRank& rank) { return rank.run(batch, some); }));
+  HYBRIDATTN_TRY(run_eagerly(batch, some));
   HYBRIDATTN_TRY(table_->advance(row, static_cast<std::int32_t>(count)));
   const std::int64_t vocab = model().config().vocab_size;
   const std::int64_t block = model().logits_block();

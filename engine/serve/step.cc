@@ -8,13 +8,25 @@
 #include "hybridattn/status_macros.h"
 
 namespace hybridattn::engine {
+/// Runs a step that is not recorded.
+Status Engine::run_eagerly(const ForwardBatch& batch, std::span<const std::int32_t> ids) {
+  HYBRIDATTN_TRY(on_ranks([&](ModelRank& rank) { return rank.prepare(batch, ids); }));
+  return on_ranks([](ModelRank& rank) { return rank.run(); });
+}
+
 /// Replays the step where it was recorded, and else runs it.
 Status Engine::forward(const Step& step) {
+  // Of one alone where another had no memory for what it made room for.
+  const auto lacks_graphs = [](const auto& rank) { return rank->lacks_graphs(); };
+  if (std::any_of(ranks_.begin(), ranks_.end(), lacks_graphs)) {
+    HYBRIDATTN_TRY(on_ranks([](ModelRank& rank) { return rank.record_graphs(); }));
+  }
+  if (!lead().can_replay(step.batch)) return run_eagerly(step.batch, step.ids);
   std::vector<std::int32_t> limits;  // what each row of a decode step may say
   for (const StepRow& row : step.rows) limits.push_back(row.vocab_limit);
   HYBRIDATTN_TRY(
-      on_ranks([&](ModelRank& rank) { return rank.replay_or_run(step.batch, step.ids, limits); }));
-  if (lead().replayed()) ++stats_.replayed_steps;
+      on_ranks([&](ModelRank& rank) { return rank.replay(step.batch, step.ids, limits); }));
+  ++stats_.replayed_steps;
   return {};
 }
 
