@@ -103,9 +103,9 @@ class Stream {
   void hold() { ++holders_; }
   void release() { --holders_; }
   Status add(void* to, const void* pinned, std::size_t bytes) {
-    if (waiting_.count == SmallCopies::kMost) HYBRIDATTN_TRY(flush());
-    waiting_.all[waiting_.count++] = {static_cast<std::byte*>(to),
-                                      static_cast<const std::byte*>(pinned),
+    auto* const place = static_cast<std::byte*>(to);
+    if (!waiting_.can_take(place, bytes)) HYBRIDATTN_TRY(flush());
+    waiting_.all[waiting_.count++] = {place, static_cast<const std::byte*>(pinned),
                                       static_cast<std::uint32_t>(bytes)};
     return {};
   }

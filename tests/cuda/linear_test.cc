@@ -125,7 +125,11 @@ class CudaLinear : public Conformance {
     OpBound bound = twice ? kLinearTwiceRoundedBound : kLinearBound;
     // The table's sums are shorter; those of a gate have an error of their own.
     bound.tight *= std::sqrt(std::max(1.0, static_cast<double>(s.k) / 300)) * (gated ? 2 : 1);
-    if (gated) bound.loose = 3;
+    if (gated) {
+      // A few large outputs make up most of the norm, and one of those may be near a tie.
+      bound.tight += 0.2 * half_ulp(out_type);
+      bound.loose = 3;
+    }
     expect_conforms(out, everything(s.m), bound, least);
   }
   void expect_products(const std::vector<Sizes>& sizes) {

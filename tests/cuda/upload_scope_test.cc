@@ -103,6 +103,18 @@ TEST_F(CudaUploadScope, OrderedCallsComeBehind) {
   EXPECT_OK((*fence)->wait());
 }
 
+/// A plan that is made within a scope is written twice: for no rows, then for a step's.
+TEST_F(CudaUploadScope, TheLastToAPlaceStays) {
+  UploadScope scope(context());
+  for (int i = 0; i < 50; ++i) {
+    upload(0, 4'096);
+    upload(4'000, 8);
+    upload(64, 64);
+  }
+  EXPECT_OK(scope.send());
+  expect_all();
+}
+
 TEST_F(CudaUploadScope, ForgottenOnesAreSent) {
   {
     UploadScope scope(context());
