@@ -123,8 +123,8 @@ class HYBRIDATTN_API Context {
   Allocator& allocator() const noexcept;
   bool batch_invariant() const noexcept;
   bool chunk_invariant() const noexcept;
-  /// CUDA: what everything is ordered on, a cudaStream_t. nullptr on the CPU. Within
-  /// an UploadScope take it anew for each kernel of your own: what waits goes before.
+  /// CUDA: what everything is ordered on, a cudaStream_t. nullptr on the CPU. Within an
+  /// UploadScope take it anew for each kernel of your own: what waits goes before.
   void* stream() const noexcept;
   /// CUDA: memory of the host for copies that go on by themselves. On the CPU as allocator().
   Allocator& pinned_allocator() const noexcept;
