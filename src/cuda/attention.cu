@@ -82,6 +82,7 @@ Status run_tiles(AttentionTileParams p, const core::DeviceLaunch& launch, const 
   const bool gated_behind =
       whole.gate.data != nullptr && (whole.tables.num_many > 0 || p.gate_behind);
   if (gated_behind) p.call.gate = View();
+  p.few_alone = p.call.tables.num_many == 0;
   HYBRIDATTN_TRY((run_attention_tiles<X, KV, D, true>(p, launch)));
   AttentionTileParams beside = p;
   beside.beside_few = p.call.tables.num_few > 0;

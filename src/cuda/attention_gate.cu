@@ -14,8 +14,8 @@ struct GateRowsParams {
 __global__ void __launch_bounds__(kElementThreads)
     attention_gate_kernel(const __grid_constant__ GateRowsParams p) {
   const AttentionCall& call = p.call;
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   const std::int64_t units = p.dim / kPack, groups = gated_groups(call.heads);
   const std::int64_t count =
       std::int64_t{call.tables.first_query[call.tables.rows]} * groups * units;

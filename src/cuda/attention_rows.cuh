@@ -58,14 +58,16 @@ struct AttentionTileParams {
   // The kernel follows that over tiles of few rows, which begins the next only when what both read
   // is written: it need not wait to begin, only to end.
   bool beside_few = false;
+  bool few_alone = false;    // no kernel over tiles of many rows follows
   bool gate_behind = false;  // all gates, whatever wrote the outputs
 };
 
 /// Before a tile of few rows or of many reads what other kernels write.
 template <bool Few>
 __device__ void begin_tile(const AttentionTileParams& p) {
-  if (Few || !p.beside_few) wait_for_writers();
+  if (Few && !p.few_alone) wait_for_writers();
   let_next_begin();
+  if (Few ? p.few_alone : !p.beside_few) wait_for_writers();
 }
 /// Last thing in a kernel over tiles: a block may have had none.
 __device__ inline void end_tiles() {

@@ -18,11 +18,13 @@ __device__ inline std::uint32_t address_in_cluster(std::uint32_t address, unsign
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
   return there;
 }
-/// Writes there, and tells the barrier there when it has arrived, as of 4 bytes of a bulk copy.
-__device__ inline void send_in_cluster(std::uint32_t to, float value, std::uint32_t barrier) {
+/// Writes two floats there, and tells the barrier there when they have arrived, as of 8 bytes of a
+/// bulk copy.
+__device__ inline void send_in_cluster(std::uint32_t to, float2 values, std::uint32_t barrier) {
   asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(to),
-      "f"(value), "r"(barrier)
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::
+          "r"(to),
+      "f"(values.x), "f"(values.y), "r"(barrier)
       : "memory");
 }
 

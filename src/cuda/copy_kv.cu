@@ -30,8 +30,8 @@ __device__ Word* word_of(const View& cache, std::int64_t place, std::int64_t pag
 template <class Word>
 __global__ void __launch_bounds__(kThreads, 4)
     copy_kv_kernel(const __grid_constant__ CopyParams p) {
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   const std::int64_t words = p.k_words + p.v_words;  // of a head: k, then v
   for (std::int64_t i = flat_index(); i < p.heads * words; i += flat_step()) {
     const Split at = split(i, words);

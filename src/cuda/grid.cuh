@@ -88,14 +88,16 @@ Status allow_shared_memory(const char* op, Kernel* kernel, int bytes) {
   return {};
 }
 
-/// First thing in a kernel that launch_early starts: returns when all that came before it on the
-/// stream is written.
+/// In every kernel that launch_early starts, before it reads what others write or writes anything:
+/// returns when all that came before it on the stream is written.
 __device__ inline void wait_for_writers() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-/// The blocks of the next kernel may take their places as soon as all of this one have theirs.
+/// The blocks of the next kernel may take their places as soon as all of this one have theirs:
+/// first thing in a kernel, as the weights of the next product come meanwhile. After
+/// wait_for_writers only where the next one relies on what this one has waited for.
 __device__ inline void let_next_begin() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -106,7 +108,7 @@ inline cudaStream_t stream_of(const core::DeviceLaunch& launch) {
   return static_cast<cudaStream_t>(launch.stream);
 }
 
-/// Launches a kernel that begins with wait_for_writers: from sm_90 on its blocks are in place when
+/// Launches a kernel with wait_for_writers in it: from sm_90 on its blocks are in place when
 /// the kernel before ends, which saves a part of the time between two. `cluster` blocks that follow
 /// each other make a cluster, from sm_90 on.
 template <class... Params>

@@ -124,6 +124,20 @@ Status run_tiles(const ops::LinearParams& params, const core::DeviceLaunch& laun
   return run_linear_tiles(p, launch);
 }
 
+#ifdef HYBRIDATTN_CUDA_SM90
+core::DeviceNeeds streamed_needs(const ops::LinearParams& p, const core::DeviceInfo& info) {
+  return {takes_norm_streamed(p, info) ? 0 : normed_bytes(p), 0};
+}
+
+Status run_streamed(const ops::LinearParams& params, const core::DeviceLaunch& launch) {
+  if (params.x.dim(0) * params.weight.dim(0) == 0) return {};
+  const bool takes_norm = params.norm_weight.empty() || takes_norm_streamed(params, *launch.info);
+  if (takes_norm) return run_linear_streamed(params, launch);
+  HYBRIDATTN_ASSIGN(const ops::LinearParams p, normalize(params, launch.scratch, launch));
+  return run_linear_streamed(p, launch);
+}
+#endif
+
 const char* refusal_few_rows(const ops::LinearParams& p, const core::DeviceInfo&) {
   return refusal_linear_few_rows(p);
 }
@@ -133,7 +147,7 @@ const char* refusal_few_rows(const ops::LinearParams& p, const core::DeviceInfo&
 core::DeviceKernels<ops::LinearParams> linear_kernels() {
   return {{
 #ifdef HYBRIDATTN_CUDA_SM90
-      {"streamed", refusal_linear_streamed, nullptr, run_linear_streamed},
+      {"streamed", refusal_linear_streamed, streamed_needs, run_streamed},
 #endif
       {"few_rows", refusal_few_rows, nullptr, run_linear_few_rows},
       {"cublaslt", refusal_lt, lt_needs, run_lt},

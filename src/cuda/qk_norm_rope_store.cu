@@ -98,8 +98,8 @@ __device__ inline HeadRow make_row(const FusedParams& p, std::int64_t token, std
 template <int N>
 __global__ void __launch_bounds__(kWarps * 32)
     qk_norm_rope_store_kernel(const __grid_constant__ FusedParams p) {
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   const std::int64_t heads = p.q_heads + p.k_heads + p.v_heads;
   for (std::int64_t i = flat_index() / 32; i < p.tokens * heads; i += flat_step() / 32) {
     const Split at = split(i, heads);
@@ -277,8 +277,8 @@ __device__ void pass_heads(const FusedParams& p, HeadGroup& group) {
 template <DType X, int Lanes, int AtOnce>
 __global__ void __launch_bounds__(kWarps * 32)
     heads_at_once_kernel(const __grid_constant__ FusedParams p) {
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   const std::int64_t groups = p.tokens * groups_of_token(p, AtOnce);
   for (std::int64_t i = Team<Lanes>::index(); i < groups; i += Team<Lanes>::count()) {
     HeadGroup group(p, i, AtOnce);

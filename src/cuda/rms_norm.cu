@@ -21,8 +21,8 @@ struct NormParams {
 template <int N, int Lanes>
 __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constant__ NormParams p) {
   __shared__ float partial[kThreads / 32];
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   constexpr int kRows = kThreads / Lanes;  // of a block
   const int lane = threadIdx.x % Lanes;
   const RowElements weight = row_of(p.weight, 0);

@@ -21,8 +21,8 @@ struct RotaryKernelParams {
 template <int N>
 __global__ void __launch_bounds__(kElementThreads)
     rotary_kernel(const __grid_constant__ RotaryKernelParams p) {
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   const std::int64_t units = (p.half + p.copied) / N;  // of a row
   const std::int64_t count = p.tokens * p.heads * units;
   for (std::int64_t i = flat_index(); i < count; i += flat_step()) {
@@ -80,8 +80,8 @@ __device__ inline double2 direction(double angle) {
 }
 
 __global__ void __launch_bounds__(kThreads) table_kernel(const __grid_constant__ TableParams p) {
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   const int lane = threadIdx.x % 32;
   const std::int64_t first = flat_index() / 32, step = flat_step() / 32;
   for (int i = lane; i < p.half; i += 32) {

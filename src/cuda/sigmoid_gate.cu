@@ -17,8 +17,8 @@ __device__ bool is_pad(const GateParams& p, std::int64_t token) {
 
 __global__ void __launch_bounds__(kElementThreads)
     sigmoid_gate_kernel(const __grid_constant__ GateParams p) {
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   const std::int64_t units = p.dim / kPack, groups = gated_groups(p.heads);
   const std::int64_t count = p.tokens * groups * units;
   for (std::int64_t i = flat_index(); i < count; i += flat_step()) {
@@ -36,8 +36,8 @@ __global__ void __launch_bounds__(kElementThreads)
 
 __global__ void __launch_bounds__(kElementThreads)
     sigmoid_gate_of_one_kernel(const __grid_constant__ GateParams p) {
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   for (std::int64_t i = flat_index(); i < p.tokens * p.heads * p.dim; i += flat_step()) {
     const Split row = split(i, p.dim), at = split(row.whole, p.heads);
     float x[1] = {}, gate[1];

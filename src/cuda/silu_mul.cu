@@ -14,8 +14,8 @@ struct SiluParams {
 template <int N>
 __global__ void __launch_bounds__(kElementThreads)
     silu_mul_kernel(const __grid_constant__ SiluParams p) {
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   const std::int64_t units = p.dim / N;
   for (std::int64_t i = flat_index(); i < p.tokens * units; i += flat_step()) {
     const Split at = split(i, units);

@@ -15,8 +15,8 @@ struct StoreParams {
 template <int N>
 __global__ void __launch_bounds__(kElementThreads)
     store_kv_kernel(const __grid_constant__ StoreParams p) {
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   const std::int64_t units = (p.dim + p.v_dim) / N;  // of a head: k, then v
   const std::int64_t count = p.tokens * p.heads * units;
   for (std::int64_t i = flat_index(); i < count; i += flat_step()) {

@@ -14,8 +14,6 @@ struct Sizes {
   const char* kernel;
 };
 
-constexpr std::int64_t kLongestStreamed = 10'240;
-
 /// Up to 16 rows read weights at the speed of memory: one and two groups of 8 rows, weights for
 /// narrow and wide tiles, inner elements of one chunk and of several, whole and not.
 std::vector<Sizes> few_rows() {
@@ -23,7 +21,7 @@ std::vector<Sizes> few_rows() {
   for (const std::int64_t m : {1, 8, 9, 16}) {
     out.push_back({m, 13, 40, "few_rows"});
     out.push_back({m, 64, 1032, "few_rows"});
-    out.push_back({m, 21, kLongestStreamed + 8, "few_rows"});
+    out.push_back({m, 21, 10'248, "few_rows"});
   }
   out.push_back({3, 20'003, 264, "few_rows"});
   out.push_back({5, 8, 4'352, "few_rows"});
@@ -31,19 +29,22 @@ std::vector<Sizes> few_rows() {
   return out;
 }
 
-/// Up to 16 rows where weights come before x: all numbers of slices of the inner elements, rings
-/// that turn and that do not, slices that end within a unit.
+/// Up to 32 rows where weights come before x: all widths of products and numbers of slices of the
+/// inner elements, rings that turn and that do not, slices that end within a stage, empty ones.
 std::vector<Sizes> streamed() {
   std::vector<Sizes> out;
-  for (const std::int64_t m : {1, 7, 9, 16}) {
+  for (const std::int64_t m : {1, 7, 9, 16, 19, 32}) {
     out.push_back({m, 13, 40, "streamed"});
     out.push_back({m, 1'100, 1'288, "streamed"});
     out.push_back({m, 40, 2'056, "streamed"});
     out.push_back({m, 301, 4'352, "streamed"});
   }
-  out.push_back({5, 21, kLongestStreamed, "streamed"});
+  out.push_back({5, 21, 10'240, "streamed"});
+  out.push_back({30, 21, 10'240, "streamed"});
+  out.push_back({3, 70, 9 * 64, "streamed"});
   out.push_back({2, 30'005, 264, "streamed"});
   out.push_back({12, 9'003, 1'032, "streamed"});
+  out.push_back({30, 9'003, 1'032, "streamed"});
   return out;
 }
 
@@ -91,7 +92,7 @@ class CudaLinear : public Conformance {
   }
   /// Few rows of what the streaming kernel does not take, or all where there is none.
   std::string kernel_of(const Sizes& s, bool gate_is_given) {
-    const bool streamed = s.k <= kLongestStreamed && !gate_is_given && streams();
+    const bool streamed = !gate_is_given && streams();
     const std::string kernel = s.kernel;
     return kernel == "few_rows" && streamed ? "streamed" : kernel;
   }
@@ -188,7 +189,7 @@ TEST_P(CudaLinear, StreamedRowsTakeTheNormInTheirStride) {
 TEST_P(CudaLinear, ManyRowsBehindANorm) {
   if (!has_cublas_lt()) GTEST_SKIP() << "libcublasLt is not found";
   for (const bool gated : {false, true}) {
-    expect_normed({17, 64, 1032, "cublaslt"}, gated);
+    expect_normed({33, 64, 1032, "cublaslt"}, gated);
     expect_normed({300, 96, 264, "cublaslt"}, gated);
   }
 }
@@ -196,7 +197,7 @@ TEST_P(CudaLinear, ManyRowsBehindANorm) {
 TEST_P(CudaLinear, ManyRowsThroughCublasLt) {
   if (!has_cublas_lt()) GTEST_SKIP() << "libcublasLt is not found";
   for (const Sizes& s : std::vector<Sizes>{
-           {17, 64, 1032, "cublaslt"}, {128, 200, 72, "cublaslt"}, {300, 96, 264, "cublaslt"}}) {
+           {33, 64, 1032, "cublaslt"}, {128, 200, 72, "cublaslt"}, {300, 96, 264, "cublaslt"}}) {
     for (const DType out_type : {DType::kF32, dtype()}) {
       for (const Extra extra :
            {Extra::kNone, Extra::kGate, Extra::kGateIsOut, Extra::kGateWeight, Extra::kJoined}) {

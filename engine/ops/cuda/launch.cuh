@@ -14,11 +14,11 @@ inline Status check(cudaError_t code, const char* op) {
 }
 
 /// First in a kernel: from sm_90 on its blocks are in place when the kernel before ends, and wait
-/// here for what that has written.
+/// here for what that has written. Those of the next one may take theirs at once.
 __device__ inline void begin_kernel() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 

@@ -31,7 +31,7 @@ struct LinearArgs {
 /// rows beside it. A gate that is computed here is rounded to the type of out.
 ///
 /// CUDA: weights of up to 16 rows of bf16 or f16 are read at the speed of memory ("few_rows"); on
-/// compute capability 9 those of at most 10,240 columns come while the kernel in front still runs
+/// compute capability 9 those of up to 32 rows come while the kernels in front still run
 /// ("streamed"): weights that an op of this library wrote need a Context::synchronize first. More
 /// rows, or f32, go through cuBLASLt where its library is found, without TF32; mixed types and rows
 /// that do not begin at multiples of 16 bytes through a plain kernel ("tiles"). A context with

@@ -177,6 +177,7 @@ __global__ void __launch_bounds__(TeamLayout<kind>::kThreads)
   const int last = call.tables.num_joins - 1;
   ops::AttentionJoin join = call.tables.joins[min(begin / of_join, last)];  // along with the count
   const int count = call.tables.counts[2] * of_join;
+  let_next_begin();
   wait_for_writers();  // of the parts
   for (int i = begin; i < count; i += static_cast<int>(gridDim.x) * kTeams) {
     const Slice at{i / of_head % call.kv_heads, i / slices % tile, i % slices * kDims};
@@ -196,6 +197,7 @@ __global__ void __launch_bounds__(TeamLayout<kind>::kThreads)
   const int team = kTeams == 1 ? 0 : static_cast<int>(threadIdx.x) / 32;
   const JoinRows rows(call);
   const int count = rows.all * slices;
+  let_next_begin();
   wait_for_writers();  // of the parts
   for (int i = static_cast<int>(blockIdx.x) * kTeams + team; i < count;
        i += static_cast<int>(gridDim.x) * kTeams) {

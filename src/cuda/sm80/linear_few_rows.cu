@@ -201,8 +201,8 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(Groups))
   const auto chunks = static_cast<int>((p.k + kChunk - 1) / kChunk);
   typename Kernel::Raw raw;
   Kernel::load(p, blockIdx.x, 0, raw);  // weights, which no kernel before writes
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   for (std::int64_t tile = blockIdx.x; tile * Kernel::kColumns < p.n; tile += gridDim.x) {
     typename Kernel::Sums sums{};
     typename Kernel::Squares own{};

@@ -7,10 +7,12 @@
 namespace hybridattn::cuda {
 
 /// The most rows that these kernels take.
-inline constexpr std::int64_t kLinearStreamedRows = 16;
+inline constexpr std::int64_t kLinearStreamedRows = 32;
 
 /// Why they cannot serve a call, or nullptr.
 const char* refusal_linear_streamed(const ops::LinearParams& params, const core::DeviceInfo& info);
+/// Whether they take the norm of a call that they serve; else x must be normed before.
+bool takes_norm_streamed(const ops::LinearParams& params, const core::DeviceInfo& info);
 Status run_linear_streamed(const ops::LinearParams& params, const core::DeviceLaunch& launch);
 
 }  // namespace hybridattn::cuda

@@ -69,6 +69,12 @@ Status encode_token_boxes(const View& x, std::int64_t tokens, int heads, int cha
                          map);
 }
 
+Status encode_row_boxes(const View& x, std::int64_t rows, std::int64_t columns, int box_rows,
+                        CUtensorMap* map) {
+  return encode_boxes<2>(x, {columns, rows}, {x.stride[0]}, {64, static_cast<cuuint32_t>(box_rows)},
+                         map);
+}
+
 Status encode_key_boxes(const View& cache, const CacheShape& shape, CUtensorMap* map) {
   const auto groups = static_cast<cuuint32_t>(shape.dim / 64);
   return encode_boxes<5>(cache, {64, shape.page_size, shape.dim / 64, shape.heads, shape.pages},

@@ -14,6 +14,12 @@ namespace hybridattn::cuda {
 Status encode_token_boxes(const View& x, std::int64_t tokens, int heads, int channels,
                           CUtensorMap* map);
 
+/// Boxes of 64 columns of `box_rows` rows of `x` [rows, columns], in 128-byte swizzle; zeros past
+/// the last row and column. `x` as for encode_token_boxes, its columns one element apart, its
+/// stride positive where there is more than one row.
+Status encode_row_boxes(const View& x, std::int64_t rows, std::int64_t columns, int box_rows,
+                        CUtensorMap* map);
+
 struct CacheShape {
   std::int64_t pages, page_size, heads, dim;
 };

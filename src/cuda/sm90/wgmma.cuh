@@ -289,7 +289,16 @@ __device__ inline void copy_bulk(void* to, const void* from, int bytes, Barrier 
       "l"(from), "r"(bytes), "r"(barrier.address())
       : "memory");
 }
-/// A box of a tensor of three dimensions to shared memory, by one thread, counted by the barrier.
+/// A box of a tensor of two dimensions to shared memory, by one thread, counted by the barrier.
+__device__ inline void copy_box(void* to, const CUtensorMap& map, int first, int second,
+                                Barrier barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3}], [%4];" ::"r"(shared_address(to)),
+      "l"(&map), "r"(first), "r"(second), "r"(barrier.address())
+      : "memory");
+}
+/// The same of three dimensions.
 __device__ inline void copy_box(void* to, const CUtensorMap& map, int first, int second, int third,
                                 Barrier barrier) {
   asm volatile(

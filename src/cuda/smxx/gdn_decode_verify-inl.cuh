@@ -92,8 +92,8 @@ __global__ void __launch_bounds__(V / Rows * 32)
   const int lane = tid % 32;
   const int first_v = tid / 32 * Rows;
   const Row row = load_row(p.rows, index);  // copied there, by no kernel: before the wait
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   if (row.length == 0) return;
   if (row.slot == kPadIndex) {
     for (int at = tid; at < row.length * V; at += kThreads) {

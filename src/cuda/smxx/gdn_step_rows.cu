@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(Warps * 32)
   const int head = static_cast<int>(task / kSplits % heads);
   // Copied there, by no kernel: before the wait.
   const Row row = load_row(p.rows, static_cast<int>(task / kSplits / heads));
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   if (row.length == 0) return;
   const std::int64_t out = p.out.at(row.start, head, first_v);
   if (row.slot == kPadIndex) {
@@ -97,8 +97,8 @@ __global__ void __launch_bounds__(Warps * 32)
   using State = WarpState<T, kDim, Rows>;
   constexpr int kSplits = kDim / (Rows * Warps);
   __shared__ float v[Warps][Rows], o[Warps][Rows];
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   const auto heads = static_cast<unsigned>(p.v_heads);
   const unsigned task = blockIdx.x;
   const int warp = static_cast<int>(threadIdx.x) / 32;

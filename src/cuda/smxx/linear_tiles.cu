@@ -41,8 +41,8 @@ __device__ void add_products(const Slab& x, const Slab& w, int row, int column,
 
 __global__ void __launch_bounds__(kThreads) tiles_kernel(const __grid_constant__ LinearCall p) {
   __shared__ Slab x, w, g;
-  wait_for_writers();
   let_next_begin();
+  wait_for_writers();
   const int row = static_cast<int>(threadIdx.x) / (kSide / kEach) * kEach;
   const int column = static_cast<int>(threadIdx.x) % (kSide / kEach) * kEach;
   const std::int64_t across = (p.n + kSide - 1) / kSide;
