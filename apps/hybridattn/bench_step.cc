@@ -262,7 +262,10 @@ Status bench_step(const BenchOptions& options, const ContextOptions& device) {
   const double agree = agreement(eager.said, replayed.said);
   bench::require(eager.said.size() == replayed.said.size() && agree >= kLeastAgreement,
                  concat("step: of the tokens of eager steps replayed ones say ", agree));
-  report.row({{"suite", std::string("step")}, {"tokens_as_eager", agree, 3}});
+  report.row({{"suite", std::string("step")},
+              {"state_dtype", options.state_dtype},
+              {"overlap", std::string(options.overlap ? "yes" : "no")},
+              {"tokens_as_eager", agree, 3}});
   report_decode(eager, replayed, report);
   report_prefill(eager, replayed, report);
   return {};

@@ -91,10 +91,8 @@ void add_precision(CLI::App& app, CommonOptions& o) {
       ->capture_default_str();
 }
 
-void add_common(CLI::App& app, CommonOptions& o) {
-  app.add_option("--model", o.model, "Folder of the checkpoint")->required()->check(kPath);
-  add_machine(app, o, "One JSON object on standard output");
-  add_precision(app, o);
+/// What the caches hold.
+void add_caches(CLI::App& app, CommonOptions& o) {
   app.add_option("--kv-dtype", o.kv_dtype,
                  "Type of the KV cache: f32, bf16, f16 or f8_e4m3 (default: --dtype, else the "
                  "checkpoint's, f32 where that is f16; also with experts)")
@@ -102,6 +100,18 @@ void add_common(CLI::App& app, CommonOptions& o) {
   app.add_option("--state-dtype", o.state_dtype, "Type of recurrent states at rest: f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
+}
+
+void add_overlap(CLI::App& app, CommonOptions& o) {
+  app.add_flag("!--no-overlap", o.overlap,
+               "On a GPU: read the tokens of each step before the next one is ordered");
+}
+
+void add_common(CLI::App& app, CommonOptions& o) {
+  app.add_option("--model", o.model, "Folder of the checkpoint")->required()->check(kPath);
+  add_machine(app, o, "One JSON object on standard output");
+  add_precision(app, o);
+  add_caches(app, o);
   app.add_option("--chunk", o.chunk, "Prompt tokens of one step")
       ->check(whole(1))
       ->capture_default_str();
@@ -117,8 +127,7 @@ void add_common(CLI::App& app, CommonOptions& o) {
   app.add_flag("--chunk-invariant", o.chunk_invariant,
                "The same bits for chunks of every multiple of 64 too; --chunk is cut to one");
   app.add_flag("!--no-graphs", o.graphs, "Run every step afresh, none recorded and replayed");
-  app.add_flag("!--no-overlap", o.overlap,
-               "On a GPU: read the tokens of each step before the next one is ordered");
+  add_overlap(app, o);
 }
 
 void add_trace(CLI::App& app, CommonOptions& o) {
@@ -190,6 +199,8 @@ void add_bench(CLI::App& app, BenchOptions& o) {
   app.add_option("--model", o.model, "Folder of the checkpoint, for the suites model and step")
       ->check(kPath);
   add_precision(app, o);
+  add_caches(app, o);
+  add_overlap(app, o);
 }
 
 /// One line, whatever a file's name or an option's value holds.
