@@ -104,6 +104,16 @@ __device__ inline void let_next_begin() {
 #endif
 }
 
+/// Whether the code for devices of a compute capability has those two: what a device compiles for
+/// itself from the code of an older one has not, and must not begin early.
+constexpr bool can_begin_early(int compute_major) {
+  constexpr int kFirst = 9;
+  for (const int architecture : {__CUDA_ARCH_LIST__}) {
+    if (compute_major >= kFirst && architecture / 100 == compute_major) return true;
+  }
+  return false;
+}
+
 inline cudaStream_t stream_of(const core::DeviceLaunch& launch) {
   return static_cast<cudaStream_t>(launch.stream);
 }
@@ -128,7 +138,7 @@ Status launch_early_clusters(const char* op, const core::DeviceLaunch& launch,
   config.stream = stream_of(launch);
   config.attrs = attributes;
   const unsigned wanted = cluster > 1 ? 2 : 1;
-  config.numAttrs = launch.info->compute_major >= 9 ? wanted : 0;
+  config.numAttrs = can_begin_early(launch.info->compute_major) ? wanted : 0;
   return check(cudaLaunchKernelEx(&config, kernel, params...), op);
 }
 template <class... Params>

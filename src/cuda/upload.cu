@@ -28,6 +28,8 @@ __global__ void __launch_bounds__(kThreads)
     copy.to[i] =
         static_cast<std::byte>(__ldcv(reinterpret_cast<const std::uint8_t*>(copy.from) + i));
   }
+  // Kernels that begin when the blocks of this one have ended may read it before they wait.
+  __threadfence();
 }
 
 }  // namespace

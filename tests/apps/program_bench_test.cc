@@ -24,9 +24,9 @@ TEST(ProgramBench, PrintsTheMachineAndThenItsRowsAsJson) {
 }
 
 TEST(ProgramBench, AWholeModel) {
-  const Process::End end = run_program({"bench", "model", "--model", checkpoint("tiny-model"),
-                                        "--weights", "int8", "--state-dtype", "bf16", "--threads",
-                                        "1", "--json"});
+  const Process::End end =
+      run_program({"bench", "model", "--model", checkpoint("tiny-model"), "--weights", "int8",
+                   "--state-dtype", "bf16", "--threads", "1", "--json"});
   ASSERT_EQ(end.code, 0) << end.err;
   std::istringstream lines(end.out);
   int rows = 0;

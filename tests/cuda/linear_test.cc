@@ -45,6 +45,11 @@ std::vector<Sizes> streamed() {
   out.push_back({2, 30'005, 264, "streamed"});
   out.push_back({12, 9'003, 1'032, "streamed"});
   out.push_back({30, 9'003, 1'032, "streamed"});
+  // Clusters that take several tiles.
+  for (const std::int64_t m : {3, 12, 30}) {
+    out.push_back({m, 9'003, 1'160, "streamed"});
+    out.push_back({m, 6'144, 1'024, "streamed"});
+  }
   return out;
 }
 
@@ -231,9 +236,9 @@ TEST_P(CudaLinear, ABatchInvariantRowDoesNotDependOnTheRowsBesideIt) {
 }
 
 TEST_P(CudaLinear, RunsOfOneCallAreBitEqual) {
-  for (const std::int64_t m : {1, 16, 64, 200}) {
-    Operand x = values(dtype(), {m, 1032}, 1), w = values(dtype(), {328, 1032}, 1);
-    Buffer first(dtype(), {m, 328}), again(dtype(), {m, 328});
+  for (const std::int64_t m : {1, 16, 32, 200}) {
+    Operand x = values(dtype(), {m, 1160}, 1), w = values(dtype(), {9'003, 1160}, 1);
+    Buffer first(dtype(), {m, 9'003}), again(dtype(), {m, 9'003});
     ASSERT_OK(linear(context(), {x.kernel().view(), w.kernel().view(), first.view()}));
     for (int i = 0; i < 50; ++i) {
       ASSERT_OK(linear(context(), {x.kernel().view(), w.kernel().view(), again.view()}));

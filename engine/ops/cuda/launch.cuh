@@ -22,6 +22,16 @@ __device__ inline void begin_kernel() {
 #endif
 }
 
+/// Whether the code for devices of a compute capability has those two: what a device compiles for
+/// itself from the code of an older one has not, and must not begin early.
+constexpr bool can_begin_early(int compute_major) {
+  constexpr int kFirst = 9;
+  for (const int architecture : {__CUDA_ARCH_LIST__}) {
+    if (compute_major >= kFirst && architecture / 100 == compute_major) return true;
+  }
+  return false;
+}
+
 /// Launches a kernel that starts with begin_kernel on the context's stream, whose device is that of
 /// the calling thread: see ThreadDevice.
 template <class... Params>
@@ -41,7 +51,7 @@ Status launch(Context& context, const char* op, void (*kernel)(Params...), dim3 
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = static_cast<cudaStream_t>(context.stream());
   config.attrs = &early;
-  config.numAttrs = major >= 9 ? 1 : 0;
+  config.numAttrs = can_begin_early(major) ? 1 : 0;
   return check(cudaLaunchKernelEx(&config, kernel, params...), op);
 }
 

@@ -30,10 +30,11 @@ struct LinearArgs {
 /// them. The order of the sum over K is the same for every M: a row's result does not depend on the
 /// rows beside it. A gate that is computed here is rounded to the type of out.
 ///
-/// CUDA: weights of up to 16 rows of bf16 or f16 are read at the speed of memory ("few_rows"); on
-/// compute capability 9 those of up to 32 rows come while the kernels in front still run
-/// ("streamed"): weights that an op of this library wrote need a Context::synchronize first. More
-/// rows, or f32, go through cuBLASLt where its library is found, without TF32; mixed types and rows
+/// CUDA: weights of up to 16 rows of bf16 or f16 are read at the speed of memory ("few_rows"), on
+/// compute capability 9 those of up to 32 rows ("streamed"). From there on weights and norm_weight
+/// are read while the kernels in front on the stream still run: what a kernel wrote, an op of this
+/// library or the caller's, needs a Context::synchronize before it is a weight. More rows, or f32,
+/// go through cuBLASLt where its library is found, without TF32; mixed types and rows
 /// that do not begin at multiples of 16 bytes through a plain kernel ("tiles"). A context with
 /// batch_invariant takes one algorithm for each N and K, which does not split the sum over K; then
 /// a row's result does not depend on the rows beside it here either. Products of cuBLASLt are

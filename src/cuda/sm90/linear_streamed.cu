@@ -1,18 +1,18 @@
 // Products of few rows, x [m, k] W^T with W [n, k]: memory sets the time, and between two products
 // it must not rest. Weights depend on no kernel, so a thread of each block orders them to a ring of
 // stages in shared memory as soon as the block has its place, which is long before the kernel in
-// front ends: blocks take few registers and a third or a half of a multiprocessor's shared memory,
-// so that those of two or three kernels stand side by side. What is left when x is there are
-// products out of shared memory.
+// front ends: blocks take few registers and leave shared memory for those of other kernels. What is
+// left when x is there are products out of shared memory.
 //
 // A tile is 64 weights; a stage holds 64 inner elements of them and of all rows of x. In the
 // products weights are the left operand, 64 high, and x the right one, as wide as it has rows, so
-// that few rows cost little. Where there are fewer tiles than multiprocessors the inner elements
-// are cut into slices for the blocks of a cluster, which send one another their sums. With weights
-// of a gate a tile has 32 of each.
+// that few rows cost little. Where that shares them out more evenly the inner elements are cut into
+// slices for the blocks of a cluster, which send one another their sums. With weights of a gate a
+// tile has 32 of each.
 //
-// With a norm the threads that multiply make x (1 + weight) themselves and add up its squares, so
-// that the root mean square divides the sums, and no kernel has to go through x before.
+// With a norm the threads that multiply make x (1 + weight) themselves, once and beside the stages,
+// and add up its squares, so that the root mean square divides the sums, and no kernel has to go
+// through x before.
 #include "src/cuda/sm90/linear_streamed.cuh"
 
 #include "src/cuda/cluster.cuh"
@@ -39,7 +39,7 @@ constexpr int kRowBytes = kInner * 2;
 constexpr int kTileBytes = kWide * kRowBytes;
 constexpr int kPiece = 8;                 // elements of 16 bytes
 constexpr int kPieces = kInner / kPiece;  // of a row of a stage
-constexpr int kStages = 20;               // at most
+constexpr int kStages = 16;               // at most
 constexpr int kLeastStages = 6;
 constexpr int kNormedRows = 16;         // behind a norm, at most
 constexpr int kNormedBytes = 64 << 10;  // of them, at most
@@ -62,8 +62,8 @@ struct Shared {
   alignas(8) int x_is_there;  // or about to come: no pauses any more
   float squares[kWarps][Rows];
   // Sums of this block's outputs: [slice][its weights, those of a gate behind][row of x]. Two tiles
-  // in turn: who sends for the one after the next has had all sums of the next, so that all blocks
-  // are done with this. The padding keeps columns apart in the banks.
+  // in turn: who sends for the one after the next has had the sums of the next from all blocks,
+  // which were done with this before they sent them. The padding keeps columns apart in the banks.
   alignas(16) float gathered[2][kTeams * kWide][Rows + 2];
 };
 
@@ -370,6 +370,8 @@ struct Streamed {
         const Output out = output(i, tile);
         store_output(out, p.accumulate && out.valid ? load(p.out, out.at) : 0.0f, batch % 2);
       }
+      // What any thread sends next says of all of them that they are done with this tile.
+      if (cut.slices() > 1) wait_for_multipliers();
     }
   }
 };

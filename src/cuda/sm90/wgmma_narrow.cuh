@@ -1,5 +1,5 @@
-// The warpgroup-wide products whose right operand has few rows: 64 weights times 8, 16, 32 or 64
-// rows of activations, both in shared memory.
+// The warpgroup-wide products whose right operand has few rows: 64 weights times 8, 16 or 32 rows
+// of activations, both in shared memory.
 #pragma once
 
 #include "src/cuda/sm90/wgmma.cuh"
@@ -28,7 +28,7 @@ namespace hybridattn::cuda {
                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15", "%16", \
                     "%17", HYBRIDATTN_SUMS_16)
 
-/// d += A B^T: A [64][16] and B [8][16], [16][16], [32][16] or [64][16], their 16 columns dense.
+/// d += A B^T: A [64][16] and B [8][16], [16][16] or [32][16], their 16 columns dense.
 template <class X>
 __device__ void add_product(float (&d)[4], std::uint64_t a, std::uint64_t b) {
   if constexpr (std::is_same_v<X, __half>) {
@@ -52,14 +52,6 @@ __device__ void add_product(float (&d)[16], std::uint64_t a, std::uint64_t b) {
   } else {
     HYBRIDATTN_NARROW_32("bf16");
   }
-}
-template <class X>
-__device__ void add_product(float (&d)[32], std::uint64_t a, std::uint64_t b) {
-  multiply_shared<X>(d, a, b, 1);
-}
-template <class X>
-__device__ void add_product(float (&d)[64], std::uint64_t a, std::uint64_t b) {
-  multiply_shared<X>(d, a, b, 1);
 }
 #undef HYBRIDATTN_NARROW_32
 #undef HYBRIDATTN_NARROW_16

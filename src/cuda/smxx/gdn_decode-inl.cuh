@@ -15,8 +15,9 @@ __device__ inline void fetch_line(const void* line) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
 }
 
-/// Lets the second-level cache have what no kernel in front makes while that still runs, where all
-/// blocks have their places at once: the state, windows and taps.
+/// Lets the second-level cache have the state, windows and taps while the kernels in front still
+/// run, where all blocks have their places at once. Should one of those write them, the cache has
+/// what it wrote.
 template <class X, class T, int K, int V>
 __device__ void fetch_early(const DecodeParams& p, const Row& row, int head) {
   constexpr int kLine = 128 / static_cast<int>(sizeof(T));  // elements
@@ -62,7 +63,7 @@ __global__ void __launch_bounds__(Warps * 32)
   const auto index = static_cast<int>(task / heads);
   const int tid = static_cast<int>(threadIdx.x);
   const int lane = tid % 32;
-  const Row row = load_row(p.rows, index);  // copied there, by no kernel: before the wait
+  const Row row = load_row(p.rows, index);  // uploaded before the first kernel of a step began
   let_next_begin();
   fetch_early<X, T, K, V>(p, row, head);
   wait_for_writers();

@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(V / Rows * 32)
   const int tid = static_cast<int>(threadIdx.x);
   const int lane = tid % 32;
   const int first_v = tid / 32 * Rows;
-  const Row row = load_row(p.rows, index);  // copied there, by no kernel: before the wait
+  const Row row = load_row(p.rows, index);  // uploaded before the first kernel of a step began
   let_next_begin();
   wait_for_writers();
   if (row.length == 0) return;

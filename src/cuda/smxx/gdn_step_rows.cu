@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(Warps * 32)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int first_v = (static_cast<int>(task % kSplits) * Warps + warp) * kRows;
   const int head = static_cast<int>(task / kSplits % heads);
-  // Copied there, by no kernel: before the wait.
+  // Uploaded before the first kernel of a step began: read before the wait.
   const Row row = load_row(p.rows, static_cast<int>(task / kSplits / heads));
   let_next_begin();
   wait_for_writers();
