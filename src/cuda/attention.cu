@@ -82,11 +82,8 @@ Status run_tiles(AttentionTileParams p, const core::DeviceLaunch& launch, const 
   const bool gated_behind =
       whole.gate.data != nullptr && (whole.tables.num_many > 0 || p.gate_behind);
   if (gated_behind) p.call.gate = View();
-  p.few_alone = p.call.tables.num_many == 0;
   HYBRIDATTN_TRY((run_attention_tiles<X, KV, D, true>(p, launch)));
-  AttentionTileParams beside = p;
-  beside.beside_few = p.call.tables.num_few > 0;
-  HYBRIDATTN_TRY(many(beside, launch));
+  HYBRIDATTN_TRY(many(p, launch));
   HYBRIDATTN_TRY(join_attention_parts(p, D, launch));
   return gated_behind ? gate_attention_rows(whole, D, launch) : Status();
 }

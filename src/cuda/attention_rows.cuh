@@ -53,21 +53,20 @@ struct AttentionTileParams {
   AttentionCall call;
   // Of a tile whose keys went to several blocks: sums of values, largest log2 logit and sum of
   // weights of each.
-  float* part_out;   // [kv_heads][part_rows][D]
-  float2* part_top;  // [kv_heads][part_rows]
-  // The kernel follows that over tiles of few rows, which begins the next only when what both read
-  // is written: it need not wait to begin, only to end.
-  bool beside_few = false;
-  bool few_alone = false;    // no kernel over tiles of many rows follows
+  float* part_out;           // [kv_heads][part_rows][D]
+  float2* part_top;          // [kv_heads][part_rows]
   bool gate_behind = false;  // all gates, whatever wrote the outputs
 };
 
-/// Before a tile of few rows or of many reads what other kernels write.
+/// Before a tile of few rows or of many reads what other kernels write. Where there are both, the
+/// kernel over those of many follows that over those of few, which begins it only when what both
+/// read is written: it need not wait to begin, only to end.
 template <bool Few>
 __device__ void begin_tile(const AttentionTileParams& p) {
-  if (Few && !p.few_alone) wait_for_writers();
+  const bool both = p.call.tables.num_few > 0 && p.call.tables.num_many > 0;
+  if (Few && both) wait_for_writers();
   let_next_begin();
-  if (Few ? p.few_alone : !p.beside_few) wait_for_writers();
+  if (!both) wait_for_writers();
 }
 /// Last thing in a kernel over tiles: a block may have had none.
 __device__ inline void end_tiles() {

@@ -125,14 +125,18 @@ Status run_tiles(const ops::LinearParams& params, const core::DeviceLaunch& laun
 }
 
 #ifdef HYBRIDATTN_CUDA_SM90
+/// Whether x enters the streamed kernel as it is.
+bool streams_as_given(const ops::LinearParams& p, const core::DeviceInfo& info) {
+  return p.norm_weight.empty() || takes_norm_streamed(p, info);
+}
+
 core::DeviceNeeds streamed_needs(const ops::LinearParams& p, const core::DeviceInfo& info) {
-  return {takes_norm_streamed(p, info) ? 0 : normed_bytes(p), 0};
+  return {streams_as_given(p, info) ? 0 : normed_bytes(p), 0};
 }
 
 Status run_streamed(const ops::LinearParams& params, const core::DeviceLaunch& launch) {
   if (params.x.dim(0) * params.weight.dim(0) == 0) return {};
-  const bool takes_norm = params.norm_weight.empty() || takes_norm_streamed(params, *launch.info);
-  if (takes_norm) return run_linear_streamed(params, launch);
+  if (streams_as_given(params, *launch.info)) return run_linear_streamed(params, launch);
   HYBRIDATTN_ASSIGN(const ops::LinearParams p, normalize(params, launch.scratch, launch));
   return run_linear_streamed(p, launch);
 }

@@ -236,7 +236,7 @@ TEST_P(CudaLinear, ABatchInvariantRowDoesNotDependOnTheRowsBesideIt) {
 }
 
 TEST_P(CudaLinear, RunsOfOneCallAreBitEqual) {
-  for (const std::int64_t m : {1, 16, 32, 200}) {
+  for (const std::int64_t m : {1, 16, 32, 64, 200}) {
     Operand x = values(dtype(), {m, 1160}, 1), w = values(dtype(), {9'003, 1160}, 1);
     Buffer first(dtype(), {m, 9'003}), again(dtype(), {m, 9'003});
     ASSERT_OK(linear(context(), {x.kernel().view(), w.kernel().view(), first.view()}));

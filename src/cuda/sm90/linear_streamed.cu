@@ -21,6 +21,7 @@
 #include "src/cuda/linear_call.cuh"
 #include "src/cuda/linear_x.cuh"
 #include "src/cuda/qk_rows.cuh"
+#include "src/cuda/reduce.cuh"
 #include "src/cuda/sm80/linear_few_rows.cuh"
 #include "src/cuda/sm90/linear_streamed_cut.cuh"
 #include "src/cuda/sm90/tensor_map.h"
@@ -46,6 +47,7 @@ constexpr int kNormedBytes = 64 << 10;  // of them, at most
 // Shared memory of a block. More than half of what there is: then all weights of a tile of 1,024
 // elements lie there when x comes, which is worth more than the next kernel's beside them.
 constexpr int kRoom = 140 << 10;
+constexpr int kMostShared = 227 << 10;  // that a block may have
 // Clock cycles from chunk to chunk before x is there. At full speed the reads of the kernels in
 // front, on which all wait, would queue behind weights that nobody needs yet.
 constexpr int kPause = 600;
@@ -73,8 +75,13 @@ constexpr int stage_bytes(bool normed) {
 }
 /// Of x behind a norm, all of a slice.
 template <int Rows>
-int normed_bytes(const StreamedCut& cut) {
+__host__ __device__ int normed_bytes(const StreamedCut& cut) {
   return cut.slice_chunks * Rows * kRowBytes;
+}
+/// Of a block, beside its stages.
+template <int Rows>
+int fixed_bytes(const StreamedCut& cut, bool normed) {
+  return static_cast<int>(sizeof(Shared<Rows>)) + (normed ? normed_bytes<Rows>(cut) : 0);
 }
 
 __device__ inline void wait_for_multipliers() {
@@ -104,7 +111,7 @@ struct Streamed {
   std::byte* const stages;
   std::byte* const normed = stages + cut.stages * kStage;  // [chunk][row], swizzled
   Shared<Rows>& shared =
-      *reinterpret_cast<Shared<Rows>*>(normed + (Normed ? cut.slice_chunks * Rows * kRowBytes : 0));
+      *reinterpret_cast<Shared<Rows>*>(normed + (Normed ? normed_bytes<Rows>(cut) : 0));
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int team = warp / kTeamWarps;
   const int slice = static_cast<int>(blockIdx.x) & (cut.slices() - 1);
@@ -113,8 +120,8 @@ struct Streamed {
   const int first_tile = static_cast<int>(blockIdx.x) >> cut.slices_log2;
   const int step = static_cast<int>(gridDim.x) >> cut.slices_log2;
   // Outputs of a block of the cluster, and its weights.
-  const int share_log2 = (Gated ? 5 : 6) - cut.slices_log2, share = 1 << share_log2;
-  const int weights_log2 = 6 - cut.slices_log2;
+  const int weights_log2 = kWideLog2 - cut.slices_log2;
+  const int share_log2 = weights_log2 - (Gated ? 1 : 0), share = 1 << share_log2;
   const int rows = static_cast<int>(p.m);
   // Blocks begin at chunks of their own, or all would ask for the same lines of x at once.
   const int turn = chunks > 0 ? first_tile % chunks : 0;
@@ -183,6 +190,10 @@ struct Streamed {
     }
   }
 
+  __device__ void wait_for_x() const {
+    wait_for_writers();
+    if (thread == 0) shared.x_is_there = 1;
+  }
   /// x (1 + weight) of this block's slice to shared memory, zeros behind the last element, and the
   /// squares of all of x.
   __device__ void take_x() const {
@@ -192,8 +203,7 @@ struct Streamed {
     float4 weight[2]{};
     const int own_piece = thread % kTeamThreads;
     if (own_piece < all) load_constants(p.norm_weight + own_piece * kPiece, weight);
-    wait_for_writers();
-    if (thread == 0) shared.x_is_there = 1;
+    wait_for_x();
     for (int piece = own_piece; piece < max(all, own_end); piece += kTeamThreads) {
       const bool valid = piece < all, kept = piece >= own && piece < own_end;
       if (valid && piece != own_piece) load_constants(p.norm_weight + piece * kPiece, weight);
@@ -207,7 +217,7 @@ struct Streamed {
 #pragma unroll
     for (int row = 0; row < Rows; ++row) {
       if (row >= rows) break;
-      const float sum = warp_sum(squares[row]);
+      const float sum = sum_lanes(squares[row]);
       if (lane == 0) shared.squares[warp][row] = sum;
     }
     fence_async_proxy();
@@ -233,11 +243,6 @@ struct Streamed {
       const int swizzled = (place % kPieces ^ row % 8) * 16;
       *reinterpret_cast<uint4*>(to + row * kRowBytes + swizzled) = weigh(x[i], weight);
     }
-  }
-  __device__ static float warp_sum(float sum) {
-#pragma unroll
-    for (int other = 16; other > 0; other /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
-    return sum;
   }
   /// What the sums of a row are multiplied with.
   __device__ float norm_factor(int row) const {
@@ -286,7 +291,7 @@ struct Streamed {
     for (int half = 0; half < 2; ++half) {
       const int weight = warp % kTeamWarps * 16 + half * 8 + lane / 4, output = weight % kOutputs;
       const auto owner = static_cast<unsigned>(output >> share_log2);
-      const int place = (team * cut.slices() + slice) * (1 << weights_log2) +
+      const int place = ((team * cut.slices() + slice) << weights_log2) +
                         weight / kOutputs * share + (output & (share - 1));
       const std::uint32_t there = address_in_cluster(barrier, owner);
 #pragma unroll
@@ -344,8 +349,7 @@ struct Streamed {
     if constexpr (Normed) {
       take_x();
     } else {
-      wait_for_writers();
-      if (thread == 0) shared.x_is_there = 1;
+      wait_for_x();
       if (thread < min(all_chunks(), cut.stages)) copy_x(thread, turned(thread % chunks));
     }
     Ring ring;
@@ -400,16 +404,17 @@ __global__ void __launch_bounds__(kThreads)
 /// chunk.
 template <int Rows>
 int stages_of(const StreamedCut& cut, bool normed, int all) {
-  const int used = static_cast<int>(sizeof(Shared<Rows>)) + (normed ? normed_bytes<Rows>(cut) : 0);
-  const int most = std::clamp((kRoom - used) / stage_bytes<Rows>(normed), kLeastStages, kStages);
+  const int room = kRoom - fixed_bytes<Rows>(cut, normed);
+  const int most = std::clamp(room / stage_bytes<Rows>(normed), kLeastStages, kStages);
   return all <= most ? all : most / kTeams * kTeams;
 }
 
 Status encode_maps(const LinearCall& p, int rows, Maps* maps) {
-  const bool gated = p.gate_weight.data != nullptr;
-  const int outputs = gated ? kWide / 2 : kWide;
+  const int outputs = outputs_of_tile(p);
   HYBRIDATTN_TRY(encode_row_boxes(p.weight, p.n, p.k, outputs, &maps->weight));
-  if (gated) HYBRIDATTN_TRY(encode_row_boxes(p.gate_weight, p.n, p.k, outputs, &maps->gate_weight));
+  if (p.gate_weight.data != nullptr) {
+    HYBRIDATTN_TRY(encode_row_boxes(p.gate_weight, p.n, p.k, outputs, &maps->gate_weight));
+  }
   if (p.norm_weight != nullptr) return {};
   return encode_row_boxes(p.x, p.m, p.k, rows, &maps->x);
 }
@@ -423,11 +428,8 @@ Status launch_kernel(const LinearCall& p, StreamedCut cut, const core::DeviceLau
   Maps maps{};
   HYBRIDATTN_TRY(encode_maps(p, Rows, &maps));
   auto* const kernel = streamed_kernel<X, Rows, Gated, Normed>;
-  constexpr int kMost = kStages * stage_bytes<Rows>(Normed) + (Normed ? kNormedBytes : 0) +
-                        static_cast<int>(sizeof(Shared<Rows>));
-  HYBRIDATTN_TRY(allow_shared_memory("linear", kernel, std::min(kMost, 226 << 10)));
-  const int bytes = cut.stages * stage_bytes<Rows>(Normed) +
-                    (Normed ? normed_bytes<Rows>(cut) : 0) + static_cast<int>(sizeof(Shared<Rows>));
+  HYBRIDATTN_TRY(allow_shared_memory("linear", kernel, kMostShared));
+  const int bytes = cut.stages * stage_bytes<Rows>(Normed) + fixed_bytes<Rows>(cut, Normed);
   return launch_early_clusters("linear", launch, kernel, blocks, cut.slices(), kThreads, bytes, p,
                                cut, maps);
 }
@@ -478,7 +480,6 @@ bool takes_norm_streamed(const ops::LinearParams& params, const core::DeviceInfo
 
 Status run_linear_streamed(const ops::LinearParams& params, const core::DeviceLaunch& launch) {
   const LinearCall p(params);
-  if (p.m * p.n == 0) return {};
   const StreamedCut cut = cut_of(p, launch.info->num_sms);
   if (p.norm_weight != nullptr) return launch_normed(p, cut, launch);
   return params.x.dtype == DType::kBF16 ? launch_type<__nv_bfloat16>(p, cut, launch)

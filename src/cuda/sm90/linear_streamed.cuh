@@ -13,6 +13,7 @@ inline constexpr std::int64_t kLinearStreamedRows = 32;
 const char* refusal_linear_streamed(const ops::LinearParams& params, const core::DeviceInfo& info);
 /// Whether they take the norm of a call that they serve; else x must be normed before.
 bool takes_norm_streamed(const ops::LinearParams& params, const core::DeviceInfo& info);
+/// `params` has rows of x and of weights.
 Status run_linear_streamed(const ops::LinearParams& params, const core::DeviceLaunch& launch);
 
 }  // namespace hybridattn::cuda

@@ -8,9 +8,10 @@
 
 namespace hybridattn::cuda {
 
-constexpr int kWide = 64;       // weights of a tile
-constexpr int kInner = 64;      // elements of a chunk
-constexpr int kMostSlices = 8;  // blocks of a cluster
+constexpr int kWideLog2 = 6;
+constexpr int kWide = 1 << kWideLog2;  // weights of a tile
+constexpr int kInner = 64;             // elements of a chunk
+constexpr int kMostSlices = 8;         // blocks of a cluster
 
 /// How a call is cut.
 struct StreamedCut {
@@ -47,8 +48,13 @@ inline int slices_log2_of(std::int64_t chunks, std::int64_t tiles, int num_sms) 
   return best;
 }
 
+/// With weights of a gate half of a tile's weights are those.
+inline int outputs_of_tile(const LinearCall& p) {
+  return p.gate_weight.data != nullptr ? kWide / 2 : kWide;
+}
+
 inline StreamedCut cut_of(const LinearCall& p, int num_sms) {
-  const int outputs = p.gate_weight.data != nullptr ? kWide / 2 : kWide;
+  const int outputs = outputs_of_tile(p);
   StreamedCut cut{};
   cut.tiles = static_cast<int>((p.n + outputs - 1) / outputs);
   cut.chunks = static_cast<int>((p.k + kInner - 1) / kInner);

@@ -11,29 +11,16 @@ namespace hybridattn::cuda {
 
 constexpr unsigned kFewBlocks = 264;  // two for each multiprocessor of a large card
 
-__device__ inline void fetch_line(const void* line) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
-}
-
-/// Lets the second-level cache have the state, windows and taps while the kernels in front still
-/// run, where all blocks have their places at once. Should one of those write them, the cache has
-/// what it wrote.
-template <class X, class T, int K, int V>
-__device__ void fetch_early(const DecodeParams& p, const Row& row, int head) {
+/// Lets the second-level cache have the state while the kernels in front still run, where all
+/// blocks have their places at once. Should one of those write it, the cache has what it wrote.
+template <class T, int K, int V>
+__device__ void fetch_state(const DecodeParams& p, const Row& row, int head) {
   constexpr int kLine = 128 / static_cast<int>(sizeof(T));  // elements
   if (gridDim.x > kFewBlocks || row.length == 0 || row.slot == kPadIndex) return;
-  const int tid = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  constexpr int kTogether = 8;  // channels whose taps, and windows, lie in one line
-  const int k_head = head / (p.v_heads / p.k_heads);
-  for (int i = tid * kTogether; i < 2 * K + V; i += threads * kTogether) {
-    const int of_qk = i < K ? k_head * K + i : (p.k_heads - 1 + k_head) * K + i;
-    const int channel = i < 2 * K ? of_qk : 2 * p.k_heads * K + head * V + i - 2 * K;
-    fetch_line(p.conv_weight.as<const X>() + p.conv_weight.at(channel));
-    fetch_line(p.conv_state.as<const X>() + p.conv_state.at(row.slot, channel));
-  }
   const T* const state = p.state.as<T>() + p.state.at(row.slot, head);
-  for (int i = tid * kLine; i < V * K; i += threads * kLine) {
-    fetch_line(state + i / K * p.state.stride[2] + i % K);
+  for (int i = static_cast<int>(threadIdx.x) * kLine; i < V * K; i += blockDim.x * kLine) {
+    const T* const line = state + i / K * p.state.stride[2] + i % K;
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
   }
 }
 
@@ -65,7 +52,7 @@ __global__ void __launch_bounds__(Warps * 32)
   const int lane = tid % 32;
   const Row row = load_row(p.rows, index);  // uploaded before the first kernel of a step began
   let_next_begin();
-  fetch_early<X, T, K, V>(p, row, head);
+  fetch_state<T, K, V>(p, row, head);
   wait_for_writers();
   if (row.length == 0) return;
   X* out = p.out.as<X>() + p.out.at(row.start, head);
