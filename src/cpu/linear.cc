@@ -8,6 +8,7 @@
 #include "src/cpu/kernels.h"
 #include "src/cpu/linear_amx-inl.h"
 #include "src/cpu/linear_blocks-inl.h"
+#include "src/cpu/linear_lanes-inl.h"
 #include "src/cpu/variants.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -17,6 +18,9 @@ void run_block_of(const ops::LinearParams& p, const Block& block, const Scratch&
   const auto finish = [](auto, auto, auto, float*) {};
 #if HWY_NATIVE_DOT_BF16
   if (p.x.dtype == DType::kBF16 && p.weight.dtype == DType::kBF16) {
+#if HYBRIDATTN_TARGET_HAS_TILES
+    if (fits_lanes(p, block.rows)) return run_lanes(p, block, finish, scratch);
+#endif
     return run_block<Bf16Product>(p, block, finish, scratch);
   }
 #endif

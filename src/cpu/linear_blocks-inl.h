@@ -151,39 +151,77 @@ void add_stored(const ops::LinearParams& p, const Block& block, const Piece& pie
   }
 }
 
+/// Fetches what store_sums will write, and what it adds or multiplies: stores commit in order, so
+/// each line that is not there yet holds up those behind it.
+inline void fetch_outputs(const ops::LinearParams& p, std::int64_t row, std::int64_t rows,
+                          const Piece& piece) {
+  const auto bytes = piece.columns * static_cast<std::int64_t>(dtype_size(p.out.dtype));
+  for (std::int64_t m = row; m < row + rows; ++m) {
+    const std::byte* out = element(p.out, m * p.out.stride(0) + piece.column);
+    for (std::int64_t at = 0; at < bytes; at += WeightPrefetch::kLineBytes) {
+      prefetch_to_write(out + at);
+    }
+    if (p.gate.empty()) continue;
+    const std::byte* gate = element(p.gate, m * p.gate.stride(0) + piece.column);
+    for (std::int64_t at = 0; at < bytes; at += WeightPrefetch::kLineBytes) {
+      __builtin_prefetch(gate + at, 0, 3);
+    }
+  }
+}
+
+inline void store_full(VF value, float* dst) { hn::StoreU(value, DF(), dst); }
+inline void store_full(VF value, BF16* dst) {
+  const hn::Rebind<hwy::bfloat16_t, DF> db;
+  hn::StoreU(hn::DemoteTo(db, value), db, reinterpret_cast<hwy::bfloat16_t*>(dst));
+}
+inline void store_full(VF value, F16* dst) {
+  const hn::Rebind<hwy::float16_t, DF> dh;
+  hn::StoreU(hn::DemoteTo(dh, value), dh, reinterpret_cast<hwy::float16_t*>(dst));
+}
+
+/// Sums of a row to its outputs, of type T as the gate.
+template <class T>
+void store_outputs(const ops::LinearParams& p, std::int64_t row, std::int64_t column,
+                   std::int64_t columns, const float* sums) {
+  T* out = reinterpret_cast<T*>(element(p.out, row * p.out.stride(0) + column));
+  const T* gate = nullptr;
+  if (!p.gate.empty()) {
+    gate = reinterpret_cast<const T*>(element(p.gate, row * p.gate.stride(0) + column));
+  }
+  for_vectors(columns, [&](std::int64_t i, std::int64_t n) HWY_ATTR {
+    if (n == lanes()) {
+      VF sum = load_full(sums + i);
+      if (gate != nullptr) sum = silu_times(load_full(gate + i), sum);
+      if (p.accumulate) sum = hn::Add(load_full(out + i), sum);
+      store_full(sum, out + i);
+      return;
+    }
+    VF sum = load_part(sums + i, n);
+    if (gate != nullptr) sum = silu_times(load_part(gate + i, n), sum);
+    if (p.accumulate) sum = hn::Add(load_part(out + i, n), sum);
+    store_part(sum, out + i, n);
+  });
+}
+
 /// Sums of rows [first, first + rows) of the block and the columns of a piece to the output.
 template <class Finish>
 void store_sums(const ops::LinearParams& p, const Block& block, std::int64_t first,
                 std::int64_t rows, const Piece& piece, const Finish& finish,
                 const Scratch& scratch) {
   for (std::int64_t m = first; m < first + rows; ++m) {
+    const std::int64_t row = block.row + m;
     float* sums = scratch.sums + m * kColumns;
-    finish(block.row + m, piece.column, piece.columns, sums);
-    if (!p.gate.empty()) {
-      const std::byte* gate = element(p.gate, (block.row + m) * p.gate.stride(0) + piece.column);
-      const float* factors = row_f32(gate, p.gate.dtype, piece.columns, scratch.row);
-      for_vectors(piece.columns, [&](std::int64_t i, std::int64_t n) HWY_ATTR {
-        store_part(silu_times(load_part(factors + i, n), load_part(sums + i, n)), sums + i, n);
-      });
+    finish(row, piece.column, piece.columns, sums);
+    switch (p.out.dtype) {
+      case DType::kBF16: store_outputs<BF16>(p, row, piece.column, piece.columns, sums); break;
+      case DType::kF16: store_outputs<F16>(p, row, piece.column, piece.columns, sums); break;
+      default: store_outputs<float>(p, row, piece.column, piece.columns, sums);
     }
-    std::byte* out = element(p.out, (block.row + m) * p.out.stride(0) + piece.column);
-    if (p.accumulate) {
-      const float* before = row_f32(out, p.out.dtype, piece.columns, scratch.row);
-      for_vectors(piece.columns, [&](std::int64_t i, std::int64_t n) {
-        store_part(hn::Add(load_part(before + i, n), load_part(sums + i, n)), sums + i, n);
-      });
-    }
-    store_row(sums, piece.columns, out, p.out.dtype);
   }
 }
 
-inline void clear_sums(std::int64_t first, std::int64_t rows, const Scratch& scratch) {
-  std::memset(scratch.sums + first * kColumns, 0,
-              static_cast<std::size_t>(rows * kColumns) * sizeof(float));
-}
-
-/// The same with panels of weights that are ready, from cleared sums to the output: a tile's
-/// outputs leave while the next tile is computed.
+/// The same with panels of weights that are ready, to the output: a tile's outputs leave while the
+/// next tile is computed.
 template <class Product, class Finish>
 void add_panels(const ops::LinearParams& p, const Block& block, const Piece& piece,
                 const std::uint32_t* panels, PanelPacker<Product>& packer, const Finish& finish,
@@ -203,14 +241,17 @@ void add_panels(const ops::LinearParams& p, const Block& block, const Piece& pie
     const std::int64_t rows = block.rows * (tile + 1) / tiles - m;
     const std::byte* x[kPanelRows];
     tile_rows<Product>(p, block.row + m, rows, piece, scratch, x, rows, false);
-    if (piece.at == 0) clear_sums(m, rows, scratch);
+    const bool last = piece.at + piece.count == p.x.dim(1);
+    if (last) fetch_outputs(p, block.row + m, rows, piece);
     auto* sums = reinterpret_cast<Sum*>(scratch.sums + m * kColumns);
     with_rows(rows, [&]<int MR>() HWY_ATTR {
       for (std::int64_t n = 0; n < piece.columns; n += width) {
-        panel_tile<MR, Product>(x, units, panels + n * kSlab, sums + n, kColumns, packer);
+        panel_tile<MR, Product>(x, units, panels + n * kSlab, sums + n, kColumns, piece.at > 0,
+                                packer);
       }
     });
-    if (piece.at + piece.count == p.x.dim(1)) {
+    if (last) {
+      fetch_outputs(p, block.row + m, rows, piece);
       store_sums(p, block, m, rows, piece, finish, scratch);
     }
   }
@@ -236,7 +277,9 @@ void run_stored(const ops::LinearParams& p, const Block& block, const Finish& fi
     const Piece next = pieces.after(piece);
     // A tile may have more rows than there are; the room for sums ends with a whole tile.
     const std::int64_t rows = (block.rows + kStoredRows - 1) / kStoredRows * kStoredRows;
-    if (piece.at == 0) clear_sums(0, rows, scratch);
+    if (piece.at == 0) {
+      std::memset(scratch.sums, 0, static_cast<std::size_t>(rows * kColumns) * sizeof(float));
+    }
     add_stored<Product>(p, block, piece, next, scratch);
     if (pieces.last_of_columns(piece)) {
       store_sums(p, block, 0, block.rows, piece, finish, scratch);
@@ -268,6 +311,7 @@ void run_panels(const ops::LinearParams& p, const Block& block, const Finish& fi
   std::uint32_t* others = panels + ops::kLinearPanel;
   Piece piece = pieces.first(), next = pieces.after(piece);
   const W first(p, piece);
+  prefetch_of(p, piece, 0, kColumns, 1).call();
   packer_of<Product>(p, first, piece, next, panels).finish();
   while (piece.columns > 0) {
     const Piece after = next.columns > 0 ? pieces.after(next) : next;

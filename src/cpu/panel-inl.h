@@ -323,49 +323,49 @@ class PanelPacker {
   Lines<T> lines_[2];
 };
 
-/// MR rows of x against units [begin, end) of a packed panel, one run.
-template <int MR, class Product>
+/// MR rows of x against units [begin, end) of a packed panel of NV vectors, one run. `between` has
+/// the chance to do something at every line of x: see PanelPacker. `adds`: c has sums before it.
+template <int MR, int NV, class Product, class Between>
 HWY_INLINE void panel_run(const std::byte* const* x, std::int64_t begin, std::int64_t end,
                           const std::uint32_t* panel, typename Product::Sum* c,
-                          std::int64_t c_stride, PanelPacker<Product>& packer) {
+                          std::int64_t c_stride, bool adds, Between& between) {
   const hn::ScalableTag<typename Product::Sum> d;
   const DU du;
   const std::int64_t step = lanes();
-  hn::Vec<decltype(d)> sum[MR][kPanelVectors];
+  hn::Vec<decltype(d)> sum[MR][NV];
   for (int m = 0; m < MR; ++m) {
-    for (int v = 0; v < kPanelVectors; ++v) sum[m][v] = hn::Zero(d);
+    for (int v = 0; v < NV; ++v) sum[m][v] = hn::Zero(d);
   }
   std::int64_t k = begin;
   const auto add = [&](std::int64_t stop) HWY_ATTR __attribute__((always_inline)) {
     for (; k < stop; ++k) {
-      VU w[kPanelVectors];
-      for (int v = 0; v < kPanelVectors; ++v) {
-        w[v] = hn::LoadU(du, panel + (k * kPanelVectors + v) * step);
-      }
+      VU w[NV];
+      for (int v = 0; v < NV; ++v) w[v] = hn::LoadU(du, panel + (k * NV + v) * step);
       for (int m = 0; m < MR; ++m) {
         const VU factor = hn::Set(du, load_unit(x[m], k));
-        for (int v = 0; v < kPanelVectors; ++v) sum[m][v] = Product::add(factor, w[v], sum[m][v]);
+        for (int v = 0; v < NV; ++v) sum[m][v] = Product::add(factor, w[v], sum[m][v]);
       }
     }
   };
   if constexpr (kPacksBetween) {
     while (k + kGroupUnits <= end) {
-      if (!packer.begin()) {
+      if (!between.begin()) {
         add(k + kGroupUnits);
         continue;
       }
       for (std::int64_t i = 0; i < 4; ++i) {
         add(k + kGroupUnits / 4);
-        packer.step(i);
+        between.step(i);
       }
-      packer.end();
+      between.end();
     }
   }
   add(end);
   for (int m = 0; m < MR; ++m) {
-    for (int v = 0; v < kPanelVectors; ++v) {
+    for (int v = 0; v < NV; ++v) {
       auto* to = c + m * c_stride + v * step;
-      hn::StoreU(hn::Add(hn::LoadU(d, to), sum[m][v]), d, to);
+      // Nothing before it is 0, not left out: the sign of a zero is the same in all walks.
+      hn::StoreU(hn::Add(adds ? hn::LoadU(d, to) : hn::Zero(d), sum[m][v]), d, to);
     }
   }
 }
@@ -374,10 +374,11 @@ HWY_INLINE void panel_run(const std::byte* const* x, std::int64_t begin, std::in
 template <int MR, class Product>
 HWY_INLINE void panel_tile(const std::byte* const* x, std::int64_t units,
                            const std::uint32_t* panel, typename Product::Sum* c,
-                           std::int64_t c_stride, PanelPacker<Product>& packer) {
+                           std::int64_t c_stride, bool adds, PanelPacker<Product>& packer) {
   for (std::int64_t unit = 0; unit < units; unit += Product::kRun) {
     const std::int64_t end = unit + Product::kRun < units ? unit + Product::kRun : units;
-    panel_run<MR, Product>(x, unit, end, panel, c, c_stride, packer);
+    panel_run<MR, kPanelVectors, Product>(x, unit, end, panel, c, c_stride, adds || unit > 0,
+                                          packer);
   }
 }
 

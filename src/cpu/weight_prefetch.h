@@ -6,6 +6,16 @@
 
 namespace hybridattn::cpu {
 
+/// Fetches a line that will be written, for this processor alone: gcc makes a fetch to read of it
+/// unless all processors that it compiles for have the other, which those that have not pass over.
+inline void prefetch_to_write(const std::byte* line) {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" : : "m"(*line));
+#else
+  __builtin_prefetch(line, 1, 3);
+#endif
+}
+
 /// Fetches the next rows of weights into the second-level cache, in the order in which they lie in
 /// memory, a few lines at each call: the processor does not follow sixteen rows that are a page or
 /// less long.

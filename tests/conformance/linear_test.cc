@@ -37,8 +37,14 @@ TEST_P(ConformanceLinear, EveryRowCountAndTail) {
 }
 
 TEST_P(ConformanceLinear, SumsOfSeveralSlabsAndRowsOfSeveralBlocks) {
-  for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{
-           {1, 67, 1500}, {6, 16, 1025}, {7, 130, 513}, {200, 66, 515}, {409, 3, 1024}}) {
+  for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{{1, 67, 1500},
+                                                                        {6, 16, 1025},
+                                                                        {7, 130, 513},
+                                                                        {15, 50, 1030},
+                                                                        {32, 130, 4100},
+                                                                        {46, 300, 34},
+                                                                        {200, 66, 515},
+                                                                        {409, 3, 1024}}) {
     Operand x(dtype(), {m, k}, Layout::kSliced, random.values(m * k, -1, 1));
     Operand weight(dtype(), {n, k}, Layout::kSliced, random.values(n * k, -1, 1));
     Operand out(DType::kF32, {m, n}, Layout::kSliced);
@@ -68,7 +74,7 @@ TEST_P(ConformanceLinear, EveryPairOfTypesAndAccumulation) {
 // Sums of few and of many rows and columns, of one slab and of several, each whole and not.
 TEST_P(ConformanceLinear, AGateMultipliesTheSum) {
   for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{
-           {1, 7, 33}, {5, 64, 64}, {40, 67, 515}, {130, 96, 1024}}) {
+           {1, 7, 33}, {5, 64, 64}, {31, 67, 514}, {40, 67, 515}, {130, 96, 1024}}) {
     for (const DType out_type : {DType::kF32, DType::kBF16, DType::kF16}) {
       const bool accumulate = k == 64;
       Operand x(dtype(), {m, k}, Layout::kSliced, random.values(m * k, -1, 1));
@@ -164,11 +170,28 @@ TEST_P(ConformanceLinear, RowsOnEitherSideOfAnotherWayThroughTilesAreTheSame) {
   Operand weight(dtype(), {n, k}, Layout::kDense, random.values(n * k, -1, 1));
   Buffer all(dtype(), {m, n});
   ASSERT_OK(linear(invariant(), {x.kernel().view(), weight.kernel().view(), all.view()}));
-  for (const std::int64_t rows : {1, 17, 33, 96, 97}) {
+  for (const std::int64_t rows : {1, 12, 13, 16, 17, 28, 29, 32, 33, 44, 45, 48, 49, 96, 97}) {
     Buffer some(dtype(), {rows, n});
     const ConstTensorView first = ConstTensorView(x.kernel().view()).at(0, {rows, k}, {k, 1});
     ASSERT_OK(linear(invariant(), {first, weight.kernel().view(), some.view()}));
     for (std::int64_t i = 0; i < rows; ++i) EXPECT_EQ(some.bytes(i), all.bytes(i));
+  }
+}
+
+// So many inner elements and columns that rows in lanes are turned, and their outputs stored, in
+// several parts.
+TEST_P(ConformanceLinear, ManyRowsOfLongSumsAreThoseOfFew) {
+  const std::int64_t m = 48, n = 310, k = 5002;
+  Operand x(dtype(), {m, k}, Layout::kSliced, random.values(m * k, -1, 1));
+  Operand weight(dtype(), {n, k}, Layout::kSliced, random.values(n * k, -1, 1));
+  const ConstTensorView all = x.kernel().view();
+  const auto rows_of = [&](std::int64_t rows) { return all.at(0, {rows, k}, {all.stride(0), 1}); };
+  Buffer few(DType::kF32, {5, n});
+  ASSERT_OK(linear(invariant(), {rows_of(5), weight.kernel().view(), few.view()}));
+  for (const std::int64_t rows : {16, 31, 48}) {
+    Buffer many(DType::kF32, {rows, n});
+    ASSERT_OK(linear(invariant(), {rows_of(rows), weight.kernel().view(), many.view()}));
+    for (std::int64_t i = 0; i < 5; ++i) EXPECT_EQ(many.bytes(i), few.bytes(i));
   }
 }
 
