@@ -169,16 +169,6 @@ inline void fetch_outputs(const ops::LinearParams& p, std::int64_t row, std::int
   }
 }
 
-inline void store_full(VF value, float* dst) { hn::StoreU(value, DF(), dst); }
-inline void store_full(VF value, BF16* dst) {
-  const hn::Rebind<hwy::bfloat16_t, DF> db;
-  hn::StoreU(hn::DemoteTo(db, value), db, reinterpret_cast<hwy::bfloat16_t*>(dst));
-}
-inline void store_full(VF value, F16* dst) {
-  const hn::Rebind<hwy::float16_t, DF> dh;
-  hn::StoreU(hn::DemoteTo(dh, value), dh, reinterpret_cast<hwy::float16_t*>(dst));
-}
-
 /// Sums of a row to its outputs, of type T as the gate.
 template <class T>
 void store_outputs(const ops::LinearParams& p, std::int64_t row, std::int64_t column,

@@ -106,6 +106,16 @@ inline void store_part(VF value, F16* dst, std::int64_t count) {
              static_cast<std::size_t>(count));
 }
 
+inline void store_full(VF value, float* dst) { hn::StoreU(value, DF(), dst); }
+inline void store_full(VF value, BF16* dst) {
+  const hn::Rebind<hwy::bfloat16_t, DF> db;
+  hn::StoreU(hn::DemoteTo(db, value), db, reinterpret_cast<hwy::bfloat16_t*>(dst));
+}
+inline void store_full(VF value, F16* dst) {
+  const hn::Rebind<hwy::float16_t, DF> dh;
+  hn::StoreU(hn::DemoteTo(dh, value), dh, reinterpret_cast<hwy::float16_t*>(dst));
+}
+
 template <class T>
 void convert_to_f32(const T* src, std::int64_t n, float* dst) {
   const std::int64_t step = lanes();
