@@ -10,14 +10,16 @@ namespace hybridattn::engine {
 
 /// Lives through all layers.
 struct ResidualBuffers {
-  TensorView hidden;  ///< [T, H] f32: the residual stream, float32 in every mode
-  TensorView normed;  ///< [T, H]
-  TensorView cos;     ///< [T, R/2] f32
-  TensorView sin;     ///< [T, R/2] f32
+  TensorView hidden;   ///< [T, H] f32: the residual stream, float32 in every mode
+  TensorView normed;   ///< [T, H]; where a norm was handed on, what is still to be divided
+  TensorView squares;  ///< [T, H/8] f32: by what
+  TensorView cos;      ///< [T, R/2] f32
+  TensorView sin;      ///< [T, R/2] f32
 
   ResidualBuffers(Arena& arena, const ModelConfig& c, DType dtype, std::int64_t tokens)
       : hidden(arena.take(DType::kF32, {tokens, c.hidden_size})),
         normed(arena.take(dtype, {tokens, c.hidden_size})),
+        squares(arena.take(DType::kF32, {tokens, c.hidden_size / 8})),
         cos(arena.take(DType::kF32, {tokens, c.rotary_dim / 2})),
         sin(arena.take(DType::kF32, {tokens, c.rotary_dim / 2})) {}
 };

@@ -43,9 +43,9 @@ TensorView flat(const TensorView& view) {
   return view.at(0, {view.dim(0), view.dim(1) * view.dim(2)}, {view.stride(0), 1});
 }
 
-/// Rows [first, first + count) of a dense matrix.
-TensorView rows_of(const TensorView& view, std::int64_t first, std::int64_t count) {
-  return view.at(first * view.stride(0), {count, view.dim(1)}, {view.stride(0), 1});
+/// The norm that the product out of attention may hand on: experts take theirs as it is.
+ConstTensorView norm_before_mlp(const LayerWeights& w) {
+  return w.mlp.has_value() ? ConstTensorView(w.post_attention_norm) : ConstTensorView();
 }
 
 /// The most inner elements of a product.
@@ -173,24 +173,46 @@ Status HybridModel::sum_over_ranks(const TensorView& hidden) {
 }
 
 Status HybridModel::add_product(const ConstTensorView& x, const WeightMatrix& w,
-                                const TensorView& hidden) {
-  HYBRIDATTN_TRY(multiply(x, w, hidden, keeps_hidden()));
-  return sum_over_ranks(hidden);
-}
-
-/// out = norm(x) w^T in one call, for weights that were moved.
-Status HybridModel::multiply_normed(const ConstTensorView& x, const ConstTensorView& norm,
-                                    const WeightMatrix& w, const TensorView& out) {
-  return linear(context_, {x, w, out, false, {}, {}, norm, config_.rms_norm_eps});
-}
-
-/// out = silu(x gate^T) * x up^T. Weights that were moved take x before its norm, where one is
-/// given.
-Status HybridModel::multiply_gated(const ConstTensorView& x, const MlpWeights& w,
-                                   const TensorView& out, const ConstTensorView& norm) {
-  if (weights_->on_device()) {
-    return linear(context_, {x, w.up, out, false, {}, w.gate, norm, config_.rms_norm_eps});
+                                const ResidualBuffers& residual, const ConstTensorView& next_norm) {
+  hands_on_ = false;
+  if (weights_->on_device() && communicator_ == nullptr && !next_norm.empty()) {
+    LinearArgs args{x, w, residual.hidden, true};
+    args.next_norm = next_norm;
+    args.next_x = residual.normed;
+    args.next_squares = residual.squares;
+    hands_on_ = linear_takes(context_, args);
+    if (hands_on_) return linear(context_, args);
   }
+  HYBRIDATTN_TRY(multiply(x, w, residual.hidden, keeps_hidden()));
+  return sum_over_ranks(residual.hidden);
+}
+
+LinearArgs HybridModel::behind_norm(const ResidualBuffers& residual,
+                                    const ConstTensorView& norm) const {
+  LinearArgs args;
+  args.norm_epsilon = config_.rms_norm_eps;
+  if (hands_on_) {
+    args.x = residual.normed;
+    args.x_squares = residual.squares;
+  } else {
+    args.x = residual.hidden;
+    args.norm_weight = norm;
+  }
+  return args;
+}
+
+Status HybridModel::multiply_normed(const ResidualBuffers& residual, const ConstTensorView& norm,
+                                    const WeightMatrix& w, const TensorView& out) {
+  LinearArgs args = behind_norm(residual, norm);
+  args.weight = w;
+  args.out = out;
+  return linear(context_, args);
+}
+
+/// out = silu(x gate^T) * x up^T.
+Status HybridModel::multiply_gated(const ConstTensorView& x, const MlpWeights& w,
+                                   const TensorView& out) {
+  if (weights_->on_device()) return linear(context_, {x, w.up, out, false, {}, w.gate});
   HYBRIDATTN_TRY(multiply(x, w.gate, out));
   if (w.up.dtype == DType::kI8)
     return linear_int8(context_, {x, w.up, w.up.scale, out, false, out});
@@ -283,15 +305,21 @@ Status HybridModel::run(const Plan& plan, AttentionBackend& backend) {
   }
   tokens_ = plan.num_tokens();
   knows_logits_ = false;
+  hands_on_ = false;
   HYBRIDATTN_TRY(prepare());
   for (std::size_t i = 0; i < config_.layers.size(); ++i) {
     const LayerWeights& w = weights_->layers[i];
+    const bool last = i + 1 == config_.layers.size();
     if (w.full.has_value()) {
       HYBRIDATTN_TRY(full_attention(w, attention_[i], plan, backend));
     } else {
       HYBRIDATTN_TRY(gated_delta_net(w, gdn_[i], plan, backend));
     }
-    HYBRIDATTN_TRY(w.moe.has_value() ? moe(w) : mlp(w));
+    if (w.moe.has_value()) {
+      HYBRIDATTN_TRY(moe(w));
+    } else {
+      HYBRIDATTN_TRY(mlp(w, last ? ConstTensorView() : weights_->layers[i + 1].input_norm));
+    }
   }
   return {};
 }
@@ -321,7 +349,7 @@ Status HybridModel::full_attention(const LayerWeights& w, const RadixAttention& 
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   const FullAttentionBuffers x(arena_, config_, dtype_, tokens_, weights_->on_device());
   if (!x.joined.empty()) {
-    HYBRIDATTN_TRY(multiply_normed(residual.hidden, w.input_norm, w.full->joined, x.joined));
+    HYBRIDATTN_TRY(multiply_normed(residual, w.input_norm, w.full->joined, x.joined));
   } else {
     HYBRIDATTN_TRY(normalize(residual.hidden, w.input_norm, residual.normed));
     HYBRIDATTN_TRY(multiply(residual.normed, w.full->q_proj, flat(x.q_gate)));
@@ -341,7 +369,7 @@ Status HybridModel::full_attention(const LayerWeights& w, const RadixAttention& 
   args.cos = residual.cos;
   args.sin = residual.sin;
   HYBRIDATTN_TRY(backend.run_attention(plan, layer, args));
-  return add_product(flat(x.out), w.full->o_proj, residual.hidden);
+  return add_product(flat(x.out), w.full->o_proj, residual, norm_before_mlp(w));
 }
 
 Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAttention& layer,
@@ -350,7 +378,7 @@ Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAtte
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   const GdnBuffers x(arena_, config_, dtype_, tokens_, weights_->on_device());
   if (!x.joined.empty()) {
-    HYBRIDATTN_TRY(multiply_normed(residual.hidden, w.input_norm, w.gdn->joined, x.joined));
+    HYBRIDATTN_TRY(multiply_normed(residual, w.input_norm, w.gdn->joined, x.joined));
   } else {
     HYBRIDATTN_TRY(normalize(residual.hidden, w.input_norm, residual.normed));
     HYBRIDATTN_TRY(multiply(residual.normed, w.gdn->in_qkv, x.mixed_qkv));
@@ -368,102 +396,24 @@ Status HybridModel::gated_delta_net(const LayerWeights& w, const RadixLinearAtte
   args.norm_epsilon = config_.rms_norm_eps;
   args.gate = config_.output_gate;
   HYBRIDATTN_TRY(backend.run_gdn(plan, layer, args));
-  return add_product(flat(x.out), w.gdn->out_proj, residual.hidden);
+  return add_product(flat(x.out), w.gdn->out_proj, residual, norm_before_mlp(w));
 }
 
-Status HybridModel::mlp(const LayerWeights& w) {
+Status HybridModel::mlp(const LayerWeights& w, const ConstTensorView& next_norm) {
   arena_.rewind();
   const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
   const MlpBuffers x(arena_, dtype_, tokens_, w.mlp->gate.dim(0));
   if (weights_->on_device()) {
-    HYBRIDATTN_TRY(multiply_gated(residual.hidden, *w.mlp, x.gated, w.post_attention_norm));
+    LinearArgs args = behind_norm(residual, w.post_attention_norm);
+    args.weight = w.mlp->up;
+    args.gate_weight = w.mlp->gate;
+    args.out = x.gated;
+    HYBRIDATTN_TRY(linear(context_, args));
   } else {
     HYBRIDATTN_TRY(normalize(residual.hidden, w.post_attention_norm, residual.normed));
     HYBRIDATTN_TRY(multiply_gated(residual.normed, *w.mlp, x.gated));
   }
-  return add_product(x.gated, w.mlp->down, residual.hidden);
-}
-
-Status HybridModel::run_experts(const MoeWeights& w, const MoeBuffers& x) {
-  for (std::size_t e = 0; e < w.experts.size(); ++e) {
-    const std::int64_t first = routing_.offsets[e];
-    const std::int64_t count = routing_.offsets[e + 1] - first;
-    if (count == 0) continue;
-    const TensorView in = rows_of(x.gathered, first, count);
-    const TensorView gated = rows_of(x.experts.gated, first, count);
-    HYBRIDATTN_TRY(multiply_gated(in, w.experts[e], gated));
-    HYBRIDATTN_TRY(multiply(gated, w.experts[e].down, rows_of(x.outputs, first, count)));
-  }
-  return {};
-}
-
-/// What the router says decides which products there are, so all of it is one call of a graph.
-Status HybridModel::routed_experts(const MoeWeights& w, const MoeBuffers& x,
-                                   const TensorView& normed) {
-  return run_or_record(context_, "routed_experts", [this, &w, x, normed]() -> Status {
-    route(x.logits, config_.moe.experts_per_token, config_.moe.norm_topk_prob, routing_);
-    HYBRIDATTN_TRY(gather_rows(context_, normed, routing_.tokens, nullptr, x.gathered));
-    return run_experts(w, x);
-  });
-}
-
-Status HybridModel::shared_expert(const MoeWeights& w, const MoeBuffers& x,
-                                  const TensorView& normed, const TensorView& hidden) {
-  HYBRIDATTN_TRY(multiply_gated(normed, *w.shared, x.shared.gated));
-  HYBRIDATTN_TRY(multiply(x.shared.gated, w.shared->down, x.shared_out));
-  HYBRIDATTN_TRY(multiply(x.router_in, w.shared_gate, x.shared_gate));
-  if (weights_->on_device()) {
-    return add_gated_on_device(context_, x.shared_gate, x.shared_out, hidden);
-  }
-  return run_or_record(context_, "add_gated", [this, x, hidden]() -> Status {
-    add_gated(context_, x.shared_gate, x.shared_out, hidden);
-    return {};
-  });
-}
-
-Status HybridModel::experts_on_device(const MoeWeights& w, const MoeBuffers& x,
-                                      const TensorView& normed, const TensorView& hidden) {
-  ExpertsArgs args;
-  args.x = normed;
-  args.logits = x.logits;
-  args.gate_up = w.gate_up;
-  args.down = w.down;
-  args.top_k = config_.moe.experts_per_token;
-  args.normalize = config_.moe.norm_topk_prob;
-  args.routing = x.routing;
-  args.gated = x.experts.gated;
-  args.outputs = x.outputs;
-  args.hidden = hidden;
-  return run_device_experts(context_, args);
-}
-
-Status HybridModel::moe(const LayerWeights& w) {
-  arena_.rewind();
-  const ResidualBuffers residual(arena_, config_, dtype_, tokens_);
-  const MoeBuffers x(arena_, config_, dtype_, tokens_);
-  const TensorView& hidden = residual.hidden;
-  HYBRIDATTN_TRY(normalize(hidden, w.post_attention_norm, x.router_in));
-  HYBRIDATTN_TRY(normalize(hidden, w.post_attention_norm, residual.normed));
-  HYBRIDATTN_TRY(multiply(x.router_in, w.moe->router, x.logits));
-  if (!keeps_hidden()) HYBRIDATTN_TRY(zero(context_, hidden));
-  HYBRIDATTN_TRY(add_experts(*w.moe, x, residual.normed, hidden));
-  return sum_over_ranks(hidden);
-}
-
-/// hidden += what the routed experts and the shared one give.
-Status HybridModel::add_experts(const MoeWeights& w, const MoeBuffers& x, const TensorView& normed,
-                                const TensorView& hidden) {
-  if (weights_->on_device()) {
-    // The order of the CPU, where the routed experts come last too.
-    if (w.shared.has_value()) HYBRIDATTN_TRY(shared_expert(w, x, normed, hidden));
-    return experts_on_device(w, x, normed, hidden);
-  }
-  HYBRIDATTN_TRY(routed_experts(w, x, normed));
-  if (w.shared.has_value()) HYBRIDATTN_TRY(shared_expert(w, x, normed, hidden));
-  return run_or_record(context_, "combine_experts", [this, x, hidden]() -> Status {
-    combine_experts(context_, routing_, x.outputs, hidden);
-    return {};
-  });
+  return add_product(x.gated, w.mlp->down, residual, next_norm);
 }
 
 }  // namespace hybridattn::engine

@@ -121,21 +121,25 @@ class HybridModel {
   Status reserve_products(std::int64_t rows);
   Status multiply(const ConstTensorView& x, const WeightMatrix& w, const TensorView& out,
                   bool accumulate = false);
-  /// hidden += x w^T over all ranks, each of which has columns of w.
-  Status add_product(const ConstTensorView& x, const WeightMatrix& w, const TensorView& hidden);
+  /// hidden += x w^T over all ranks, each of which has columns of w. Where the products of few rows
+  /// can, it hands `next_norm` on to the next one.
+  Status add_product(const ConstTensorView& x, const WeightMatrix& w,
+                     const struct ResidualBuffers& residual, const ConstTensorView& next_norm);
   /// Whether this rank's part of such a sum has what was in `hidden` before.
   bool keeps_hidden() const { return communicator_ == nullptr || communicator_->rank() == 0; }
   Status sum_over_ranks(const TensorView& hidden);
-  Status multiply_normed(const ConstTensorView& x, const ConstTensorView& norm,
+  /// x of the product behind a norm of the residual stream, on a device: handed on, or before it.
+  LinearArgs behind_norm(const struct ResidualBuffers& residual, const ConstTensorView& norm) const;
+  /// out = norm(x) w^T in one call, for weights that were moved.
+  Status multiply_normed(const struct ResidualBuffers& residual, const ConstTensorView& norm,
                          const WeightMatrix& w, const TensorView& out);
-  Status multiply_gated(const ConstTensorView& x, const MlpWeights& w, const TensorView& out,
-                        const ConstTensorView& norm = {});
+  Status multiply_gated(const ConstTensorView& x, const MlpWeights& w, const TensorView& out);
   Status normalize(const ConstTensorView& x, const ConstTensorView& norm, const TensorView& out);
   Status full_attention(const LayerWeights& w, const RadixAttention& layer, const Plan& plan,
                         AttentionBackend& backend);
   Status gated_delta_net(const LayerWeights& w, const RadixLinearAttention& layer, const Plan& plan,
                          AttentionBackend& backend);
-  Status mlp(const LayerWeights& w);
+  Status mlp(const LayerWeights& w, const ConstTensorView& next_norm);
   Status moe(const LayerWeights& w);
   Status routed_experts(const MoeWeights& w, const struct MoeBuffers& buffers,
                         const TensorView& normed);
@@ -164,6 +168,7 @@ class HybridModel {
   std::uint64_t buffers_version_ = 0;
   std::int64_t tokens_ = 0;    // of the last step
   bool knows_logits_ = false;  // of all of them, as it was a replay that went on to them
+  bool hands_on_ = false;      // the last product of the residual stream did so with its norm
 };
 
 }  // namespace hybridattn::engine

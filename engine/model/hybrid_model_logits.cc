@@ -66,7 +66,14 @@ Result<TensorView> HybridModel::head(const TensorView& hidden, float* out) {
   const TensorView part =
       has_all ? logits : logits.at(communicator_->rank() * own, {rows, own}, {logits.stride(0), 1});
   if (weights_->on_device()) {
-    HYBRIDATTN_TRY(multiply_normed(hidden, weights_->final_norm, weights_->lm_head, part));
+    HYBRIDATTN_TRY(linear(context_, {hidden,
+                                     weights_->lm_head,
+                                     part,
+                                     false,
+                                     {},
+                                     {},
+                                     weights_->final_norm,
+                                     config_.rms_norm_eps}));
   } else {
     HYBRIDATTN_TRY(normalize(hidden, weights_->final_norm, normed));
     HYBRIDATTN_TRY(multiply(normed, weights_->lm_head, part));

@@ -112,6 +112,8 @@ template <class Channels, bool kCheckpoints>
 __global__ void __launch_bounds__(kConvThreads, kCheckpoints ? 4 : 0)
     conv_kernel(const __grid_constant__ ConvParams p) {
   constexpr int kN = Channels::kChannels;
+  let_next_begin();
+  wait_for_writers();
   const int chunk = static_cast<int>(blockIdx.x / kParts);
   const int index = p.rows.chunk_row[chunk];
   if (index < 0) return;
@@ -185,12 +187,9 @@ Status launch_conv(const ConvParams& p, const core::DeviceLaunch& launch) {
   dim3 grid = p.grid(p.rows.chunks);
   grid.x *= kParts;
   grid.y = (grid.y + Channels::kChannels - 1) / Channels::kChannels;
-  if (p.checkpoints.first == nullptr) {
-    conv_kernel<Channels, false><<<grid, kConvThreads, 0, stream_of(launch)>>>(p);
-  } else {
-    conv_kernel<Channels, true><<<grid, kConvThreads, 0, stream_of(launch)>>>(p);
-  }
-  return check_launch("causal_conv");
+  const auto kernel =
+      p.checkpoints.first == nullptr ? conv_kernel<Channels, false> : conv_kernel<Channels, true>;
+  return launch_early("causal_conv", launch, kernel, grid, kConvThreads, 0, p);
 }
 
 /// Whether a thread may take its channels of x and out as whole words.

@@ -21,6 +21,8 @@ struct NormParams {
 
 __global__ void __launch_bounds__(kWarps * 32)
     gated_rms_norm_kernel(const __grid_constant__ NormParams p) {
+  let_next_begin();
+  wait_for_writers();
   const int lane = threadIdx.x % 32;
   for (std::int64_t i = flat_index() / 32; i < p.tokens * p.heads; i += flat_step() / 32) {
     const std::int64_t token = i / p.heads;
@@ -56,6 +58,8 @@ __global__ void __launch_bounds__(kWarps * 32)
   struct alignas(kMine * sizeof(X)) Raw {
     X x[kMine];
   };
+  let_next_begin();
+  wait_for_writers();
   const int first = static_cast<int>(threadIdx.x) % 32 * kMine;
   float weight[kMine];
 #pragma unroll
@@ -113,8 +117,7 @@ Status run(const ops::GatedRmsNormParams& p, const core::DeviceLaunch& launch) {
                       : p.x.dtype == DType::kBF16 ? gated_rms_norm_128_kernel<__nv_bfloat16>
                       : p.x.dtype == DType::kF16  ? gated_rms_norm_128_kernel<__half>
                                                   : gated_rms_norm_128_kernel<float>;
-  kernel<<<grid, kWarps * 32, 0, stream_of(launch)>>>(params);
-  return check_launch("gated_rms_norm");
+  return launch_early("gated_rms_norm", launch, kernel, grid, kWarps * 32, 0, params);
 }
 
 }  // namespace

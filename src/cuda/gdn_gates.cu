@@ -17,6 +17,8 @@ struct GatesParams {
 };
 
 __global__ void __launch_bounds__(kThreads) gates_kernel(const __grid_constant__ GatesParams p) {
+  let_next_begin();
+  wait_for_writers();
   const std::int64_t decays = p.tokens * p.heads * p.channels;
   for (std::int64_t i = flat_index(); i < decays; i += flat_step()) {
     const std::int64_t channel = i % p.channels;
@@ -47,8 +49,8 @@ Status run(const ops::GdnGatesParams& p, const core::DeviceLaunch& launch) {
                            p.allow_neg_eigval ? 2.0f : 1.0f};
   const std::int64_t count = params.tokens * params.heads * params.channels;
   if (count == 0) return {};
-  gates_kernel<<<grid_for(count, kThreads, *launch.info), kThreads, 0, stream_of(launch)>>>(params);
-  return check_launch("gdn_gates");
+  return launch_early("gdn_gates", launch, gates_kernel, grid_for(count, kThreads, *launch.info),
+                      kThreads, 0, params);
 }
 
 }  // namespace

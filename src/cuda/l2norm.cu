@@ -18,6 +18,8 @@ struct L2Params {
 };
 
 __global__ void __launch_bounds__(kWarps * 32) l2norm_kernel(const __grid_constant__ L2Params p) {
+  let_next_begin();
+  wait_for_writers();
   const int lane = threadIdx.x % 32;
   for (std::int64_t i = flat_index() / 32; i < p.tokens * p.heads; i += flat_step() / 32) {
     const std::int64_t token = i / p.heads;
@@ -45,9 +47,8 @@ Status run(const ops::L2NormParams& p, const core::DeviceLaunch& launch) {
                         p.scale};
   const std::int64_t count = params.tokens * params.heads;
   if (count == 0) return {};
-  l2norm_kernel<<<grid_for(count, kWarps, *launch.info), kWarps * 32, 0, stream_of(launch)>>>(
-      params);
-  return check_launch("l2norm");
+  return launch_early("l2norm", launch, l2norm_kernel, grid_for(count, kWarps, *launch.info),
+                      kWarps * 32, 0, params);
 }
 
 }  // namespace

@@ -43,6 +43,7 @@ Result<ops::LinearParams> normalize(const ops::LinearParams& p, std::byte* scrat
 }
 
 const char* refusal_lt(const ops::LinearParams& p, const core::DeviceInfo&) {
+  if (const char* why = refusal_linear_handed_on(p)) return why;
   const ConstTensorView x = multiplied_x(p, nullptr);
   if (p.weight.dtype != x.dtype) return "x and weight must be of one type";
   if (p.out.dtype != DType::kF32 && p.out.dtype != x.dtype) {
@@ -142,6 +143,10 @@ Status run_streamed(const ops::LinearParams& params, const core::DeviceLaunch& l
 }
 #endif
 
+const char* refusal_tiles(const ops::LinearParams& p, const core::DeviceInfo&) {
+  return refusal_linear_handed_on(p);
+}
+
 const char* refusal_few_rows(const ops::LinearParams& p, const core::DeviceInfo&) {
   return refusal_linear_few_rows(p);
 }
@@ -155,7 +160,7 @@ core::DeviceKernels<ops::LinearParams> linear_kernels() {
 #endif
       {"few_rows", refusal_few_rows, nullptr, run_linear_few_rows},
       {"cublaslt", refusal_lt, lt_needs, run_lt},
-      {"tiles", nullptr, tiles_needs, run_tiles}}};
+      {"tiles", refusal_tiles, tiles_needs, run_tiles}}};
 }
 
 }  // namespace hybridattn::cuda

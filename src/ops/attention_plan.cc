@@ -5,6 +5,7 @@
 
 #include "src/core/context_impl.h"
 #include "src/core/formulas.h"
+#include "src/ops/attention_part.h"
 
 namespace hybridattn::ops {
 namespace {
@@ -27,67 +28,6 @@ std::int64_t pieces_of(const AttentionTile& tile, std::int64_t part, bool fixed)
   // Fixed parts lie on a grid from the row's first key.
   const std::int64_t begin = fixed ? tile.begin / part * part : tile.begin;
   return std::max<std::int64_t>(1, (tile.end - begin + part - 1) / part);
-}
-
-/// The least keys of a part with which the tiles, of `all` keys together, make at most `most`
-/// pieces, of which there are more than tiles.
-std::int64_t least_part(const std::vector<AttentionTile>& tiles, std::int64_t all,
-                        std::int64_t most, std::int64_t longest) {
-  const auto in_cuts = [](std::int64_t keys) { return (keys + kAttentionCut - 1) / kAttentionCut; };
-  const auto count = static_cast<std::int64_t>(tiles.size());
-  // all / part <= pieces <= all / part + tiles.
-  std::int64_t least = std::max<std::int64_t>(in_cuts(all / most), 1);
-  std::int64_t enough = in_cuts(longest);
-  if (most > count) enough = std::min(enough, in_cuts(all / (most - count) + 1));
-  while (least < enough) {
-    const std::int64_t middle = (least + enough) / 2;
-    const auto part = static_cast<std::uint32_t>(middle * kAttentionCut);
-    std::int64_t pieces = 0;
-    for (const AttentionTile& tile : tiles) {
-      const auto keys = static_cast<std::uint32_t>(tile.end - tile.begin);
-      pieces += std::max(1u, (keys + part - 1) / part);
-    }
-    if (pieces <= most) {
-      enough = middle;
-    } else {
-      least = middle + 1;
-    }
-  }
-  return enough * kAttentionCut;
-}
-
-/// Tiles that fill the slots so many times are not cut.
-constexpr std::int64_t kMostWaves = 3;
-/// Of the times that pieces may fill the slots, how many are tried.
-constexpr std::int64_t kMoreWaves = 2;
-
-/// Keys of a part: the tiles of all key heads fill the slots once or a few times, evenly. In keys,
-/// a block costs kSetUp beside its own, and each part `join` once more when the parts are added up.
-std::int64_t choose_part(const std::vector<AttentionTile>& tiles, const AttentionCut& cut,
-                         std::int64_t slots, std::int64_t join) {
-  constexpr std::int64_t kSetUp = 128;
-  std::int64_t longest = 1, all = 0;
-  for (const AttentionTile& tile : tiles) {
-    const std::int64_t keys = std::max(tile.end - tile.begin, 1);
-    longest = std::max(longest, keys);
-    all += keys;
-  }
-  const std::int64_t at_once = std::max<std::int64_t>(slots / cut.kv_heads, 1);
-  const auto count = static_cast<std::int64_t>(tiles.size());
-  std::int64_t best = longest;
-  std::int64_t best_cost =
-      std::max(longest + kSetUp, (all + count * kSetUp + at_once - 1) / at_once);
-  if (count >= kMostWaves * at_once) return best;
-  const std::int64_t waves = count / at_once + 1;
-  for (std::int64_t w = waves; w < waves + kMoreWaves; ++w) {
-    const std::int64_t least = least_part(tiles, all, w * at_once, longest);
-    for (const std::int64_t part : {least, 2 * least}) {
-      if (part >= longest) continue;
-      const std::int64_t cost = w * (part + kSetUp) + join * (longest / part);
-      if (cost < best_cost) best = part, best_cost = cost;
-    }
-  }
-  return best;
 }
 
 /// A part that has all keys of any row.
@@ -136,7 +76,8 @@ class Cutter {
     const std::int64_t slots = many ? cut_.slots_of_many : cut_.slots;
     last_joins_ = cut_.last_joins(many, static_cast<std::int64_t>(tiles.size()));
     const std::int64_t join = many && last_joins_ ? kJoinOfMany : kJoin;
-    const std::int64_t part = cut_.fixed ? fixed : choose_part(tiles, cut_, slots, join);
+    const std::int64_t part =
+        cut_.fixed ? fixed : choose_part(tiles, {slots / cut_.kv_heads, join, many});
     std::vector<AttentionWork>& work = many ? out_.many : out_.few;
     for (AttentionTile& tile : tiles) {
       if (many && cut_.leaves_whole(rows_.q_length[tile.row])) {
@@ -327,7 +268,7 @@ AttentionMost most_attention_work(const AttentionCut& cut, const AttentionLimits
   };
   const auto filled_pieces = [&](std::int64_t tiles, std::int64_t slots) {
     const std::int64_t at_once = std::max<std::int64_t>(slots / cut.kv_heads, 1);
-    return std::min(tiles * (limits.keys / kAttentionCut + 1), (kMostWaves + kMoreWaves) * at_once);
+    return std::min(tiles * (limits.keys / kAttentionCut + 1), kAttentionMostPieces * at_once);
   };
   // What follows a shared part is a part, cut or not.
   const std::int64_t uncut_few = shares ? few_tiles : 0, uncut_many = shares ? many_tiles : 0;

@@ -19,7 +19,14 @@ struct LinearParams {
   bool batch_invariant = false;   // CUDA
   ConstTensorView norm_weight{};  // CUDA: [k], or no data
   float norm_epsilon = 0;
+  ConstTensorView next_norm{};  // CUDA: [n], or no data, as the three behind it
+  TensorView next_x{};          // [m, n]
+  TensorView next_squares{};    // [m, n / kLinearSquares]
+  ConstTensorView x_squares{};  // [m, k / kLinearSquares]
 };
+
+/// Columns whose squares are handed on as one sum.
+inline constexpr std::int64_t kLinearSquares = 8;
 
 /// The most rows of one task of the CPU kernel, and the columns that it goes through at a time.
 inline constexpr std::int64_t kLinearRows = 192;

@@ -41,7 +41,7 @@ TEST_P(ConformanceLinear, SumsOfSeveralSlabsAndRowsOfSeveralBlocks) {
                                                                         {6, 16, 1025},
                                                                         {7, 130, 513},
                                                                         {15, 50, 1030},
-                                                                        {32, 130, 4100},
+                                                                        {32, 130, 1500},
                                                                         {46, 300, 34},
                                                                         {200, 66, 515},
                                                                         {409, 3, 1024}}) {
@@ -161,6 +161,45 @@ TEST_P(ConformanceLinear, ANormOfAnotherTypeOrLengthIsRefused) {
   args.norm_epsilon = 0;
   args.norm_weight = shorter.view();
   EXPECT_ERROR(linear(context(), args), kInvalidArgument, "norm_weight");
+  EXPECT_TRUE(out.is_poison({}));
+}
+
+TEST_P(ConformanceLinear, AHalfOfWhatHandsANormOnIsRefused) {
+  Buffer x(dtype(), {2, 16}), weight(dtype(), {8, 16}), out(DType::kF32, {2, 8});
+  Buffer norm(DType::kF32, {8}), next(dtype(), {2, 8}), squares(DType::kF32, {2, 1});
+  Buffer wide(DType::kF32, {2, 2});
+  LinearArgs args{x.view(), weight.view(), out.view()};
+  args.next_norm = norm.view();
+  EXPECT_ERROR(linear(context(), args), kInvalidArgument, "next_x");
+  args.next_x = next.view();
+  args.next_squares = wide.view();
+  EXPECT_ERROR(linear(context(), args), kInvalidArgument, "next_squares has 2 columns");
+  args.next_squares = squares.view();
+  args.gate = out.view();
+  EXPECT_ERROR(linear(context(), args), kInvalidArgument, "next_norm is given with a gate");
+  args.gate = {};
+  args.x_squares = squares.view();
+  EXPECT_ERROR(linear(context(), args), kInvalidArgument, "x_squares has 1 columns");
+  args.x_squares = wide.view();
+  args.norm_weight = norm.view();
+  EXPECT_FALSE(linear(context(), args).ok());
+  args.norm_weight = {};
+  args.norm_epsilon = -1;
+  EXPECT_ERROR(linear(context(), args), kInvalidArgument, "norm_epsilon is -1");
+  EXPECT_FALSE(linear_takes(context(), args));
+  EXPECT_TRUE(out.is_poison({}));
+  if (on_cuda()) return;
+  args.norm_epsilon = 0;
+  EXPECT_FALSE(linear_takes(context(), args));
+  EXPECT_ERROR(linear(context(), args), kUnsupported,
+               "x_squares is given, must be none on the CPU");
+  args.x_squares = {};
+  EXPECT_ERROR(linear(context(), args), kUnsupported,
+               "next_norm is given, must be none on the CPU");
+  args.next_norm = {};
+  args.next_x = {};
+  args.next_squares = {};
+  EXPECT_TRUE(linear_takes(context(), args));
   EXPECT_TRUE(out.is_poison({}));
 }
 

@@ -191,6 +191,66 @@ TEST_P(CudaLinear, StreamedRowsTakeTheNormInTheirStride) {
   }
 }
 
+// A product that adds to a residual stream, and the one behind the norm of that.
+TEST_P(CudaLinear, StreamedRowsHandANormOn) {
+  if (dtype() != DType::kBF16 || !streams()) GTEST_SKIP() << "weights in bf16, where they stream";
+  for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{{1, 40, 2056},
+                                                                        {7, 8, 72},
+                                                                        {9, 1096, 1288},
+                                                                        {19, 1024, 2048},
+                                                                        {32, 1024, 3584},
+                                                                        {3, 6144, 1024},
+                                                                        {30, 6144, 1024}}) {
+    SCOPED_TRACE(::testing::Message() << m << " " << n << " " << k);
+    Operand x = values(dtype(), {m, k}, 1), w = values(dtype(), {n, k}, 1);
+    Operand out = values(DType::kF32, {m, n}, 4), norm = values(DType::kF32, {n}, 0.5);
+    Operand next = values(dtype(), {m, n}, 1), squares = values(DType::kF32, {m, n / 8}, 1);
+    run(linear, reference::linear, [&](Source source) {
+      LinearArgs args{x(source), w(source), out(source), true};
+      args.next_norm = norm(source);
+      args.next_x = next(source);
+      args.next_squares = squares(source);
+      return args;
+    });
+    EXPECT_EQ(context().last_kernel_target(), "streamed");
+    OpBound bound = kLinearBound;
+    bound.tight *= std::sqrt(std::max(1.0, static_cast<double>(k) / 300));
+    for (Operand* each : {&out, &squares}) {
+      expect_conforms(*each, everything(m), bound, dtype());
+    }
+    bound.tight += half_ulp(dtype());
+    bound.loose = 3;
+    expect_conforms(next, everything(m), bound, dtype());
+
+    Operand next_w = values(dtype(), {70, n}, 1), gate = values(dtype(), {70, n}, 0.1);
+    for (const bool gated : {false, true}) {
+      Operand behind = values(DType::kF32, {m, 70}, 4);
+      run(linear, reference::linear, [&](Source source) {
+        LinearArgs args{next(source), next_w(source), behind(source)};
+        args.x_squares = squares(source);
+        if (gated) args.gate_weight = gate(source);
+        return args;
+      });
+      EXPECT_EQ(context().last_kernel_target(), "streamed");
+      OpBound normed = kLinearBound;
+      normed.tight = 4 * bound.tight + half_ulp(dtype());
+      normed.loose = 4;
+      expect_conforms(behind, everything(m), normed, dtype());
+    }
+  }
+}
+
+TEST_P(CudaLinear, WhatHandsNoNormOnSaysSo) {
+  const std::int64_t m = streams() && dtype() == DType::kBF16 ? 33 : 3;
+  Buffer x(dtype(), {m, 64}), w(dtype(), {64, 64}), out(DType::kF32, {m, 64});
+  Buffer squares(DType::kF32, {m, 8});
+  LinearArgs args{x.view(), w.view(), out.view()};
+  EXPECT_TRUE(linear_takes(context(), args));
+  args.x_squares = squares.view();
+  EXPECT_FALSE(linear_takes(context(), args));
+  EXPECT_ERROR(linear(context(), args), kUnsupported, "norms are handed on");
+}
+
 TEST_P(CudaLinear, ManyRowsBehindANorm) {
   if (!has_cublas_lt()) GTEST_SKIP() << "libcublasLt is not found";
   for (const bool gated : {false, true}) {

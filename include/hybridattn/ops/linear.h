@@ -20,6 +20,14 @@ struct LinearArgs {
   /// 1 + norm_weight in the type of weight: see rms_norm.
   ConstTensorView norm_weight{};
   float norm_epsilon = 1e-6f;
+  /// A norm handed on, on CUDA where linear_takes says so: a product whose `out` is float32 makes
+  /// next_x = out (1 + next_norm) and, of each 8 columns, next_squares = the sum of out^2 beside
+  /// it, and those are x and x_squares of the product behind the norm, which divides its sums by
+  /// sqrt(sum(x_squares) / K + norm_epsilon). All three or none; not with a gate.
+  ConstTensorView next_norm{};  ///< [N] f32, or none; N a multiple of 8
+  TensorView next_x{};          ///< [M, N] of the type of weight; any row stride
+  TensorView next_squares{};    ///< [M, N / 8] f32; any row stride
+  ConstTensorView x_squares{};  ///< [M, K / 8] f32, or none; any row stride; not with norm_weight
 };
 
 /// out = x W^T, no bias, summed in float32, rounded once; with a gate out = silu(gate) * x W^T, the
@@ -45,6 +53,10 @@ struct LinearArgs {
 ///
 /// Errors: invalid_argument, unsupported. Nothing is written on an error.
 HYBRIDATTN_API Status linear(Context& context, const LinearArgs& args);
+
+/// Whether linear takes these arguments on this context. Nothing is read or written but the views
+/// themselves.
+HYBRIDATTN_API bool linear_takes(Context& context, const LinearArgs& args);
 
 /// Workspace of each worker in any call of linear on this context, for Context::reserve_workspace;
 /// on CUDA that of cuBLASLt, beside which a gate takes as much as the output, and the weights of

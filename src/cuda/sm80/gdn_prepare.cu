@@ -241,6 +241,8 @@ template <class X>
 __global__ void __launch_bounds__(kThreads, 4)
     prepare_kernel(const __grid_constant__ ChunkParams p) {
   extern __shared__ unsigned char raw[];
+  let_next_begin();
+  wait_for_writers();
   PrepareShared& shared = *reinterpret_cast<PrepareShared*>(raw);
   const auto chunk = static_cast<int>(blockIdx.x);
   const int index = p.rows.chunk_row[chunk];
@@ -295,8 +297,7 @@ Status prepare_chunks(const ChunkParams& p, const core::DeviceLaunch& launch) {
   constexpr int kBytes = static_cast<int>(sizeof(PrepareShared));
   HYBRIDATTN_TRY(allow_shared_memory("gdn_prefill", prepare_kernel<X>, kBytes));
   const dim3 grid(static_cast<unsigned>(p.rows.chunks), static_cast<unsigned>(p.k_heads));
-  prepare_kernel<X><<<grid, kThreads, kBytes, stream_of(launch)>>>(p);
-  return check_launch("gdn_prefill");
+  return launch_early("gdn_prefill", launch, prepare_kernel<X>, grid, kThreads, kBytes, p);
 }
 
 template Status prepare_chunks<__nv_bfloat16>(const ChunkParams&, const core::DeviceLaunch&);

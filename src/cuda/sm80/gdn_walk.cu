@@ -64,6 +64,8 @@ __device__ void enter_segment(const ChunkParams& p, const Segment& segment, cons
 template <class X, class Checkpoints>
 __global__ void __launch_bounds__(kWalkers, 2) walk_kernel(const __grid_constant__ ChunkParams p) {
   extern __shared__ __align__(1024) unsigned char raw[];
+  let_next_begin();
+  wait_for_writers();
   const auto heads = static_cast<unsigned>(p.v_heads);
   Segment segment;
   if (!find_walk(p, static_cast<int>(blockIdx.x / (heads * kWalkParts)), segment)) return;
@@ -85,6 +87,8 @@ template <class X>
 __global__ void __launch_bounds__(kWalkers, 2)
     segment_states_kernel(const __grid_constant__ ChunkParams p) {
   extern __shared__ __align__(1024) unsigned char raw[];
+  let_next_begin();
+  wait_for_writers();
   SegmentWork work;
   if (!find_work(p, work)) return;
   StateRows rows;
@@ -99,8 +103,8 @@ template <class X>
 Status find_segment_states(const ChunkParams& p, const core::DeviceLaunch& launch) {
   constexpr int kBytes = static_cast<int>(sizeof(WalkBuffers));
   HYBRIDATTN_TRY(allow_shared_memory("gdn_prefill", segment_states_kernel<X>, kBytes));
-  segment_states_kernel<X><<<segment_grid(p), kWalkers, kBytes, stream_of(launch)>>>(p);
-  return check_launch("gdn_prefill");
+  return launch_early("gdn_prefill", launch, segment_states_kernel<X>, segment_grid(p), kWalkers,
+                      kBytes, p);
 }
 
 template <class X, class Checkpoints>
@@ -108,8 +112,7 @@ Status walk(const ChunkParams& p, const core::DeviceLaunch& launch) {
   constexpr int kBytes = static_cast<int>(sizeof(WalkBuffers));
   constexpr auto kKernel = walk_kernel<X, Checkpoints>;
   HYBRIDATTN_TRY(allow_shared_memory("gdn_prefill", kKernel, kBytes));
-  kKernel<<<walk_blocks(p), kWalkers, kBytes, stream_of(launch)>>>(p);
-  return check_launch("gdn_prefill");
+  return launch_early("gdn_prefill", launch, kKernel, walk_blocks(p), kWalkers, kBytes, p);
 }
 
 }  // namespace

@@ -253,6 +253,7 @@ Status launch_type(const LinearCall& p, const core::DeviceLaunch& launch) {
 
 const char* refusal_linear_few_rows(const ops::LinearParams& p) {
   if (p.x.dim(0) > kLinearFewRows) return "x must have at most 16 rows";
+  if (const char* why = refusal_linear_handed_on(p)) return why;
   return refusal_linear_halves(p);
 }
 

@@ -88,6 +88,8 @@ template <class X>
 __global__ void __launch_bounds__(kFusedThreads, 1)
     fused_kernel(const __grid_constant__ ChunkParams p, const __grid_constant__ FusedMaps maps) {
   extern __shared__ unsigned char raw[];
+  let_next_begin();
+  wait_for_writers();
   auto& shared = aligned_shared<FusedShared>(raw);
   {
     const WalkTask task = fused_task(p);
@@ -187,8 +189,8 @@ Status run_chunks_fused(const ChunkParams& p, const core::DeviceLaunch& launch) 
   HYBRIDATTN_TRY(encode_maps(p, &maps.inputs));
   HYBRIDATTN_TRY(encode_token_boxes(p.out, p.tokens, p.v_heads, kChunkDim, &maps.out));
   const auto blocks = static_cast<unsigned>(p.rows.count * p.v_heads);
-  fused_kernel<X><<<blocks, kFusedThreads, kBytes, stream_of(launch)>>>(p, maps);
-  return check_launch("gdn_prefill");
+  return launch_early("gdn_prefill", launch, fused_kernel<X>, blocks, kFusedThreads, kBytes, p,
+                      maps);
 }
 
 template Status run_chunks_fused<__nv_bfloat16>(const ChunkParams&, const core::DeviceLaunch&);

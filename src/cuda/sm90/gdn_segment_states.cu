@@ -27,6 +27,8 @@ __global__ void __launch_bounds__(kWalkThreads, 2)
     segment_states_kernel(const __grid_constant__ ChunkParams p,
                           const __grid_constant__ WalkMaps maps) {
   extern __shared__ unsigned char raw[];
+  let_next_begin();
+  wait_for_writers();
   auto& shared = aligned_shared<StateShared>(raw);
   SegmentWork work;
   if (!find_work(p, work)) return;
@@ -47,8 +49,8 @@ Status find_segment_states_sm90(const ChunkParams& p, const WalkMaps& maps,
                                 const core::DeviceLaunch& launch) {
   constexpr int kBytes = static_cast<int>(sizeof(StateShared)) + 1024;
   HYBRIDATTN_TRY(allow_shared_memory("gdn_prefill", segment_states_kernel<X>, kBytes));
-  segment_states_kernel<X><<<segment_grid(p), kWalkThreads, kBytes, stream_of(launch)>>>(p, maps);
-  return check_launch("gdn_prefill");
+  return launch_early("gdn_prefill", launch, segment_states_kernel<X>, segment_grid(p),
+                      kWalkThreads, kBytes, p, maps);
 }
 
 template Status find_segment_states_sm90<__nv_bfloat16>(const ChunkParams&, const WalkMaps&,

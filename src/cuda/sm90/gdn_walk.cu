@@ -35,6 +35,8 @@ template <class X, class Checkpoints>
 __global__ void __launch_bounds__(kWalkThreads, 1)
     walk_kernel(const __grid_constant__ ChunkParams p, const __grid_constant__ WalkMaps maps) {
   extern __shared__ unsigned char raw[];
+  let_next_begin();
+  wait_for_writers();
   auto& shared = aligned_shared<OutputShared>(raw);
   const auto heads = static_cast<unsigned>(p.v_heads);
   Segment segment;
@@ -66,8 +68,8 @@ Status launch_walk(const ChunkParams& p, const WalkMaps& maps, const core::Devic
   constexpr int kBytes = static_cast<int>(sizeof(OutputShared)) + 1024;
   constexpr auto kKernel = walk_kernel<X, Checkpoints>;
   HYBRIDATTN_TRY(allow_shared_memory("gdn_prefill", kKernel, kBytes));
-  kKernel<<<walk_blocks(p), kWalkThreads, kBytes, stream_of(launch)>>>(p, maps);
-  return check_launch("gdn_prefill");
+  return launch_early("gdn_prefill", launch, kKernel, walk_blocks(p), kWalkThreads, kBytes, p,
+                      maps);
 }
 
 }  // namespace

@@ -20,6 +20,7 @@ struct StreamedCut {
   int slice_chunks;  // in a slice, but the last, which may have fewer
   int tiles;
   int stages;
+  int buffers;  // of sums: one where no block has several tiles
 
   __host__ __device__ int slices() const { return 1 << slices_log2; }
 };
