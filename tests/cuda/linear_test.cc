@@ -175,11 +175,13 @@ TEST_P(CudaLinear, FewRowsTakeTheNormInTheirStride) {
 TEST_P(CudaLinear, StreamedRows) {
   if (!streams()) GTEST_SKIP() << "no kernel for this type and device streams";
   for (const Sizes& s : streamed()) {
-    for (const DType out_type : {DType::kF32, dtype()}) {
-      for (const Extra extra :
-           {Extra::kNone, Extra::kAccumulate, Extra::kGateWeight, Extra::kJoined}) {
-        expect_product(s, out_type, extra);
-      }
+    // The reference takes its time.
+    const bool large = s.m * s.n * s.k > 30'000'000;
+    for (const Extra extra :
+         {Extra::kAccumulate, Extra::kGateWeight, Extra::kNone, Extra::kJoined}) {
+      if (large && (extra == Extra::kNone || extra == Extra::kJoined)) continue;
+      expect_product(s, DType::kF32, extra);
+      if (!large) expect_product(s, dtype(), extra);
     }
   }
 }
