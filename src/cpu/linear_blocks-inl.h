@@ -133,8 +133,9 @@ template <class Product>
 void add_stored(const ops::LinearParams& p, const Block& block, const Piece& piece,
                 const Piece& next, const Scratch& scratch) {
   const Weights<typename Product::Weight> weights(p, piece);
+  constexpr std::int64_t kLineElements = kLine<typename Product::Weight>;
   const std::int64_t calls =
-      (piece.count + kLine<typename Product::Weight> - 1) / kLine<typename Product::Weight>;
+      std::max<std::int64_t>((piece.count + kLineElements - 1) / kLineElements, 1);
   for (std::int64_t m = 0; m < block.rows; m += kStoredRows) {
     const std::int64_t rows = block.rows - m < kStoredRows ? block.rows - m : kStoredRows;
     const std::byte* x[kStoredRows];
@@ -232,7 +233,11 @@ void add_panels(const ops::LinearParams& p, const Block& block, const Piece& pie
     const std::byte* x[kPanelRows];
     tile_rows<Product>(p, block.row + m, rows, piece, scratch, x, rows, false);
     const bool last = piece.at + piece.count == p.x.dim(1);
-    if (last) fetch_outputs(p, block.row + m, rows, piece);
+    if (last && tile == 0) fetch_outputs(p, block.row, rows, piece);
+    if (last && tile + 1 < tiles) {
+      const std::int64_t end = block.rows * (tile + 2) / tiles;
+      fetch_outputs(p, block.row + m + rows, end - m - rows, piece);  // of the next tile
+    }
     auto* sums = reinterpret_cast<Sum*>(scratch.sums + m * kColumns);
     with_rows(rows, [&]<int MR>() HWY_ATTR {
       for (std::int64_t n = 0; n < piece.columns; n += width) {
@@ -241,7 +246,7 @@ void add_panels(const ops::LinearParams& p, const Block& block, const Piece& pie
       }
     });
     if (last) {
-      fetch_outputs(p, block.row + m, rows, piece);
+      fetch_outputs(p, block.row + m, rows, piece);  // again, from where panels have driven them
       store_sums(p, block, m, rows, piece, finish, scratch);
     }
   }
@@ -318,7 +323,8 @@ void run_panels(const ops::LinearParams& p, const Block& block, const Finish& fi
 template <class Product, class Finish>
 void run_block(const ops::LinearParams& p, const Block& block, const Finish& finish,
                const Scratch& scratch) {
-  if (block.rows <= kStoredRows || block.columns <= lanes()) {
+  // Without inner elements there is no run that would set the sums of a panel.
+  if (block.rows <= kStoredRows || block.columns <= lanes() || p.x.dim(1) == 0) {
     run_stored<Product>(p, block, finish, scratch);
   } else {
     run_panels<Product>(p, block, finish, scratch);

@@ -39,7 +39,7 @@ inline bool fits_lanes(const ops::LinearParams& p, std::int64_t rows) {
   constexpr std::int64_t kTurning = 4;
   const std::int64_t vectors = lane_vectors(rows);
   // A last element by itself would be multiplied with what follows the row.
-  return vectors <= kLaneVectors && vectors * kLaneRows <= rows + kTurning - 1 &&
+  return vectors <= kLaneVectors && vectors * kLaneRows <= rows + kTurning - 1 && p.x.dim(1) > 0 &&
          p.x.dim(1) % 2 == 0;
 }
 

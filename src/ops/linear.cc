@@ -38,8 +38,10 @@ void check_next(core::ArgCheck& check, const LinearArgs& args) {
   for (const auto& [name, view] :
        {std::pair{"next_x", args.next_x}, {"next_squares", args.next_squares}}) {
     check.distinct(name, view, "x", args.x).distinct(name, view, "weight", args.weight);
-    check.distinct(name, view, "out", args.out);
+    check.distinct(name, view, "out", args.out).distinct(name, view, "next_norm", args.next_norm);
+    check.distinct(name, view, "x_squares", args.x_squares);
   }
+  check.distinct("next_squares", args.next_squares, "next_x", args.next_x);
 }
 
 void check_squares(core::ArgCheck& check, const LinearArgs& args) {

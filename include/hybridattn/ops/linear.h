@@ -20,10 +20,12 @@ struct LinearArgs {
   /// 1 + norm_weight in the type of weight: see rms_norm.
   ConstTensorView norm_weight{};
   float norm_epsilon = 1e-6f;
-  /// A norm handed on, on CUDA where linear_takes says so: a product whose `out` is float32 makes
-  /// next_x = out (1 + next_norm) and, of each 8 columns, next_squares = the sum of out^2 beside
-  /// it, and those are x and x_squares of the product behind the norm, which divides its sums by
-  /// sqrt(sum(x_squares) / K + norm_epsilon). All three or none; not with a gate.
+  /// A norm handed on, on CUDA where linear_takes says so (weights in bf16, up to 32 rows, compute
+  /// capability 9, not batch_invariant): a product whose `out` is float32, added to or not, makes
+  /// of the new out next_x = out (1 + next_norm) and, of each 8 columns, next_squares = the sum of
+  /// out^2. Those are x and x_squares of the product behind the norm, which divides its sums by
+  /// sqrt(sum(x_squares) / K + norm_epsilon). All three or none; not with a gate. next_x and
+  /// next_squares may not overlap an input, out or each other.
   ConstTensorView next_norm{};  ///< [N] f32, or none; N a multiple of 8
   TensorView next_x{};          ///< [M, N] of the type of weight; any row stride
   TensorView next_squares{};    ///< [M, N / 8] f32; any row stride

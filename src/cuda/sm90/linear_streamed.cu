@@ -81,9 +81,9 @@ const char* refusal_linear_streamed(const ops::LinearParams& p, const core::Devi
   if (!is_dense(p.x) || !is_dense(p.weight) || !is_dense(p.gate_weight)) {
     return "rows must not overlap";
   }
-  if (!p.next_norm.empty() || !p.x_squares.empty()) {
-    if (p.weight.dtype != DType::kBF16) return "norms are handed on for weights in bf16";
-    if (p.x.dim(0) > kLinearStreamedRows) return "norms are handed on for up to 32 rows";
+  const bool handed_on = !p.next_norm.empty() || !p.x_squares.empty();
+  if (handed_on && p.weight.dtype != DType::kBF16) {
+    return "norms are handed on for weights in bf16";
   }
   return refusal_linear_halves(p);
 }
