@@ -162,7 +162,7 @@ inline void fetch_outputs(const ops::LinearParams& p, std::int64_t row, std::int
     for (std::int64_t at = 0; at < bytes; at += WeightPrefetch::kLineBytes) {
       prefetch_to_write(out + at);
     }
-    if (p.gate.empty()) continue;
+    if (p.gate.empty() || p.gate.data == p.out.data) continue;
     const std::byte* gate = element(p.gate, m * p.gate.stride(0) + piece.column);
     for (std::int64_t at = 0; at < bytes; at += WeightPrefetch::kLineBytes) {
       __builtin_prefetch(gate + at, 0, 3);
