@@ -118,33 +118,56 @@ inline cudaStream_t stream_of(const core::DeviceLaunch& launch) {
   return static_cast<cudaStream_t>(launch.stream);
 }
 
-/// Launches a kernel with wait_for_writers in it: from sm_90 on its blocks are in place when
-/// the kernel before ends, which saves a part of the time between two. `cluster` blocks that follow
-/// each other make a cluster, from sm_90 on.
+/// How a kernel with wait_for_writers in it is launched.
+struct EarlyLaunch {
+  dim3 grid;
+  int threads = 0;
+  int shared_bytes = 0;
+  int cluster = 1;  // blocks that follow each other and make a cluster, from sm_90 on
+  // A multiprocessor divides its fast memory into shared memory and first-level cache anew only
+  // when it has no block. Where all kernels ask for as much shared memory as there is, blocks of
+  // the next ones find room beside those of this one. Less is for kernels that fill the card many
+  // times over with loads of their own, which need the cache.
+  bool most_shared = true;
+};
+
+/// Launches it: from sm_90 on its blocks are in place when the kernel before ends, which saves a
+/// part of the time between two.
 template <class... Params>
-Status launch_early_clusters(const char* op, const core::DeviceLaunch& launch,
-                             void (*kernel)(Params...), dim3 grid, int cluster, int threads,
-                             int shared_bytes, const Params&... params) {
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
-  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+Status launch_early(const char* op, const core::DeviceLaunch& launch, void (*kernel)(Params...),
+                    const EarlyLaunch& shape, const Params&... params) {
+  cudaLaunchAttribute attributes[3]{};
+  unsigned count = 0;
+  const auto add = [&](cudaLaunchAttributeID id) -> cudaLaunchAttributeValue& {
+    attributes[count].id = id;
+    return attributes[count++].val;
+  };
+  if (can_begin_early(launch.info->compute_major)) {
+    add(cudaLaunchAttributeProgrammaticStreamSerialization).programmaticStreamSerializationAllowed =
+        1;
+    if (shape.most_shared) {
+      add(cudaLaunchAttributePreferredSharedMemoryCarveout).sharedMemCarveout =
+          cudaSharedmemCarveoutMaxShared;
+    }
+    if (shape.cluster > 1) {
+      auto& dim = add(cudaLaunchAttributeClusterDimension).clusterDim;
+      dim.x = static_cast<unsigned>(shape.cluster);
+      dim.y = dim.z = 1;
+    }
+  }
   cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+  config.gridDim = shape.grid;
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shape.shared_bytes);
   config.stream = stream_of(launch);
   config.attrs = attributes;
-  const unsigned wanted = cluster > 1 ? 2 : 1;
-  config.numAttrs = can_begin_early(launch.info->compute_major) ? wanted : 0;
+  config.numAttrs = count;
   return check(cudaLaunchKernelEx(&config, kernel, params...), op);
 }
 template <class... Params>
 Status launch_early(const char* op, const core::DeviceLaunch& launch, void (*kernel)(Params...),
                     dim3 grid, int threads, int shared_bytes, const Params&... params) {
-  return launch_early_clusters(op, launch, kernel, grid, 1, threads, shared_bytes, params...);
+  return launch_early(op, launch, kernel, EarlyLaunch{grid, threads, shared_bytes}, params...);
 }
 
 }  // namespace hybridattn::cuda

@@ -43,8 +43,8 @@ Status launch_kernel(const LinearCall& p, StreamedCut cut, const core::DeviceLau
   auto* const kernel = streamed_kernel<X, Rows, Gated, Normed>;
   HYBRIDATTN_TRY(allow_shared_memory("linear", kernel, kMostShared));
   const int bytes = cut.stages * stage_bytes<Rows>(Normed) + fixed_bytes<Rows>(cut, Normed);
-  return launch_early_clusters("linear", launch, kernel, blocks, cut.slices(), kThreads, bytes, p,
-                               cut, maps);
+  return launch_early("linear", launch, kernel, EarlyLaunch{blocks, kThreads, bytes, cut.slices()},
+                      p, cut, maps);
 }
 
 template <class X, int Rows, bool Normed>
@@ -97,7 +97,8 @@ bool takes_norm_streamed(const ops::LinearParams& params, const core::DeviceInfo
 
 Status run_linear_streamed(const ops::LinearParams& params, const core::DeviceLaunch& launch) {
   const LinearCall p(params);
-  const StreamedCut cut = cut_of(p, launch.info->num_sms);
+  StreamedCut cut = cut_of(p, launch.info->num_sms);
+  cut.pieces = in_packs(p.n, params.out, params.next_x, params.next_norm);
   if (p.norm_weight != nullptr) return launch_normed(p, cut, launch);
   return params.x.dtype == DType::kBF16 ? launch_type<__nv_bfloat16>(p, cut, launch)
                                         : launch_type<__half>(p, cut, launch);

@@ -21,6 +21,7 @@ struct StreamedCut {
   int tiles;
   int stages;
   int buffers;  // of sums: one where no block has several tiles
+  bool pieces;  // eight neighbouring outputs can be read and stored at once
 
   __host__ __device__ int slices() const { return 1 << slices_log2; }
 };

@@ -25,6 +25,7 @@
 #include "src/cuda/qk_rows.cuh"
 #include "src/cuda/reduce.cuh"
 #include "src/cuda/sm90/linear_streamed_cut.cuh"
+#include "src/cuda/sm90/linear_streamed_outputs.cuh"
 #include "src/cuda/sm90/linear_streamed_sums.cuh"
 #include "src/cuda/sm90/wgmma_narrow.cuh"
 
@@ -36,6 +37,7 @@ constexpr int kTileBytes = kWide * kRowBytes;
 constexpr int kPiece = 8;                 // elements of 16 bytes
 constexpr int kPieces = kInner / kPiece;  // of a row of a stage
 constexpr int kStages = 16;               // at most
+constexpr int kFetched = 24;              // chunks in stages and in the second-level cache, at most
 constexpr int kLeastStages = 6;
 constexpr int kNormedRows = 16;         // behind a norm, at most
 constexpr int kNormedBytes = 64 << 10;  // of them, at most
@@ -59,6 +61,7 @@ struct alignas(16) Shared {
   std::uint64_t full[kStages], empty[kStages];
   alignas(8) int x_is_there;  // or about to come: no pauses any more
   float squares[kWarps][Rows];
+  float factors[Rows];       // that divide the sums of a row by its root mean square
   std::uint64_t arrived[2];  // see Exchange, whose sums stand behind all this
 };
 template <int Rows>
@@ -94,7 +97,8 @@ struct Streamed {
   static constexpr int kOutputs = Gated ? kWide / 2 : kWide;  // of a tile
   static constexpr int kSums = kSumsOfThread<Rows>;
   static constexpr int kStage = stage_bytes<Rows>(Normed);
-  static constexpr int kAhead = 2;  // outputs of a thread that are read before their sums are there
+  static constexpr int kRowsOfWarp = (Rows + kWarps - 1) / kWarps;
+  static constexpr int kSquaresAhead = 4;  // of a lane and row: all of 1,024 elements
 
   const LinearCall& p;
   const StreamedCut& cut;
@@ -112,7 +116,6 @@ struct Streamed {
   const int step = static_cast<int>(gridDim.x) >> cut.slices_log2;
   const Exchange<Rows, Gated> exchange{cut, slice, static_cast<int>(p.m), shared.arrived,
                                        reinterpret_cast<Gathered<Rows>*>(&shared + 1)};
-  const int share_log2 = exchange.share_log2, share = exchange.share;  // outputs of this block
   const int rows = static_cast<int>(p.m);
   // Blocks begin at chunks of their own, or all would ask for the same lines of x at once.
   const int turn = chunks > 0 ? first_tile % chunks : 0;
@@ -145,6 +148,12 @@ struct Streamed {
     copy_box(to, maps.weight, inner, first, full);
     if constexpr (Gated) copy_box(to + kTileBytes / 2, maps.gate_weight, inner, first, full);
   }
+  /// Has the second-level cache fetch them.
+  __device__ void fetch_weights(int tile, int chunk) const {
+    const int inner = (first_chunk + chunk) * kInner, first = tile * kOutputs;
+    fetch_box(maps.weight, inner, first);
+    if constexpr (Gated) fetch_box(maps.gate_weight, inner, first);
+  }
   /// Orders x of a chunk.
   __device__ void copy_x(int stage, int chunk) const {
     const Barrier full(&shared.full[stage]);
@@ -167,10 +176,18 @@ struct Streamed {
       chunk = 0;
       tile += step;
     };
-    for (int i = 0; i < ahead; ++i, next()) {
+    const auto pause = [&](int i) {
       while (*x_is_there == 0 && clock64() - begin < i * kPause) {
       }
+    };
+    for (int i = 0; i < ahead; ++i, next()) {
+      pause(i);
       copy_weights(i, tile, turned(chunk));
+    }
+    // What finds no stage before x is there waits in the second-level cache.
+    for (int i = ahead; i < min(chunks, kFetched) && *x_is_there == 0; ++i) {
+      pause(i);
+      fetch_weights(tile, turned(i));
     }
     Ring ring;
     for (int i = ahead; i < all; ++i, next()) {
@@ -235,28 +252,58 @@ struct Streamed {
       *reinterpret_cast<uint4*>(to + row * kRowBytes + swizzled) = weigh(x[i], weight);
     }
   }
-  /// The squares of x as they were handed on, a warp for each row.
-  __device__ void take_squares() const {
-    const int sums = static_cast<int>(p.k / ops::kLinearSquares);
-    for (int row = warp; row < rows; row += kWarps) {
-      const float* const from = p.x_squares.template as<const float>() + p.x_squares.at(row);
-      float sum = 0;
-#pragma unroll 4
-      for (int i = lane; i < sums; i += 32) sum += __ldcg(from + i);
-      sum = sum_lanes(sum);
-      if (lane == 0) shared.squares[0][row] = sum;
-    }
-    // What comes from other blocks says nothing of other warps of this one.
-    if (cut.slices() > 1) wait_for_multipliers();
+  /// Squares of x as they were handed on, of the rows of this warp, the first of each lane.
+  struct Squares {
+    float of[kRowsOfWarp][kSquaresAhead];
+  };
+  __device__ const float* squares_of(int row) const {
+    return p.x_squares.template as<const float>() + p.x_squares.at(row);
   }
-  /// What the sums of a row are multiplied with.
-  __device__ float norm_factor(int row) const {
-    float sum = shared.squares[0][row];
-    if constexpr (Normed) {
+  __device__ int all_squares() const { return static_cast<int>(p.k / ops::kLinearSquares); }
+  /// Orders them: they come while the products run.
+  __device__ void order_squares(Squares& squares) const {
 #pragma unroll
-      for (int w = 1; w < kWarps; ++w) sum += shared.squares[w][row];
+    for (int r = 0; r < kRowsOfWarp; ++r) {
+      const int row = warp + r * kWarps;
+#pragma unroll
+      for (int part = 0; part < kSquaresAhead; ++part) {
+        const int i = part * 32 + lane;
+        const bool valid = row < rows && i < all_squares();
+        squares.of[r][part] = valid ? __ldcg(squares_of(row) + i) : 0.0f;
+      }
     }
-    return rms_factor(sum, p.k, p.norm_epsilon);
+  }
+  __device__ void take_squares(const Squares& squares) const {
+#pragma unroll
+    for (int r = 0; r < kRowsOfWarp; ++r) {
+      const int row = warp + r * kWarps;
+      if (row >= rows) break;
+      float sum = 0;
+#pragma unroll
+      for (int part = 0; part < kSquaresAhead; ++part) sum += squares.of[r][part];
+#pragma unroll 2
+      for (int i = kSquaresAhead * 32 + lane; i < all_squares(); i += 32) {
+        sum += __ldcg(squares_of(row) + i);
+      }
+      sum = sum_lanes(sum);
+      if (lane == 0) shared.factors[row] = rms_factor(sum, p.k, p.norm_epsilon);
+    }
+    let_factors_be_seen();
+  }
+  /// The same of squares that this block added up.
+  __device__ void add_squares_of_warps() const {
+    if (thread < rows) {
+      float sum = shared.squares[0][thread];
+#pragma unroll
+      for (int w = 1; w < kWarps; ++w) sum += shared.squares[w][thread];
+      shared.factors[thread] = rms_factor(sum, p.k, p.norm_epsilon);
+    }
+    let_factors_be_seen();
+  }
+  /// What comes from other blocks says nothing of other warps of this one. In a block of its own
+  /// gather does.
+  __device__ void let_factors_be_seen() const {
+    if (cut.slices() > 1) wait_for_multipliers();
   }
   __device__ bool divides() const { return Normed || p.x_squares.data != nullptr; }
 
@@ -292,95 +339,44 @@ struct Streamed {
     if (before >= 0) arrive_as_warp(&shared.empty[before]);
   }
 
-  /// Output `i` of this block in a tile.
-  struct Output {
-    int row, column;
-    std::int64_t j, at;
-    bool valid;
-  };
-  __device__ Output output(int i, int tile) const {
-    const int column = i & (share - 1), row = i >> share_log2;  // a power of two
-    const std::int64_t j = std::int64_t{tile} * kOutputs + slice * share + column;
-    const bool valid = row < rows && j < p.n;
-    return {row, column, j, valid ? p.out.at(row, j) : 0, valid};
-  }
-  /// What of output `i` is read before its sums are there: what they are added to, and a weight of
-  /// the norm behind them.
-  struct Early {
-    float before = 0, weight = 0;
-  };
-  __device__ Early early(const Output& output) const {
-    Early out;
-    if (!output.valid) return out;
-    if (p.accumulate) out.before = load(p.out, output.at);
-    if (p.next_norm != nullptr) out.weight = __ldg(p.next_norm + output.j);
-    return out;
-  }
-  /// The half of the next norm that comes before its product. Eight neighbouring lanes have outputs
-  /// of one row, all valid or none.
-  __device__ void hand_on(const Output& output, float x, float weight) const {
-    store(p.next_x, p.next_x.at(output.row, output.j), fmaf(x, weight, x));
-    static_assert(ops::kLinearSquares == 8);
-    const unsigned eight = 0xFFu << (lane & 24);
-    float squares = x * x;
-#pragma unroll
-    for (int by = 1; by < 8; by *= 2) squares += __shfl_xor_sync(eight, squares, by);
-    if (lane % 8 == 0) {
-      store(p.next_squares, p.next_squares.at(output.row, output.j / 8), squares);
-    }
-  }
-  __device__ void store_output(const Output& output, const Early& early, int buffer) const {
-    if (!output.valid) return;
-    float factor = 1;
-    if (divides()) factor = norm_factor(output.row);
-    float sum = factor * exchange.total(buffer, output.column, output.row);
-    if constexpr (Gated)
-      sum *= silu(factor * exchange.total(buffer, share + output.column, output.row));
-    const float x = early.before + sum;
-    store(p.out, output.at, x);
-    if constexpr (!Gated) {
-      if (p.next_norm != nullptr) hand_on(output, x, early.weight);
-    }
-  }
-
   __device__ void multiply() const {
+    Squares squares{};
     if constexpr (Normed) {
       take_x();
+      add_squares_of_warps();
     } else {
       wait_for_x();
       if (thread < min(all_chunks(), cut.stages)) copy_x(thread, turned(thread % chunks));
-      if (p.x_squares.data != nullptr) take_squares();
+      if (divides()) order_squares(squares);
     }
+    const Outputs<Rows, Gated> outputs{p, cut, exchange, divides() ? shared.factors : nullptr};
     Ring ring;
     int batch = 0;
     for (int tile = first_tile; tile < cut.tiles; tile += step, ++batch) {
-      Early ahead[kAhead];
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (p.accumulate || p.next_norm != nullptr) {
-          ahead[i] = early(output(thread + i * kMultipliers, tile));
-        }
-      }
+      typename Outputs<Rows, Gated>::Early early;
+      outputs.read_early(tile, early);
       float sums[kSums]{};
       multiply_tile(ring, (team + batch * chunks) % kTeams, sums);
+      if constexpr (!Normed) {
+        if (batch == 0 && divides()) take_squares(squares);
+      }
       exchange.send(sums, batch % 2);
       exchange.gather(batch);
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        store_output(output(thread + i * kMultipliers, tile), ahead[i], batch % 2);
-      }
-      for (int i = thread + kAhead * kMultipliers; i < rows * share; i += kMultipliers) {
-        const Output out = output(i, tile);
-        store_output(out, early(out), batch % 2);
-      }
+      outputs.store(tile, early, batch % 2);
       // What any thread sends next says of all of them that they are done with this tile.
       if (cut.slices() > 1) wait_for_multipliers();
     }
   }
 };
 
+/// Blocks for which a multiprocessor must have registers: of few rows those of this kernel, of the
+/// ones in front and behind, and of the delta rule between them. Of more rows two find shared
+/// memory, and behind a norm registers are needed.
+template <int Rows, bool Normed>
+constexpr int kBlocksBeside = Normed || Rows > 16 ? 2 : 4;
+
 template <class X, int Rows, bool Gated, bool Normed>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksBeside<Rows, Normed>)
     streamed_kernel(const __grid_constant__ LinearCall p, const __grid_constant__ StreamedCut cut,
                     const __grid_constant__ Maps maps) {
   extern __shared__ __align__(1024) std::byte memory[];

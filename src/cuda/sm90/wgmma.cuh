@@ -298,6 +298,12 @@ __device__ inline void copy_box(void* to, const CUtensorMap& map, int first, int
       "l"(&map), "r"(first), "r"(second), "r"(barrier.address())
       : "memory");
 }
+/// Has the second-level cache fetch a box.
+__device__ inline void fetch_box(const CUtensorMap& map, int first, int second) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(&map),
+               "r"(first), "r"(second)
+               : "memory");
+}
 /// The same of three dimensions.
 __device__ inline void copy_box(void* to, const CUtensorMap& map, int first, int second, int third,
                                 Barrier barrier) {

@@ -175,9 +175,10 @@ Status launch_decode(const DecodeParams& p, const core::DeviceLaunch& launch) {
       p.rows, p.v_heads, [&](const DeviceRowTables& rows, std::int64_t, unsigned blocks) {
         DecodeParams part = p;
         part.rows = rows;
+        EarlyLaunch shape{blocks, Warps * 32};
+        shape.most_shared = blocks <= kFewBlocks;
         return launch_early("gdn_decode", launch,
-                            decode_kernel<X, T, K, V, Rows, kParts, kAhead, Warps>, blocks,
-                            Warps * 32, 0, part);
+                            decode_kernel<X, T, K, V, Rows, kParts, kAhead, Warps>, shape, part);
       });
 }
 
