@@ -224,20 +224,22 @@ TEST_P(CudaLinear, StreamedRowsHandANormOn) {
     bound.loose = 3;
     expect_conforms(next, everything(m), bound, dtype());
 
-    Operand next_w = values(dtype(), {70, n}, 1), gate = values(dtype(), {70, n}, 0.1);
-    for (const bool gated : {false, true}) {
-      Operand behind = values(DType::kF32, {m, 70}, 4);
-      run(linear, reference::linear, [&](Source source) {
-        LinearArgs args{next(source), next_w(source), behind(source)};
-        args.x_squares = squares(source);
-        if (gated) args.gate_weight = gate(source);
-        return args;
-      });
-      EXPECT_EQ(context().last_kernel_target(), "streamed");
-      OpBound normed = kLinearBound;
-      normed.tight = 4 * bound.tight + half_ulp(dtype());
-      normed.loose = 4;
-      expect_conforms(behind, everything(m), normed, dtype());
+    for (const std::int64_t width : {70, 2112}) {  // outputs one by one, and in pieces
+      Operand next_w = values(dtype(), {width, n}, 1), gate = values(dtype(), {width, n}, 0.1);
+      for (const bool gated : {false, true}) {
+        Operand behind = values(DType::kF32, {m, width}, 4);
+        run(linear, reference::linear, [&](Source source) {
+          LinearArgs args{next(source), next_w(source), behind(source)};
+          args.x_squares = squares(source);
+          if (gated) args.gate_weight = gate(source);
+          return args;
+        });
+        EXPECT_EQ(context().last_kernel_target(), "streamed");
+        OpBound normed = kLinearBound;
+        normed.tight = 4 * bound.tight + half_ulp(dtype());
+        normed.loose = 4;
+        expect_conforms(behind, everything(m), normed, dtype());
+      }
     }
   }
 }
