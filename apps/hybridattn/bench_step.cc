@@ -27,11 +27,6 @@ struct Prefill {
 };
 constexpr Prefill kPrefills[] = {{1, 2048}, {1, 8192}, {8, 2048}};
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 using Said = std::map<std::uint64_t, std::vector<std::int32_t>>;  // by request
 
 /// Share of tokens that are the same, of each request up to the first that is not: what follows it
@@ -93,7 +88,7 @@ Result<double> time_decode(Steps& steps, std::int32_t rows) {
     times.push_back(seconds * 1e6);
   }
   HYBRIDATTN_TRY(steps.run_to_end());
-  return median(times);
+  return bench::median(times);
 }
 
 /// Microseconds until the first tokens behind prompts that are computed in one step.
@@ -107,7 +102,7 @@ Result<double> time_prefill(Steps& steps, const Prefill& prefill) {
     HYBRIDATTN_TRY(steps.run_to_end());
     if (round > 0) times.push_back((bench::now() - begin) * 1e6);
   }
-  return median(times);
+  return bench::median(times);
 }
 
 /// Microseconds of a step of one prompt beside decodes, of which each step has one.
@@ -122,7 +117,7 @@ Result<double> time_mixed(Steps& steps) {
     if (round >= kWarm) times.push_back(seconds * 1e6);
   }
   HYBRIDATTN_TRY(steps.run_to_end());
-  return median(times);
+  return bench::median(times);
 }
 
 /// What a step must move and compute at least.

@@ -166,19 +166,24 @@ double update_in_place(Context& context, std::int64_t bytes) {
   return 2.0 * static_cast<double>(piece * kPieces) / t.median;
 }
 
-Ceilings CeilingProbe::measure() {
+double CeilingProbe::read() {
   constexpr std::int64_t piece = kBytes / kPieces;
   std::vector<std::uint64_t> sums(kPieces);
-  Ceilings out;
   // Some machines are faster with prefetches, some without.
-  out.read = best_rate(context_, static_cast<double>(piece), [&](std::int64_t i) {
+  const double ahead = best_rate(context_, static_cast<double>(piece), [&](std::int64_t i) {
     sums[static_cast<std::size_t>(i)] = read_piece<true>(from_.data() + i * piece, piece);
   });
   const double plain = best_rate(context_, static_cast<double>(piece), [&](std::int64_t i) {
     sums[static_cast<std::size_t>(i)] = read_piece<false>(from_.data() + i * piece, piece);
   });
-  out.read = std::max(out.read, plain);
-  if (sums != std::vector<std::uint64_t>(kPieces, sums[0])) out.read = 0;
+  const bool right = sums == std::vector<std::uint64_t>(kPieces, sums[0]);
+  return right ? std::max(ahead, plain) : 0;
+}
+
+Ceilings CeilingProbe::measure() {
+  constexpr std::int64_t piece = kBytes / kPieces;
+  Ceilings out;
+  out.read = read();
   out.copy = best_rate(context_, 2.0 * piece, [&](std::int64_t i) {
     std::memcpy(to_.data() + i * piece, from_.data() + i * piece, piece);
   });

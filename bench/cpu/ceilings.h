@@ -44,6 +44,8 @@ class CeilingProbe {
   /// `context` is borrowed.
   explicit CeilingProbe(Context& context) : context_(context), from_(kBytes), to_(kBytes) {}
   Ceilings measure();
+  /// Ceilings::read alone, in a sixth of the time.
+  double read();
 
  private:
   static constexpr std::int64_t kBytes = std::int64_t{256} << 20;

@@ -126,8 +126,8 @@ struct EarlyLaunch {
   int cluster = 1;  // blocks that follow each other and make a cluster, from sm_90 on
   // A multiprocessor divides its fast memory into shared memory and first-level cache anew only
   // when it has no block. Where all kernels ask for as much shared memory as there is, blocks of
-  // the next ones find room beside those of this one. Less is for kernels that fill the card many
-  // times over with loads of their own, which need the cache.
+  // the next ones find room beside those of this one. Less is for kernels of more blocks than have
+  // their places at once, whose own loads need the cache.
   bool most_shared = true;
 };
 

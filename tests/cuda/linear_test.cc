@@ -62,7 +62,7 @@ std::vector<Setup> product_setups() {
 
 class CudaLinear : public Conformance {
  protected:
-  enum class Extra { kNone, kAccumulate, kGate, kGateIsOut, kGateWeight, kJoined };
+  enum class Extra { kNone, kAccumulate, kGate, kGateIsOut, kGateWeight, kJoined, kAddedGate };
 
   /// The same behind a norm of x, which is float32.
   void expect_normed(const Sizes& s, bool gated) {
@@ -110,17 +110,18 @@ class CudaLinear : public Conformance {
     const std::int64_t halves = extra == Extra::kJoined ? 2 : 1;
     Operand x = values(dtype(), {s.m, s.k}, 1), w = values(dtype(), {halves * s.n, s.k}, 1);
     Operand gate = values(out_type, {s.m, s.n}, 6), out = values(out_type, {s.m, s.n}, 4);
-    Operand gate_weight = values(dtype(), {extra == Extra::kGateWeight ? s.n : 1, s.k}, 1);
+    const bool has_gate_weight = extra == Extra::kGateWeight || extra == Extra::kAddedGate;
+    Operand gate_weight = values(dtype(), {has_gate_weight ? s.n : 1, s.k}, 1);
     run(linear, reference::linear, [&](Source source) {
       const ConstTensorView both = w(source);
       const auto half = [&](std::int64_t i) {
         return both.at(i * s.n * both.stride(0), {s.n, s.k}, {both.stride(0), 1});
       };
       LinearArgs args{x(source), half(halves - 1), out(source)};
-      args.accumulate = extra == Extra::kAccumulate;
+      args.accumulate = extra == Extra::kAccumulate || extra == Extra::kAddedGate;
       if (extra == Extra::kGate) args.gate = gate(source);
       if (extra == Extra::kGateIsOut) args.gate = out(source);
-      if (extra == Extra::kGateWeight) args.gate_weight = gate_weight(source);
+      if (has_gate_weight) args.gate_weight = gate_weight(source);
       if (extra == Extra::kJoined) args.gate_weight = half(0);
       return args;
     });
@@ -186,6 +187,21 @@ TEST_P(CudaLinear, StreamedRows) {
   }
 }
 
+// Blocks that have many outputs of a tile store eight at a time: those of whole tiles and of a
+// tile's beginning, over clusters and not.
+TEST_P(CudaLinear, StreamedRowsInPieces) {
+  if (!streams()) GTEST_SKIP() << "no kernel for this type and device streams";
+  for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{
+           {13, 2120, 1288}, {19, 1096, 1288}, {32, 1096, 1288}, {30, 6152, 72}}) {
+    for (const DType out_type : {DType::kF32, dtype()}) {
+      for (const Extra extra :
+           {Extra::kNone, Extra::kAccumulate, Extra::kGateWeight, Extra::kAddedGate}) {
+        expect_product({m, n, k, "streamed"}, out_type, extra);
+      }
+    }
+  }
+}
+
 TEST_P(CudaLinear, StreamedRowsTakeTheNormInTheirStride) {
   if (dtype() != DType::kBF16 || !streams()) GTEST_SKIP() << "weights in bf16, where they stream";
   for (const Sizes& s : streamed()) {
@@ -199,6 +215,7 @@ TEST_P(CudaLinear, StreamedRowsHandANormOn) {
   for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{{1, 40, 2056},
                                                                         {7, 8, 72},
                                                                         {9, 1096, 1288},
+                                                                        {27, 1096, 1288},
                                                                         {19, 1024, 2048},
                                                                         {32, 1024, 3584},
                                                                         {3, 6144, 1024},

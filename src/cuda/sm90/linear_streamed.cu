@@ -98,7 +98,9 @@ bool takes_norm_streamed(const ops::LinearParams& params, const core::DeviceInfo
 Status run_linear_streamed(const ops::LinearParams& params, const core::DeviceLaunch& launch) {
   const LinearCall p(params);
   StreamedCut cut = cut_of(p, launch.info->num_sms);
-  cut.pieces = in_packs(p.n, params.out, params.next_x, params.next_norm);
+  // Gated pieces are stored, not added: no model adds them.
+  const bool stored = params.gate_weight.empty() || !params.accumulate;
+  cut.pieces = stored && in_packs(p.n, params.out, params.next_x, params.next_norm);
   if (p.norm_weight != nullptr) return launch_normed(p, cut, launch);
   return params.x.dtype == DType::kBF16 ? launch_type<__nv_bfloat16>(p, cut, launch)
                                         : launch_type<__half>(p, cut, launch);

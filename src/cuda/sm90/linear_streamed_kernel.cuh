@@ -184,7 +184,7 @@ struct Streamed {
       pause(i);
       copy_weights(i, tile, turned(chunk));
     }
-    // What finds no stage before x is there waits in the second-level cache.
+    // What of the first tile finds no stage before x is there waits in the second-level cache.
     for (int i = ahead; i < min(chunks, kFetched) && *x_is_there == 0; ++i) {
       pause(i);
       fetch_weights(tile, turned(i));

@@ -18,12 +18,12 @@ struct Outputs {
   const LinearCall& p;
   const StreamedCut& cut;
   const Exchange<Rows, Gated>& exchange;
-  const float* const
-      factors;  // of the sums of each row, no data where they are outputs as they are
+  const float* const factors;  // of the sums of each row, or no data
   const int rows = exchange.rows, share = exchange.share, share_log2 = exchange.share_log2;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   // Few rows have so few outputs that most threads would have none.
-  const bool pieces = Rows > 8 && cut.pieces&& rows* share > kMultipliers&& share >= kPack;
+  const bool pieces =
+      (Rows > 8) && (cut.pieces) && (rows * share > kMultipliers) && (share >= kPack);
 
   /// Output `i` of this block in a tile.
   struct Output {
@@ -102,7 +102,8 @@ struct Outputs {
     cuda::store(p.next_squares, p.next_squares.at(row, j / kPack), squares);
   }
 
-  /// Eight outputs of a row each: a lane has a row, so that no two read sums of one bank.
+  /// Eight outputs of a row each: a lane has a row, so that 32 rows read no two sums of one bank,
+  /// and 16 no more than two.
   __device__ void store_pieces(int tile, int buffer) const {
     const int row = thread % Rows;
     if (row >= rows) return;
@@ -141,7 +142,7 @@ struct Outputs {
     }
     store_elements(row_of(p.next_x, row), j, next);
 #pragma unroll
-    for (int by = 1; by < kPack; by *= 2) {  // in the order of hand_on
+    for (int by = 1; by < kPack; by *= 2) {  // as even as in hand_on
 #pragma unroll
       for (int i = 0; i < kPack; i += 2 * by) squares[i] += squares[i + by];
     }

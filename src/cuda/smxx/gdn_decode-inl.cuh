@@ -9,7 +9,7 @@
 
 namespace hybridattn::cuda {
 
-constexpr unsigned kFewBlocks = 264;  // two for each multiprocessor of a large card
+constexpr unsigned kFewBlocks = 264;  // two on each multiprocessor of a large card: all have places
 
 /// Lets the second-level cache have the state while the kernels in front still run, where all
 /// blocks have their places at once. Should one of those write it, the cache has what it wrote.
