@@ -9,6 +9,7 @@
 #include "apps/hybridattn/commands.h"
 #include "bench/cpu/ceilings.h"
 #include "bench/cpu/timing.h"
+#include "bench/median.h"
 #include "bench/require.h"
 #include "hybridattn/status_macros.h"
 

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "bench/cpu/memory.h"
 #include "bench/cpu/timing.h"
+#include "bench/median.h"
 #include "bench/report.h"
 #include "hybridattn/context.h"
 
@@ -93,8 +95,7 @@ class BesideCeilings {
   static double middle(const Value& value) {
     std::vector<double> values;
     for (std::size_t i = 0; i < kRounds; ++i) values.push_back(value(i));
-    std::sort(values.begin(), values.end());
-    return values[kRounds / 2];
+    return bench::median(std::move(values));
   }
 
   std::vector<Times> times_;

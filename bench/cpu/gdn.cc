@@ -7,6 +7,7 @@
 #include "bench/cpu/suites.h"
 #include "bench/cpu/tensors.h"
 #include "bench/cpu/timing.h"
+#include "bench/median.h"
 #include "bench/require.h"
 #include "hybridattn/ops/gdn_prefill.h"
 #include "hybridattn/ops/gdn_step.h"
@@ -90,8 +91,7 @@ BesideUpdates time_beside_updates(Context& context, std::int64_t bytes, const Bo
     bests.push_back(t.best);
     shares.push_back(2.0 * static_cast<double>(bytes) / t.median / update_in_place(context, bytes));
   }
-  for (auto* values : {&medians, &bests, &shares}) std::sort(values->begin(), values->end());
-  return {medians[kRounds / 2], bests.front(), shares[kRounds / 2]};
+  return {median(medians), *std::min_element(bests.begin(), bests.end()), median(shares)};
 }
 
 }  // namespace

@@ -6,16 +6,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "bench/median.h"
+
 namespace hybridattn::bench {
 
 inline double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-/// Of some values, at least one, the upper of the two in the middle where their number is even.
-inline double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 struct Times {
@@ -34,8 +30,7 @@ Times time_calls(double seconds, const Body& body) {
     body(i);
     times.push_back(now() - start);
   }
-  std::sort(times.begin(), times.end());
-  return {times[times.size() / 2], times.front()};
+  return {median(times), *std::min_element(times.begin(), times.end())};
 }
 
 }  // namespace hybridattn::bench

@@ -8,6 +8,8 @@
 #include <cstring>
 #include <random>
 
+#include "bench/median.h"
+
 namespace hybridattn::bench {
 namespace {
 
@@ -45,11 +47,6 @@ float time_ms(cudaStream_t stream, const std::function<void()>& fn) {
   cudaEventDestroy(begin);
   cudaEventDestroy(end);
   return ms;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 }  // namespace

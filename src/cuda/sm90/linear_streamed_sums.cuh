@@ -25,8 +25,8 @@ __device__ inline void wait_for_multipliers() {
 
 /// Sums of this block's outputs, [slice][its weights, those of a gate behind][place of a row of x].
 /// Of several tiles two in turn: who sends for the one after the next has had the sums of the next
-/// from all blocks, which were done with this before they sent them. The padding keeps columns
-/// apart in the banks.
+/// from all blocks, which were done with this before they sent them. The padding keeps
+/// neighbouring columns apart in the banks.
 template <int Rows>
 struct Gathered {
   alignas(16) float sums[kTeams * kWide][Rows + (Rows > 8 ? 4 : 2)];
