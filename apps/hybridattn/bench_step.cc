@@ -19,7 +19,7 @@ namespace {
 
 constexpr std::int32_t kPrompt = 128;  // tokens in front of a decode step, at least
 constexpr std::int32_t kSteps = 64;    // decode steps that are timed
-constexpr std::int32_t kDecodes[] = {1, 8, 32, 128};
+constexpr std::int32_t kDecodes[] = {1, 8, 32, 64, 128};
 constexpr std::int32_t kMixedDecodes = 64, kMixedChunk = 512;
 constexpr double kLeastAgreement = 0.9;
 

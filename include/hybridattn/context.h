@@ -140,8 +140,8 @@ class HYBRIDATTN_API Context {
 
   /// The instruction set that the last op's kernel was compiled for, as the kernel itself reported
   /// it ("AVX2", "AVX3_ZEN4", "AVX3_ZEN4_BF16" and "AMX" where products of a kernel that others
-  /// take in float32 are in bf16, ...), or its family on CUDA ("sm90", ..., "streamed",
-  /// "few_rows", "cublaslt" or "tiles" of products); empty before the first op.
+  /// take in float32 are in bf16, ...), or its family on CUDA ("sm90", ..., "streamed", "few_rows",
+  /// "multicast", "cublaslt" or "tiles" of products); empty before the first op.
   std::string_view last_kernel_target() const noexcept;
 
   /// Makes the workspace at least this large now, so that no later call allocates: `shared` bytes

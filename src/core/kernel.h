@@ -71,7 +71,7 @@ struct DeviceKernel {
 };
 /// The first that serves a call and is faster is taken.
 template <class Params>
-using DeviceKernels = std::array<DeviceKernel<Params>, 4>;
+using DeviceKernels = std::array<DeviceKernel<Params>, 5>;
 
 /// The table entry of one op. Filled once by register.cc, read ever after.
 template <class Params>

@@ -67,7 +67,7 @@ class AllowedKernels {
   }
 
  private:
-  std::array<std::atomic<std::uintptr_t>, 128> places_{};
+  std::array<std::atomic<std::uintptr_t>, 256> places_{};
 };
 
 /// Lets the blocks of a kernel, always alike, have more shared memory than the 48 KB that all may

@@ -6,6 +6,7 @@
 #include "src/cuda/kernels.h"
 #include "src/cuda/sm80/linear_few_rows.cuh"
 #ifdef HYBRIDATTN_CUDA_SM90
+#include "src/cuda/sm90/linear_multicast.cuh"
 #include "src/cuda/sm90/linear_streamed.cuh"
 #endif
 #include "src/cuda/smxx/linear_tiles.cuh"
@@ -24,6 +25,10 @@ ConstTensorView multiplied_x(const ops::LinearParams& p, std::byte* scratch) {
 std::size_t normed_bytes(const ops::LinearParams& p) {
   if (p.norm_weight.empty()) return 0;
   return static_cast<std::size_t>(p.x.num_elements()) * dtype_size(p.weight.dtype);
+}
+
+core::DeviceNeeds norm_needs(const ops::LinearParams& p, const core::DeviceInfo&) {
+  return {normed_bytes(p), 0};
 }
 
 /// The call behind the norm, which is made in scratch.
@@ -115,10 +120,6 @@ Status run_lt(const ops::LinearParams& params, const core::DeviceLaunch& launch)
                      : multiply(p, p.weight, p.weight.dim(0), p.out, launch);
 }
 
-core::DeviceNeeds tiles_needs(const ops::LinearParams& p, const core::DeviceInfo&) {
-  return {normed_bytes(p), 0};
-}
-
 Status run_tiles(const ops::LinearParams& params, const core::DeviceLaunch& launch) {
   if (params.x.dim(0) * params.weight.dim(0) == 0) return {};
   HYBRIDATTN_ASSIGN(const ops::LinearParams p, normalize(params, launch.scratch, launch));
@@ -141,6 +142,19 @@ Status run_streamed(const ops::LinearParams& params, const core::DeviceLaunch& l
   HYBRIDATTN_ASSIGN(const ops::LinearParams p, normalize(params, launch.scratch, launch));
   return run_linear_streamed(p, launch);
 }
+
+Status run_multicast(const ops::LinearParams& params, const core::DeviceLaunch& launch) {
+  if (params.x.dim(0) * params.weight.dim(0) == 0) return {};
+  HYBRIDATTN_ASSIGN(const ops::LinearParams p, normalize(params, launch.scratch, launch));
+  return run_linear_multicast(p, launch);
+}
+
+/// What no other fast kernel takes they take. A norm that they would not hand on a kernel of its
+/// own makes.
+bool faster_multicast(const ops::LinearParams& p, const core::DeviceInfo& info) {
+  const bool alone = p.next_norm.empty() && refusal_lt(p, info) != nullptr;
+  return alone || faster_linear_multicast(p);
+}
 #endif
 
 const char* refusal_tiles(const ops::LinearParams& p, const core::DeviceInfo&) {
@@ -156,11 +170,14 @@ const char* refusal_few_rows(const ops::LinearParams& p, const core::DeviceInfo&
 core::DeviceKernels<ops::LinearParams> linear_kernels() {
   return {{
 #ifdef HYBRIDATTN_CUDA_SM90
-      {"streamed", refusal_linear_streamed, streamed_needs, run_streamed},
+      {"streamed", refusal_linear_streamed, streamed_needs, run_streamed, faster_linear_streamed},
 #endif
       {"few_rows", refusal_few_rows, nullptr, run_linear_few_rows},
+#ifdef HYBRIDATTN_CUDA_SM90
+      {"multicast", refusal_linear_multicast, norm_needs, run_multicast, faster_multicast},
+#endif
       {"cublaslt", refusal_lt, lt_needs, run_lt},
-      {"tiles", refusal_tiles, tiles_needs, run_tiles}}};
+      {"tiles", refusal_tiles, norm_needs, run_tiles}}};
 }
 
 }  // namespace hybridattn::cuda

@@ -53,6 +53,34 @@ std::vector<Sizes> streamed() {
   return out;
 }
 
+/// Up to 128 rows where the blocks of a cluster share x: one team of rows and two, all widths of
+/// tiles, numbers of slices and of blocks that share, tiles that are nobody's, empty slices, rows
+/// of x that are not there.
+std::vector<Sizes> multicast() {
+  std::vector<Sizes> out;
+  for (const std::int64_t m : {33, 128}) {
+    out.push_back({m, 8, 40, "multicast"});
+    out.push_back({m, 13, 40, "multicast"});
+    out.push_back({m, 1'096, 1'288, "multicast"});
+    out.push_back({m, 40, 2'056, "multicast"});
+    out.push_back({m, 301, 4'352, "multicast"});
+  }
+  out.push_back({64, 1'096, 72, "multicast"});
+  out.push_back({65, 1'101, 72, "multicast"});
+  out.push_back({40, 24, 10'240, "multicast"});
+  out.push_back({97, 24, 10'240, "multicast"});
+  out.push_back({35, 72, 9 * 64, "multicast"});
+  out.push_back({34, 1'024, 2'048, "multicast"});
+  out.push_back({34, 5'000, 520, "multicast"});
+  out.push_back({66, 2'600, 648, "multicast"});
+  // Clusters that take several tiles.
+  out.push_back({50, 20'008, 136, "multicast"});
+  out.push_back({100, 20'003, 136, "multicast"});
+  out.push_back({20, 33'000, 136, "multicast"});  // of so many weights fewer rows too
+  out.push_back({66, 1'064, 3'400, "multicast"});
+  return out;
+}
+
 /// Families are those of other ops.
 std::vector<Setup> product_setups() {
   std::vector<Setup> out = cuda_setups();
@@ -95,6 +123,8 @@ class CudaLinear : public Conformance {
     EXPECT_OK(linear(context(), {x.view(), w.view(), out.view()}));
     return context().last_kernel_target() == "streamed";
   }
+  /// What serves some dozens of rows.
+  const char* some_rows() { return streams() ? "multicast" : "cublaslt"; }
   /// Few rows of what the streaming kernel does not take, or all where there is none.
   std::string kernel_of(const Sizes& s, bool gate_is_given) {
     const bool streamed = !gate_is_given && streams();
@@ -132,6 +162,8 @@ class CudaLinear : public Conformance {
     const bool twice =
         extra != Extra::kNone && out_type != DType::kF32 && s.kernel == std::string("cublaslt");
     OpBound bound = twice ? kLinearTwiceRoundedBound : kLinearBound;
+    // No second team shares the sums of a thread, each of whose additions is cut off, not rounded.
+    if (s.kernel == std::string("multicast")) bound.tight *= 1.5;
     // The table's sums are shorter; those of a gate have an error of their own.
     bound.tight *= std::sqrt(std::max(1.0, static_cast<double>(s.k) / 300)) * (gated ? 2 : 1);
     if (gated) {
@@ -153,7 +185,7 @@ class CudaLinear : public Conformance {
   }
   /// Whether cuBLASLt is there, by what a product of many rows takes.
   bool has_cublas_lt() {
-    Buffer x(dtype(), {128, 64}), w(dtype(), {64, 64}), out(dtype(), {128, 64});
+    Buffer x(dtype(), {129, 64}), w(dtype(), {64, 64}), out(dtype(), {129, 64});
     for (Buffer* b : {&x, &w}) b->fill(random.values(b->num_elements(), -1, 1));
     EXPECT_OK(linear(context(), {x.view(), w.view(), out.view()}));
     return context().last_kernel_target() == "cublaslt";
@@ -187,6 +219,22 @@ TEST_P(CudaLinear, StreamedRows) {
   }
 }
 
+TEST_P(CudaLinear, RowsThatShareX) {
+  if (!streams()) GTEST_SKIP() << "no kernel for this type and device shares x";
+  // Several tiles cut into slices; with as many weights of a gate cuBLASLt takes it.
+  for (const Extra extra : {Extra::kNone, Extra::kAccumulate}) {
+    expect_product({66, 2'120, 2'440, "multicast"}, DType::kF32, extra);
+  }
+  for (const Sizes& s : multicast()) {
+    for (const DType out_type : {DType::kF32, dtype()}) {
+      for (const Extra extra : {Extra::kNone, Extra::kAccumulate, Extra::kGateWeight,
+                                Extra::kJoined, Extra::kAddedGate}) {
+        expect_product(s, out_type, extra);
+      }
+    }
+  }
+}
+
 // Blocks that have many outputs of a tile store eight at a time: those of whole tiles and of a
 // tile's beginning, over clusters and not.
 TEST_P(CudaLinear, StreamedRowsInPieces) {
@@ -210,7 +258,7 @@ TEST_P(CudaLinear, StreamedRowsTakeTheNormInTheirStride) {
 }
 
 // A product that adds to a residual stream, and the one behind the norm of that.
-TEST_P(CudaLinear, StreamedRowsHandANormOn) {
+TEST_P(CudaLinear, RowsHandANormOn) {
   if (dtype() != DType::kBF16 || !streams()) GTEST_SKIP() << "weights in bf16, where they stream";
   for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{{1, 40, 2056},
                                                                         {7, 8, 72},
@@ -219,7 +267,11 @@ TEST_P(CudaLinear, StreamedRowsHandANormOn) {
                                                                         {19, 1024, 2048},
                                                                         {32, 1024, 3584},
                                                                         {3, 6144, 1024},
-                                                                        {30, 6144, 1024}}) {
+                                                                        {30, 6144, 1024},
+                                                                        {33, 1024, 3584},
+                                                                        {64, 40, 2056},
+                                                                        {65, 1096, 1288},
+                                                                        {128, 1024, 2048}}) {
     SCOPED_TRACE(::testing::Message() << m << " " << n << " " << k);
     Operand x = values(dtype(), {m, k}, 1), w = values(dtype(), {n, k}, 1);
     Operand out = values(DType::kF32, {m, n}, 4), norm = values(DType::kF32, {n}, 0.5);
@@ -231,7 +283,8 @@ TEST_P(CudaLinear, StreamedRowsHandANormOn) {
       args.next_squares = squares(source);
       return args;
     });
-    EXPECT_EQ(context().last_kernel_target(), "streamed");
+    const char* const kernel = m > 32 ? "multicast" : "streamed";
+    EXPECT_EQ(context().last_kernel_target(), kernel);
     OpBound bound = kLinearBound;
     bound.tight *= std::sqrt(std::max(1.0, static_cast<double>(k) / 300));
     for (Operand* each : {&out, &squares}) {
@@ -241,17 +294,18 @@ TEST_P(CudaLinear, StreamedRowsHandANormOn) {
     bound.loose = 3;
     expect_conforms(next, everything(m), bound, dtype());
 
-    for (const std::int64_t width : {70, 2112}) {  // outputs one by one, and in pieces
+    // Outputs one by one, and in pieces; of 65 rows by pairs of blocks.
+    for (const std::int64_t width : {70, m == 65 ? 4'200 : 2112}) {
       Operand next_w = values(dtype(), {width, n}, 1), gate = values(dtype(), {width, n}, 0.1);
       for (const bool gated : {false, true}) {
-        Operand behind = values(DType::kF32, {m, width}, 4);
+        Operand behind = values(gated ? dtype() : DType::kF32, {m, width}, 4);
         run(linear, reference::linear, [&](Source source) {
           LinearArgs args{next(source), next_w(source), behind(source)};
           args.x_squares = squares(source);
           if (gated) args.gate_weight = gate(source);
           return args;
         });
-        EXPECT_EQ(context().last_kernel_target(), "streamed");
+        EXPECT_EQ(context().last_kernel_target(), kernel);
         OpBound normed = kLinearBound;
         normed.tight = 4 * bound.tight + half_ulp(dtype());
         normed.loose = 4;
@@ -261,8 +315,24 @@ TEST_P(CudaLinear, StreamedRowsHandANormOn) {
   }
 }
 
+TEST_P(CudaLinear, LargeMatricesOfManyInnerElementsAreLeftToCublasLt) {
+  if (dtype() != DType::kBF16 || !streams() || !has_cublas_lt()) {
+    GTEST_SKIP() << "weights in bf16, where both kernels are";
+  }
+  Operand x = values(dtype(), {64, 2'560}, 1), w = values(dtype(), {4'096, 2'560}, 1);
+  Buffer out(DType::kF32, {64, 4'096}), next(dtype(), {64, 4'096}), squares(DType::kF32, {64, 512});
+  Operand norm = values(DType::kF32, {4'096}, 0.5);
+  LinearArgs args{x.kernel().view(), w.kernel().view(), out.view()};
+  ASSERT_OK(linear(context(), args));
+  EXPECT_EQ(context().last_kernel_target(), "cublaslt");
+  args.next_norm = norm.kernel().view();
+  args.next_x = next.view();
+  args.next_squares = squares.view();
+  EXPECT_FALSE(linear_takes(context(), args));
+}
+
 TEST_P(CudaLinear, WhatHandsNoNormOnSaysSo) {
-  const std::int64_t m = streams() && dtype() == DType::kBF16 ? 33 : 3;
+  const std::int64_t m = streams() && dtype() == DType::kBF16 ? 129 : 3;
   Buffer x(dtype(), {m, 64}), w(dtype(), {64, 64}), out(DType::kF32, {m, 64});
   Buffer squares(DType::kF32, {m, 8});
   LinearArgs args{x.view(), w.view(), out.view()};
@@ -275,7 +345,8 @@ TEST_P(CudaLinear, WhatHandsNoNormOnSaysSo) {
 TEST_P(CudaLinear, ManyRowsBehindANorm) {
   if (!has_cublas_lt()) GTEST_SKIP() << "libcublasLt is not found";
   for (const bool gated : {false, true}) {
-    expect_normed({33, 64, 1032, "cublaslt"}, gated);
+    expect_normed({33, 64, 1032, dtype() == DType::kBF16 ? some_rows() : "cublaslt"}, gated);
+    expect_normed({129, 64, 1032, "cublaslt"}, gated);
     expect_normed({300, 96, 264, "cublaslt"}, gated);
   }
 }
@@ -283,7 +354,7 @@ TEST_P(CudaLinear, ManyRowsBehindANorm) {
 TEST_P(CudaLinear, ManyRowsThroughCublasLt) {
   if (!has_cublas_lt()) GTEST_SKIP() << "libcublasLt is not found";
   for (const Sizes& s : std::vector<Sizes>{
-           {33, 64, 1032, "cublaslt"}, {128, 200, 72, "cublaslt"}, {300, 96, 264, "cublaslt"}}) {
+           {129, 64, 1032, "cublaslt"}, {140, 200, 72, "cublaslt"}, {300, 96, 264, "cublaslt"}}) {
     for (const DType out_type : {DType::kF32, dtype()}) {
       for (const Extra extra :
            {Extra::kNone, Extra::kGate, Extra::kGateIsOut, Extra::kGateWeight, Extra::kJoined}) {
@@ -317,9 +388,10 @@ TEST_P(CudaLinear, ABatchInvariantRowDoesNotDependOnTheRowsBesideIt) {
 }
 
 TEST_P(CudaLinear, RunsOfOneCallAreBitEqual) {
-  for (const std::int64_t m : {1, 16, 32, 64, 200}) {
-    Operand x = values(dtype(), {m, 1160}, 1), w = values(dtype(), {9'003, 1160}, 1);
-    Buffer first(dtype(), {m, 9'003}), again(dtype(), {m, 9'003});
+  for (const std::int64_t m : {1, 16, 32, 64, 128, 200}) {
+    const std::int64_t n = m > 32 ? 9'008 : 9'003;
+    Operand x = values(dtype(), {m, 1160}, 1), w = values(dtype(), {n, 1160}, 1);
+    Buffer first(dtype(), {m, n}), again(dtype(), {m, n});
     ASSERT_OK(linear(context(), {x.kernel().view(), w.kernel().view(), first.view()}));
     for (int i = 0; i < 50; ++i) {
       ASSERT_OK(linear(context(), {x.kernel().view(), w.kernel().view(), again.view()}));

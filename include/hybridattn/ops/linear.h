@@ -20,12 +20,13 @@ struct LinearArgs {
   /// 1 + norm_weight in the type of weight: see rms_norm.
   ConstTensorView norm_weight{};
   float norm_epsilon = 1e-6f;
-  /// A norm handed on, on CUDA where linear_takes says so (weights in bf16, up to 32 rows, compute
-  /// capability 9, not batch_invariant): a product whose `out` is float32, added to or not, makes
-  /// of the new out next_x = out (1 + next_norm) and, of each 8 columns, next_squares = the sum of
-  /// out^2. Those are x and x_squares of the product behind the norm, which divides its sums by
-  /// sqrt(sum(x_squares) / K + norm_epsilon). All three or none; not with a gate. next_x and
-  /// next_squares may not overlap an input, out or each other.
+  /// A norm handed on, on CUDA where linear_takes says so (weights in bf16, up to 32 rows, or up to
+  /// 128 where the "multicast" kernels serve; compute capability 9, not batch_invariant): a product
+  /// whose `out` is float32, added to or not, makes of the new out next_x = out (1 + next_norm)
+  /// and, of each 8 columns, next_squares = the sum of out^2. Those are x and x_squares of the
+  /// product behind the norm, which divides its sums by sqrt(sum(x_squares) / K + norm_epsilon).
+  /// All three or none; not with a gate. next_x and next_squares may not overlap an input, out or
+  /// each other.
   ConstTensorView next_norm{};  ///< [N] f32, or none; N a multiple of 8
   TensorView next_x{};          ///< [M, N] of the type of weight; any row stride
   TensorView next_squares{};    ///< [M, N / 8] f32; any row stride
@@ -41,16 +42,19 @@ struct LinearArgs {
 /// rows beside it. A gate that is computed here is rounded to the type of out.
 ///
 /// CUDA: weights of up to 16 rows of bf16 or f16 are read at the speed of memory ("few_rows"), on
-/// compute capability 9 those of up to 32 rows ("streamed"). From there on weights and norm_weight
-/// are read while the kernels in front on the stream still run: what a kernel wrote, an op of this
-/// library or the caller's, needs a Context::synchronize before it is a weight. More rows, or f32,
-/// go through cuBLASLt where its library is found, without TF32; mixed types and rows
-/// that do not begin at multiples of 16 bytes through a plain kernel ("tiles"). A context with
-/// batch_invariant takes one algorithm for each N and K, which does not split the sum over K; then
-/// a row's result does not depend on the rows beside it here either. Products of cuBLASLt are
-/// rounded to the type of out before a gate multiplies them or they are added to it. Two
-/// neighbouring halves of one matrix, the gate's first, are one product there. The kernels of few
-/// rows take the norm of bf16 with f32 in their stride: x (1 + norm_weight) is rounded, and the
+/// compute capability 9 those of up to 32 rows ("streamed"). Up to 128 rows of x are shared by the
+/// blocks of a cluster there ("multicast"), from 17 rows on where K is no more than 1,536 and N no
+/// less than 32,768, from 33 on where K is no more than 1,536, weights take no more than 18 MB, or
+/// cuBLASLt does not serve. On compute capability 9 weights and norm_weight of all these are read
+/// while the kernels in front on the stream still run: what a kernel wrote, an op of this library
+/// or the caller's, needs a Context::synchronize before it is a weight. More rows, or f32, go
+/// through cuBLASLt where its library is found, without TF32; mixed types and rows that do not
+/// begin at multiples of 16 bytes through a plain kernel ("tiles"). A
+/// context with batch_invariant takes one algorithm for each N and K, which does not split the sum
+/// over K; then a row's result does not depend on the rows beside it here either. Products of
+/// cuBLASLt are rounded to the type of out before a gate multiplies them or they are added to it.
+/// Two neighbouring halves of one matrix, the gate's first, are one product there. The kernels of
+/// few rows take the norm of bf16 with f32 in their stride: x (1 + norm_weight) is rounded, and the
 /// sums are divided by the root mean square.
 ///
 /// Errors: invalid_argument, unsupported. Nothing is written on an error.

@@ -15,8 +15,8 @@ const char* refusal_linear_few_rows(const ops::LinearParams& params);
 inline const char* refusal_linear_handed_on(const ops::LinearParams& p) {
   return p.next_norm.empty() && p.x_squares.empty()
              ? nullptr
-             : "norms are handed on by kernels of up to 32 rows of weights in bf16 on devices of "
-               "compute capability 9";
+             : "norms are handed on by kernels of up to 32 rows, or of 128 and no large matrices, "
+               "of weights in bf16 on devices of compute capability 9";
 }
 /// What of it is not about the number of rows: types, strides, a norm.
 const char* refusal_linear_halves(const ops::LinearParams& params);

@@ -3,6 +3,7 @@
 #include "src/cuda/sm90/linear_streamed.cuh"
 
 #include "src/cuda/sm80/linear_few_rows.cuh"
+#include "src/cuda/sm90/linear_multicast.cuh"
 #include "src/cuda/sm90/linear_streamed_kernel.cuh"
 #include "src/cuda/sm90/tensor_map.h"
 
@@ -21,7 +22,7 @@ int stages_of(const StreamedCut& cut, bool normed, int all) {
   return all <= most ? all : most / kTeams * kTeams;
 }
 
-Status encode_maps(const LinearCall& p, int rows, Maps* maps) {
+Status encode_maps(const LinearCall& p, int rows, LinearMaps* maps) {
   const int outputs = outputs_of_tile(p);
   HYBRIDATTN_TRY(encode_row_boxes(p.weight, p.n, p.k, outputs, &maps->weight));
   if (p.gate_weight.data != nullptr) {
@@ -38,7 +39,7 @@ Status launch_kernel(const LinearCall& p, StreamedCut cut, const core::DeviceLau
   const auto blocks = static_cast<unsigned>((cut.tiles + each - 1) / each * cut.slices());
   cut.buffers = each > 1 ? 2 : 1;
   cut.stages = stages_of<Rows>(cut, Normed, each * cut.slice_chunks);
-  Maps maps{};
+  LinearMaps maps{};
   HYBRIDATTN_TRY(encode_maps(p, Rows, &maps));
   auto* const kernel = streamed_kernel<X, Rows, Gated, Normed>;
   HYBRIDATTN_TRY(allow_shared_memory("linear", kernel, kMostShared));
@@ -66,11 +67,6 @@ Status launch_normed(const LinearCall& p, const StreamedCut& cut,
                   : launch_rows<__nv_bfloat16, kNormedRows, true>(p, cut, launch);
 }
 
-/// Whether a map can have this stride.
-bool is_dense(const ConstTensorView& x) {
-  return x.empty() || x.dim(0) <= 1 || x.stride(0) >= x.dim(1);
-}
-
 }  // namespace
 
 const char* refusal_linear_streamed(const ops::LinearParams& p, const core::DeviceInfo& info) {
@@ -78,7 +74,7 @@ const char* refusal_linear_streamed(const ops::LinearParams& p, const core::Devi
   if (p.x.dim(0) > kLinearStreamedRows) return "x must have at most 32 rows";
   if (p.x.dim(1) == 0) return "x must have columns";
   if (!p.gate.empty()) return "a gate must be given by its weights";
-  if (!is_dense(p.x) || !is_dense(p.weight) || !is_dense(p.gate_weight)) {
+  if (!has_boxes(p.x) || !has_boxes(p.weight) || !has_boxes(p.gate_weight)) {
     return "rows must not overlap";
   }
   const bool handed_on = !p.next_norm.empty() || !p.x_squares.empty();
@@ -86,6 +82,11 @@ const char* refusal_linear_streamed(const ops::LinearParams& p, const core::Devi
     return "norms are handed on for weights in bf16";
   }
   return refusal_linear_halves(p);
+}
+
+bool faster_linear_streamed(const ops::LinearParams& p, const core::DeviceInfo&) {
+  const bool many = p.weight.dim(0) >= kLinearManyWeights && p.x.dim(1) <= kLinearMulticastInner;
+  return p.x.dim(0) <= 16 || !many || !p.next_norm.empty();
 }
 
 bool takes_norm_streamed(const ops::LinearParams& params, const core::DeviceInfo& info) {

@@ -15,8 +15,6 @@
 // through x before. Better still the product that makes x hands both on.
 #pragma once
 
-#include <cuda.h>
-
 #include "src/cuda/cluster.cuh"
 #include "src/cuda/formulas.cuh"
 #include "src/cuda/grid.cuh"
@@ -24,6 +22,7 @@
 #include "src/cuda/linear_x.cuh"
 #include "src/cuda/qk_rows.cuh"
 #include "src/cuda/reduce.cuh"
+#include "src/cuda/sm90/linear_ring.cuh"
 #include "src/cuda/sm90/linear_streamed_cut.cuh"
 #include "src/cuda/sm90/linear_streamed_outputs.cuh"
 #include "src/cuda/sm90/linear_streamed_sums.cuh"
@@ -46,15 +45,9 @@ constexpr int kNormedBytes = 64 << 10;  // of them, at most
 // rows of x less serves better, so that beside a block of one tile stands one that multiplies what
 // it makes.
 constexpr int kRoom = 140 << 10, kRoomBeside = 116 << 10;
-constexpr int kMostShared = 227 << 10;  // that a block may have
 // Clock cycles from chunk to chunk before x is there. At full speed the reads of the kernels in
 // front, on which all wait, would queue behind weights that nobody needs yet.
 constexpr int kPause = 600;
-
-/// What the copy engine reads.
-struct Maps {
-  CUtensorMap weight, gate_weight, x;
-};
 
 template <int Rows>
 struct alignas(16) Shared {
@@ -81,17 +74,6 @@ int fixed_bytes(const StreamedCut& cut, bool normed) {
          (normed ? normed_bytes<Rows>(cut) : 0);
 }
 
-__device__ inline void prefetch_map(const CUtensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
-
-struct Ring {
-  int stage = 0, parity = 0;
-  __device__ void advance(int by, int stages) {
-    for (stage += by; stage >= stages; stage -= stages) parity ^= 1;
-  }
-};
-
 template <class X, int Rows, bool Gated, bool Normed>
 struct Streamed {
   static constexpr int kOutputs = Gated ? kWide / 2 : kWide;  // of a tile
@@ -102,7 +84,7 @@ struct Streamed {
 
   const LinearCall& p;
   const StreamedCut& cut;
-  const Maps& maps;
+  const LinearMaps& maps;
   std::byte* const stages;
   std::byte* const normed = stages + cut.stages * kStage;  // [chunk][row], swizzled
   Shared<Rows>& shared =
@@ -311,16 +293,18 @@ struct Streamed {
   /// same team, or one could take what the other has not had yet for the next turn.
   __device__ void multiply_tile(Ring& ring, int first, float (&sums)[kSums]) const {
     int before = -1;
+    const int all = uniform(chunks), ring_stages = uniform(cut.stages);
+    const std::uint32_t stage_first = shared_address(stages), full = shared_address(shared.full);
     Ring own = ring;
-    own.advance(first, cut.stages);
-    ring.advance(chunks, cut.stages);
-    for (int chunk = first; chunk < chunks; chunk += kTeams) {
-      const std::byte* const stage = stages + own.stage * kStage;
-      const std::byte* const x =
-          Normed ? normed + turned(chunk) * Rows * kRowBytes : stage + kTileBytes;
-      const std::uint64_t left = matrix_descriptor(shared_address(stage), 0);
-      const std::uint64_t right = matrix_descriptor(shared_address(x), 0);
-      wait_barrier(&shared.full[own.stage], own.parity);
+    own.advance(first, ring_stages);
+    ring.advance(all, ring_stages);
+    for (int chunk = first; chunk < all; chunk += kTeams) {
+      const std::uint32_t stage = stage_first + own.stage * kStage;
+      const std::uint32_t x =
+          Normed ? shared_address(normed) + turned(chunk) * Rows * kRowBytes : stage + kTileBytes;
+      const std::uint64_t left = matrix_descriptor(stage, 0);
+      const std::uint64_t right = matrix_descriptor(x, 0);
+      wait_barrier(Barrier(full + own.stage * 8), own.parity);
       begin_products();
 #pragma unroll
       for (int i = 0; i < kRowBytes; i += 32) {
@@ -332,7 +316,7 @@ struct Streamed {
         arrive_as_warp(&shared.empty[before]);
       }
       before = own.stage;
-      own.advance(kTeams, cut.stages);
+      own.step(kTeams, ring_stages);
     }
     wait_products<0>();
     hold(sums);
@@ -378,7 +362,7 @@ constexpr int kBlocksBeside = Normed || Rows > 16 ? 2 : 4;
 template <class X, int Rows, bool Gated, bool Normed>
 __global__ void __launch_bounds__(kThreads, kBlocksBeside<Rows, Normed>)
     streamed_kernel(const __grid_constant__ LinearCall p, const __grid_constant__ StreamedCut cut,
-                    const __grid_constant__ Maps maps) {
+                    const __grid_constant__ LinearMaps maps) {
   extern __shared__ __align__(1024) std::byte memory[];
   const Streamed<X, Rows, Gated, Normed> work{p, cut, maps, memory};
   if (threadIdx.x == kMultipliers) {

@@ -19,6 +19,10 @@ Status encode_token_boxes(const View& x, std::int64_t tokens, int heads, int cha
 /// stride positive where there is more than one row.
 Status encode_row_boxes(const View& x, std::int64_t rows, std::int64_t columns, int box_rows,
                         CUtensorMap* map);
+/// Whether that can have the stride of this matrix, which may be none.
+inline bool has_boxes(const ConstTensorView& x) {
+  return x.empty() || x.dim(0) <= 1 || x.stride(0) >= x.dim(1);
+}
 
 struct CacheShape {
   std::int64_t pages, page_size, heads, dim;
