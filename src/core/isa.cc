@@ -1,4 +1,5 @@
 // Names and detection of the CPU instruction sets.
+#include "src/core/bf16_dots.h"
 #include "src/core/highway_targets.h"
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -50,7 +51,22 @@ bool tiles_supported() noexcept {
 #endif
 }
 
+bool is_intel() noexcept {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned kGenu = 0x756e6547;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(0, &a, &b, &c, &d) != 0 && b == kGenu;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
+
+bool core::bf16_dots_pay() noexcept {
+  static const bool pay = !is_intel();
+  return pay;
+}
 
 std::string_view isa_name(Isa isa) noexcept {
   for (const NamedIsa& entry : kNames) {

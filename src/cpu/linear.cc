@@ -1,4 +1,5 @@
 // Matrix products with weights as stored. Those in tiles stand in linear_amx-inl.h.
+#include "src/core/bf16_dots.h"
 #include "src/core/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -17,7 +18,8 @@ namespace hybridattn::cpu::HWY_NAMESPACE {
 void run_block_of(const ops::LinearParams& p, const Block& block, const Scratch& scratch) {
   const auto finish = [](auto, auto, auto, float*) {};
 #if HWY_NATIVE_DOT_BF16
-  if (p.x.dtype == DType::kBF16 && p.weight.dtype == DType::kBF16) {
+  const bool halves = p.x.dtype == DType::kBF16 && p.weight.dtype == DType::kBF16;
+  if (halves && core::bf16_dots_pay()) {
 #if HYBRIDATTN_TARGET_HAS_TILES
     if (fits_lanes(p, block.rows)) return run_lanes(p, block, finish, scratch);
 #endif
