@@ -38,8 +38,9 @@ struct LinearArgs {
 /// gate both halves.
 ///
 /// CPU: where both operands are bf16, AMX tiles or bf16 dot products serve if the processor has
-/// them. The order of the sum over K is the same for every M: a row's result does not depend on the
-/// rows beside it. A gate that is computed here is rounded to the type of out.
+/// them, those but on Intel's, where they are slow. The order of the sum over K is the same for
+/// every M: a row's result does not depend on the rows beside it. A gate that is computed here is
+/// rounded to the type of out.
 ///
 /// CUDA: weights of up to 16 rows of bf16 or f16 are read at the speed of memory ("few_rows"), on
 /// compute capability 9 those of up to 32 rows ("streamed"). Up to 128 rows of x are shared by the
