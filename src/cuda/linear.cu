@@ -120,10 +120,12 @@ Status run_lt(const ops::LinearParams& params, const core::DeviceLaunch& launch)
                      : multiply(p, p.weight, p.weight.dim(0), p.out, launch);
 }
 
-Status run_tiles(const ops::LinearParams& params, const core::DeviceLaunch& launch) {
+/// A kernel to which x comes normed.
+template <Status (*Run)(const ops::LinearParams&, const core::DeviceLaunch&)>
+Status run_normed(const ops::LinearParams& params, const core::DeviceLaunch& launch) {
   if (params.x.dim(0) * params.weight.dim(0) == 0) return {};
   HYBRIDATTN_ASSIGN(const ops::LinearParams p, normalize(params, launch.scratch, launch));
-  return run_linear_tiles(p, launch);
+  return Run(p, launch);
 }
 
 #ifdef HYBRIDATTN_CUDA_SM90
@@ -141,12 +143,6 @@ Status run_streamed(const ops::LinearParams& params, const core::DeviceLaunch& l
   if (streams_as_given(params, *launch.info)) return run_linear_streamed(params, launch);
   HYBRIDATTN_ASSIGN(const ops::LinearParams p, normalize(params, launch.scratch, launch));
   return run_linear_streamed(p, launch);
-}
-
-Status run_multicast(const ops::LinearParams& params, const core::DeviceLaunch& launch) {
-  if (params.x.dim(0) * params.weight.dim(0) == 0) return {};
-  HYBRIDATTN_ASSIGN(const ops::LinearParams p, normalize(params, launch.scratch, launch));
-  return run_linear_multicast(p, launch);
 }
 
 /// What no other fast kernel takes they take. A norm that they would not hand on a kernel of its
@@ -174,10 +170,11 @@ core::DeviceKernels<ops::LinearParams> linear_kernels() {
 #endif
       {"few_rows", refusal_few_rows, nullptr, run_linear_few_rows},
 #ifdef HYBRIDATTN_CUDA_SM90
-      {"multicast", refusal_linear_multicast, norm_needs, run_multicast, faster_multicast},
+      {"multicast", refusal_linear_multicast, norm_needs, run_normed<run_linear_multicast>,
+       faster_multicast},
 #endif
       {"cublaslt", refusal_lt, lt_needs, run_lt},
-      {"tiles", refusal_tiles, norm_needs, run_tiles}}};
+      {"tiles", refusal_tiles, norm_needs, run_normed<run_linear_tiles>}}};
 }
 
 }  // namespace hybridattn::cuda

@@ -3,23 +3,12 @@
 #include "src/cuda/sm90/linear_multicast.cuh"
 
 #include "src/cuda/row_elements.cuh"
-#include "src/cuda/sm80/linear_few_rows.cuh"
 #include "src/cuda/sm90/linear_multicast_kernel.cuh"
-#include "src/cuda/sm90/tensor_map.h"
 
 namespace hybridattn::cuda {
 namespace {
 
 using namespace multicast;
-
-Status encode_maps(const LinearCall& p, const MulticastCut& cut, int rows, LinearMaps* maps) {
-  const int outputs = outputs_of_tile(p, cut.width);
-  HYBRIDATTN_TRY(encode_row_boxes(p.weight, p.n, p.k, outputs, &maps->weight));
-  if (p.gate_weight.data != nullptr) {
-    HYBRIDATTN_TRY(encode_row_boxes(p.gate_weight, p.n, p.k, outputs, &maps->gate_weight));
-  }
-  return encode_row_boxes(p.x, p.m, p.k, rows >> cut.shares_log2, &maps->x);
-}
 
 template <class X, int Rows, int Width, bool Gated>
 Status launch_kernel(const LinearCall& p, MulticastCut cut, const core::DeviceLaunch& launch) {
@@ -29,7 +18,7 @@ Status launch_kernel(const LinearCall& p, MulticastCut cut, const core::DeviceLa
   const int fixed = Work::fixed_bytes(cut), room = sliced ? kRoomOfSlices : kRoom;
   cut.stages = std::min({(room - fixed) / Work::kWeightBytes, kStages, cut.turns * cut.chunks});
   LinearMaps maps{};
-  HYBRIDATTN_TRY(encode_maps(p, cut, Rows, &maps));
+  HYBRIDATTN_TRY(encode_linear_maps(p, outputs_of_tile(p, Width), Rows >> cut.shares_log2, &maps));
   auto* const kernel = multicast_kernel<X, Rows, Width, Gated>;
   HYBRIDATTN_TRY(allow_shared_memory("linear", kernel, kMostShared));
   const auto blocks = static_cast<unsigned>(cut.clusters << cut.blocks_log2());
@@ -65,15 +54,7 @@ Status launch_type(const LinearCall& p, bool packs, const core::DeviceLaunch& la
 const char* refusal_linear_multicast(const ops::LinearParams& p, const core::DeviceInfo& info) {
   if (info.compute_major != 9) return "the device must be of compute capability 9";
   if (p.x.dim(0) > kLinearMulticastRows) return "x must have at most 128 rows";
-  if (p.x.dim(1) == 0) return "x must have columns";
-  if (!p.gate.empty()) return "a gate must be given by its weights";
-  if (!has_boxes(p.x) || !has_boxes(p.weight) || !has_boxes(p.gate_weight))
-    return "rows must not overlap";
-  const bool handed_on = !p.next_norm.empty() || !p.x_squares.empty();
-  if (handed_on && p.weight.dtype != DType::kBF16) {
-    return "norms are handed on for weights in bf16";
-  }
-  return refusal_linear_halves(p);
+  return refusal_linear_rings(p);
 }
 
 bool faster_linear_multicast(const ops::LinearParams& p) {

@@ -5,6 +5,10 @@
 
 #include <cuda.h>
 
+#include "hybridattn/status_macros.h"
+#include "src/cuda/linear_call.cuh"
+#include "src/cuda/sm80/linear_few_rows.cuh"
+#include "src/cuda/sm90/tensor_map.h"
 #include "src/cuda/sm90/wgmma.cuh"
 
 namespace hybridattn::cuda {
@@ -15,6 +19,29 @@ inline constexpr int kMostShared = 227 << 10;  // bytes that a block may have
 struct LinearMaps {
   CUtensorMap weight, gate_weight, x;
 };
+
+/// Boxes of `outputs` weights, and of `x_rows` of x, which comes another way where that is 0.
+inline Status encode_linear_maps(const LinearCall& p, int outputs, int x_rows, LinearMaps* maps) {
+  HYBRIDATTN_TRY(encode_row_boxes(p.weight, p.n, p.k, outputs, &maps->weight));
+  if (p.gate_weight.data != nullptr) {
+    HYBRIDATTN_TRY(encode_row_boxes(p.gate_weight, p.n, p.k, outputs, &maps->gate_weight));
+  }
+  return x_rows == 0 ? Status() : encode_row_boxes(p.x, p.m, p.k, x_rows, &maps->x);
+}
+
+/// Why those products cannot serve a call, whatever its number of rows, or nullptr.
+inline const char* refusal_linear_rings(const ops::LinearParams& p) {
+  if (p.x.dim(1) == 0) return "x must have columns";
+  if (!p.gate.empty()) return "a gate must be given by its weights";
+  if (!has_boxes(p.x) || !has_boxes(p.weight) || !has_boxes(p.gate_weight)) {
+    return "rows must not overlap";
+  }
+  const bool handed_on = !p.next_norm.empty() || !p.x_squares.empty();
+  if (handed_on && p.weight.dtype != DType::kBF16) {
+    return "norms are handed on for weights in bf16";
+  }
+  return refusal_linear_halves(p);
+}
 
 /// The same number, which all lanes have alike: kept in a register where else the compiler would
 /// make it anew in every turn of a loop.

@@ -2,10 +2,8 @@
 // the host: which calls it takes, and how much memory its blocks have.
 #include "src/cuda/sm90/linear_streamed.cuh"
 
-#include "src/cuda/sm80/linear_few_rows.cuh"
 #include "src/cuda/sm90/linear_multicast.cuh"
 #include "src/cuda/sm90/linear_streamed_kernel.cuh"
-#include "src/cuda/sm90/tensor_map.h"
 
 namespace hybridattn::cuda {
 namespace {
@@ -22,16 +20,6 @@ int stages_of(const StreamedCut& cut, bool normed, int all) {
   return all <= most ? all : most / kTeams * kTeams;
 }
 
-Status encode_maps(const LinearCall& p, int rows, LinearMaps* maps) {
-  const int outputs = outputs_of_tile(p);
-  HYBRIDATTN_TRY(encode_row_boxes(p.weight, p.n, p.k, outputs, &maps->weight));
-  if (p.gate_weight.data != nullptr) {
-    HYBRIDATTN_TRY(encode_row_boxes(p.gate_weight, p.n, p.k, outputs, &maps->gate_weight));
-  }
-  if (p.norm_weight != nullptr) return {};
-  return encode_row_boxes(p.x, p.m, p.k, rows, &maps->x);
-}
-
 template <class X, int Rows, bool Gated, bool Normed>
 Status launch_kernel(const LinearCall& p, StreamedCut cut, const core::DeviceLaunch& launch) {
   const int clusters = clusters_of(cut.slices(), launch.info->num_sms);
@@ -40,7 +28,7 @@ Status launch_kernel(const LinearCall& p, StreamedCut cut, const core::DeviceLau
   cut.buffers = each > 1 ? 2 : 1;
   cut.stages = stages_of<Rows>(cut, Normed, each * cut.slice_chunks);
   LinearMaps maps{};
-  HYBRIDATTN_TRY(encode_maps(p, Rows, &maps));
+  HYBRIDATTN_TRY(encode_linear_maps(p, outputs_of_tile(p), Normed ? 0 : Rows, &maps));
   auto* const kernel = streamed_kernel<X, Rows, Gated, Normed>;
   HYBRIDATTN_TRY(allow_shared_memory("linear", kernel, kMostShared));
   const int bytes = cut.stages * stage_bytes<Rows>(Normed) + fixed_bytes<Rows>(cut, Normed);
@@ -72,16 +60,7 @@ Status launch_normed(const LinearCall& p, const StreamedCut& cut,
 const char* refusal_linear_streamed(const ops::LinearParams& p, const core::DeviceInfo& info) {
   if (info.compute_major != 9) return "the device must be of compute capability 9";
   if (p.x.dim(0) > kLinearStreamedRows) return "x must have at most 32 rows";
-  if (p.x.dim(1) == 0) return "x must have columns";
-  if (!p.gate.empty()) return "a gate must be given by its weights";
-  if (!has_boxes(p.x) || !has_boxes(p.weight) || !has_boxes(p.gate_weight)) {
-    return "rows must not overlap";
-  }
-  const bool handed_on = !p.next_norm.empty() || !p.x_squares.empty();
-  if (handed_on && p.weight.dtype != DType::kBF16) {
-    return "norms are handed on for weights in bf16";
-  }
-  return refusal_linear_halves(p);
+  return refusal_linear_rings(p);
 }
 
 bool faster_linear_streamed(const ops::LinearParams& p, const core::DeviceInfo&) {
